@@ -1,0 +1,1 @@
+"""A network on disk, with all that is needed to run, verify and serve it."""

@@ -1,0 +1,51 @@
+"""What a backend is: a runtime that executes a network, with all of its options, as a frozen dataclass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from paring.types import Budget, Session
+
+NetworkFormat = Literal["onnx", "torch"]
+NETWORK_FILES: dict[NetworkFormat, str] = {"onnx": "network.onnx", "torch": "network.pt2"}
+
+
+class Backend(ABC):
+    """A runtime and its options. A subclass is a frozen dataclass; every field is an option that the search may vary.
+
+    `name` is what people call it; `format` is the kind of file that it reads.
+    """
+
+    name: ClassVar[str]
+    format: ClassVar[NetworkFormat]
+
+    @classmethod
+    @abstractmethod
+    def available(cls) -> str | None:
+        """None where the runtime works on this machine, else the reason why not, in a sentence.
+
+        It may import the runtime: it is only called in a process of its own (see `probe`).
+        """
+
+    @abstractmethod
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        """Load the network file (`network.onnx` or `network.pt2`). Raises BackendError where the runtime refuses it."""
+
+    @classmethod
+    @abstractmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        """The options that are worth a try for this objective, the plain default first."""
+
+    def options(self) -> dict[str, Any]:
+        """All options, as plain values that JSON can hold."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    def __str__(self) -> str:
+        """The name with the options that differ from the defaults."""
+        defaults = {name: field.default for name, field in type(self).__dataclass_fields__.items()}  # type: ignore[attr-defined]
+        told = [f"{name}={value}" for name, value in self.options().items() if value != defaults.get(name)]
+        return f"{self.name}({', '.join(told)})" if told else self.name

@@ -1,0 +1,1 @@
+"""Probabilities: what can be said of the accuracy, and how surely."""

@@ -1,0 +1,1 @@
+"""The user's batches: checked, stored as rows on disk, split in two."""

@@ -1,0 +1,1 @@
+"""Numbers: latency, memory, bytes, scores."""

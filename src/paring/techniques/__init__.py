@@ -1,0 +1,1 @@
+"""The techniques: one transformation a file."""

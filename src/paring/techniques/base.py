@@ -1,0 +1,79 @@
+"""What a technique is: one transformation and all of its settings, as a frozen dataclass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Self
+
+from paring.data.job import Job
+from paring.types import Coverage
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+
+class Technique:
+    """Common to both kinds. A subclass is a frozen dataclass that checks its settings in `__post_init__`."""
+
+    @property
+    def name(self) -> str:
+        """The class's own name."""
+        return type(self).__name__
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, as plain values that JSON can hold."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    def __str__(self) -> str:
+        """The name with the settings that differ from the defaults, as people read a recipe."""
+        defaults = {name: field.default for name, field in type(self).__dataclass_fields__.items()}  # type: ignore[attr-defined]
+        told = [f"{name}={value}" for name, value in self.settings().items() if value != defaults.get(name)]
+        return f"{self.name}({', '.join(told)})" if told else self.name
+
+
+class ModuleTechnique(Technique):
+    """nn.Module -> nn.Module."""
+
+    needs_training_data = False
+
+    @abstractmethod
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        """A new network in eval mode; the input is untouched."""
+
+    @abstractmethod
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        """Which layers were changed, which not, and why."""
+
+    @classmethod
+    @abstractmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """The settings that are worth a try on this network, most promising first; none where it does not apply."""
+
+
+class GraphTechnique(Technique):
+    """onnx.ModelProto -> onnx.ModelProto."""
+
+    @abstractmethod
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        """A new graph; the input is untouched."""
+
+    @abstractmethod
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        """Which layers were changed, which not, and why."""
+
+    @classmethod
+    @abstractmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        """The settings that are worth a try on this graph, most promising first; none where it does not apply."""
+
+
+Recipe = tuple[Technique, ...]
+"""Techniques, applied left to right: those of modules first, then those of graphs."""
+
+
+def described(recipe: Recipe) -> str:
+    """A recipe in one line."""
+    return " -> ".join(str(technique) for technique in recipe) or "original"

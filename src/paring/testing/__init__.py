@@ -1,0 +1,1 @@
+"""Contract tests that any technique or backend must pass."""

@@ -1,0 +1,1 @@
+"""Decisions: which recipe to try next."""

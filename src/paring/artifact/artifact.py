@@ -1,0 +1,108 @@
+"""Artifact: a folder that holds a network and all that is needed to run, verify and serve it.
+
+    DIR/manifest.json   what it is (see Manifest)
+    DIR/network.*       the network: ONNX, or a torch.export archive
+    DIR/golden.npz      a few inputs and the outputs they gave: the proof that it runs right on another host
+
+No file holds pickled objects, and every file's sha256 stands in the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from paring.artifact.files import replacing_folder, sha256_of, write_json
+from paring.artifact.manifest import Manifest
+from paring.errors import ArtifactError
+from paring.types import Arrays
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on disk whose files are as the manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: bool = True) -> Artifact:
+        """Read an artifact. Raises ArtifactError where a file is missing, damaged or not listed."""
+        path = Path(path)
+        file = path / MANIFEST
+        if not file.is_file():
+            hint = f" (its best artifact is {path / 'best'})" if (path / "best" / MANIFEST).is_file() else ""
+            raise ArtifactError(f"{path} is no artifact: it has no {MANIFEST}{hint}.")
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{file} can't be read: {error}.") from error
+        if not isinstance(values, dict):
+            raise ArtifactError(f"{file} is not a manifest that paring wrote: it holds a {type(values).__name__}.")
+        artifact = cls(path, Manifest.from_json(values, str(file)))
+        if verify:
+            artifact.check_files()
+        return artifact
+
+    @classmethod
+    def write(cls, path: Path, manifest: Manifest, network: Path, golden: tuple[Arrays, Arrays]) -> Artifact:
+        """Make an artifact of a network's file or folder; an artifact that stands at `path` is replaced at the end."""
+        inputs, outputs = golden
+        with replacing_folder(path) as part:
+            for file in sorted(network.iterdir()) if network.is_dir() else [network]:
+                shutil.copyfile(file, part / file.name)
+            arrays = {f"input/{k}": v for k, v in inputs.items()} | {f"output/{k}": v for k, v in outputs.items()}
+            with (part / GOLDEN).open("wb") as stream:
+                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+            files = {file.name: sha256_of(file) for file in sorted(part.iterdir())}
+            manifest = replace(manifest, files=files)
+            write_json(part / MANIFEST, manifest.to_json())
+        return cls(path, manifest)
+
+    def check_files(self) -> None:
+        """Raise ArtifactError unless exactly the listed files stand here, unchanged."""
+        for name, digest in self.manifest.files.items():
+            file = self.path / name
+            if Path(name).name != name:
+                raise ArtifactError(f"{self.path / MANIFEST} lists {name!r}: files lie in the artifact's own folder.")
+            if not file.is_file():
+                raise ArtifactError(f"{self.path} is incomplete: {name} is missing. Copy the artifact again.")
+            if sha256_of(file) != digest:
+                raise ArtifactError(
+                    f"{file} is damaged or was changed: its sha256 is not the manifest's. Copy it again."
+                )
+        present = {file.name for file in self.path.iterdir() if not file.name.startswith(".")}
+        extra = sorted(present - set(self.manifest.files) - {MANIFEST})
+        if extra:
+            raise ArtifactError(f"{self.path} holds {extra[0]!r}, which the manifest does not list: remove it.")
+
+    @property
+    def network(self) -> Path:
+        """The file that the backend loads."""
+        for name in self.manifest.files:
+            if name in ("network.onnx", "network.pt2"):
+                return self.path / name
+        raise ArtifactError(f"{self.path} holds no network: its manifest lists neither network.onnx nor network.pt2.")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of everything that running it needs: the network's files, without golden rows and manifest."""
+        return sum((self.path / name).stat().st_size for name in self.manifest.files if name != GOLDEN)
+
+    def golden(self) -> tuple[Arrays, Arrays]:
+        """The proof: inputs and the outputs that they gave."""
+        try:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                inputs = {k.removeprefix("input/"): arrays[k] for k in arrays.files if k.startswith("input/")}
+                outputs = {k.removeprefix("output/"): arrays[k] for k in arrays.files if k.startswith("output/")}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ArtifactError(f"{self.path / GOLDEN} can't be read: {error}.") from error
+        return inputs, outputs

@@ -1,0 +1,199 @@
+"""Rows on disk: labelled batches written once as .npy files that any process can map, so that memory stays bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from paring.data.batches import rows_in
+from paring.errors import OutputError, TaskError
+from paring.types import Array, Arrays, Batch, Structure, named, restructured
+
+CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A folder of .npy files: `input-NAME.npy` and `target-NAME.npy`, axis 0 = rows."""
+
+    folder: Path
+    input_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    target_structure: Structure
+    count: int
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.count
+
+    @property
+    def input_files(self) -> dict[str, Path]:
+        """Input name -> .npy file, in the order of the network's call."""
+        return {name: self.folder / f"input-{name}.npy" for name in self.input_names}
+
+    @property
+    def inputs(self) -> Arrays:
+        """All inputs, mapped from disk."""
+        return {name: np.load(file, mmap_mode="r") for name, file in self.input_files.items()}
+
+    @property
+    def targets(self) -> Any:
+        """All targets in the user's own structure, mapped from disk."""
+        values = {name: np.load(self.folder / f"target-{name}.npy", mmap_mode="r") for name in self.target_names}
+        return restructured(values, self.target_structure)
+
+    def take(self, start: int, stop: int) -> tuple[Arrays, Any]:
+        """Inputs and targets (as tensors) of a range of rows."""
+        inputs = {name: np.ascontiguousarray(value[start:stop]) for name, value in self.inputs.items()}
+        targets = {
+            name: torch.from_numpy(np.load(self.folder / f"target-{name}.npy", mmap_mode="r")[start:stop].copy())
+            for name in self.target_names
+        }
+        return inputs, restructured(targets, self.target_structure)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Arrays, Any]]:
+        """All rows in pieces."""
+        for start in range(0, self.count, batch_size):
+            yield self.take(start, min(start + batch_size, self.count))
+
+    def digest(self) -> str:
+        """sha256 over all files: the identity of the data."""
+        total = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.npy")):
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        return total.hexdigest()
+
+    def selected(self, indices: Array, folder: Path) -> Rows:
+        """A copy with the rows at `indices`, in that order."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(self.folder.glob("*.npy")):
+            source = np.load(file, mmap_mode="r")
+            with _NpyWriter(folder / file.name) as writer:
+                for start in range(0, len(indices), CHUNK_ROWS):
+                    writer.append(source[indices[start : start + CHUNK_ROWS]])
+        return Rows(folder, self.input_names, self.target_names, self.target_structure, len(indices))
+
+
+class _NpyWriter:
+    """Appends rows to a .npy file whose length is not known beforehand.
+
+    NumPy pads the header of version 1.0 so that axis 0 can grow in place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self._like: Array | None = None
+        self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> _NpyWriter:
+        self._stream = self.path.open("wb")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self._stream is not None
+        if self._like is not None and kind is None:
+            self._stream.seek(0)
+            self._write_header()
+        self._stream.close()
+
+    def append(self, rows: Array) -> None:
+        assert self._stream is not None
+        if self._like is None:
+            self._like = rows[:0]
+            self._write_header()
+        if rows.shape[1:] != self._like.shape[1:] or rows.dtype != self._like.dtype:
+            raise TaskError(
+                f"{self.path.stem} changes from {self._like.dtype} rows of shape {self._like.shape[1:]} "
+                f"to {rows.dtype} rows of shape {rows.shape[1:]} after {self.rows} rows: give all batches one shape, padded if need be."
+            )
+        self._stream.write(np.ascontiguousarray(rows).tobytes())
+        self.rows += len(rows)
+
+    def _write_header(self) -> None:
+        assert self._stream is not None
+        assert self._like is not None
+        np.lib.format.write_array_header_1_0(
+            self._stream,
+            {
+                "descr": np.lib.format.dtype_to_descr(self._like.dtype),
+                "fortran_order": False,
+                "shape": (self.rows, *self._like.shape[1:]),
+            },
+        )
+
+
+def _structure(values: Any) -> Structure:
+    return "dict" if isinstance(values, dict) else "tuple" if isinstance(values, tuple | list) else "tensor"
+
+
+def _names(values: Any, prefix: str) -> tuple[str, ...]:
+    """Names for the members of a tensor, tuple or dict."""
+    if isinstance(values, dict):
+        return tuple(values)
+    return tuple(f"{prefix}_{i}" for i in range(len(values))) if isinstance(values, tuple | list) else (prefix,)
+
+
+def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, ...]) -> Rows:
+    """Stream batches to disk. Raises TaskError where they are empty, unlabelled, or change their shape."""
+    folder.mkdir(parents=True, exist_ok=True)
+    structure: Structure = "tensor"
+    target_names: tuple[str, ...] = ()
+    writers: dict[str, _NpyWriter] = {}
+    with ExitStack() as stack:
+        for number, (inputs, targets) in enumerate(batches):
+            if targets is None:
+                raise TaskError(f"evaluate has no targets in batch {number}: scores need labels.")
+            if number == 0:
+                structure, target_names = _structure(targets), _names(targets, "target")
+                files = [f"input-{n}" for n in input_names] + [f"target-{n}" for n in target_names]
+                writers = {name: stack.enter_context(_NpyWriter(folder / f"{name}.npy")) for name in files}
+            columns = _columns(inputs, targets, input_names, target_names, number)
+            for name, array in columns.items():
+                _append(writers[name], array)
+        counts = {writer.rows for writer in writers.values()}
+    if not counts or counts == {0}:
+        raise TaskError("evaluate is empty: it needs labelled rows to measure the accuracy on.")
+    return Rows(folder, input_names, target_names, structure, counts.pop())
+
+
+def _append(writer: _NpyWriter, array: Array) -> None:
+    try:
+        writer.append(array)
+    except OSError as error:
+        raise OutputError(f"{writer.path} can't be written: {os.strerror(error.errno or 0)}.") from error
+
+
+def _columns(
+    inputs: Any, targets: Any, input_names: tuple[str, ...], target_names: tuple[str, ...], number: int
+) -> Arrays:
+    """One batch as named arrays of equal length."""
+    rows = rows_in(inputs)
+    try:
+        columns = {f"input-{n}": _array(v) for n, v in named(inputs, input_names).items()}
+        columns |= {f"target-{n}": _array(v) for n, v in named(targets, target_names).items()}
+    except (KeyError, ValueError) as error:
+        raise TaskError(f"evaluate changes its structure in batch {number}: {error}.") from error
+    for name, array in columns.items():
+        if array.ndim == 0 or len(array) != rows:
+            raise TaskError(
+                f"{name} of batch {number} in evaluate has shape {array.shape}, but the inputs have {rows} rows."
+            )
+    return columns
+
+
+def _array(value: Any) -> Array:
+    """A tensor, array or list as an array that needs no pickle."""
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.dtype == object:
+        raise TaskError("targets of mixed shapes can't be stored: give tensors of one shape, padded if need be.")
+    return array

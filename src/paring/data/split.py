@@ -1,0 +1,39 @@
+"""The two splits: the search looks at one, each finalist looks once at the other."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from paring.data.rows import Rows, write_rows
+from paring.errors import TaskError
+from paring.types import Task
+
+SELECTION_SHARE = 0.3
+"""The certificate's bound narrows with the root of its rows; the search only ranks, so it gets the smaller share."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`selection` guides the search; `certification` is looked at once by each finalist."""
+
+    selection: Rows
+    certification: Rows
+
+
+def split_rows(task: Task, folder: Path, input_names: tuple[str, ...], seed: int) -> Splits:
+    """Write the task's evaluation rows below `folder`, divided at random by `seed`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    rows = write_rows(task.evaluate, folder / "all", input_names)
+    if len(rows) < 2:
+        raise TaskError(f"evaluate has {len(rows)} row: at least 2 are needed, one to search on and one to certify on.")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    cut = max(1, round(SELECTION_SHARE * len(rows)))
+    splits = Splits(
+        rows.selected(order[:cut], folder / "selection"), rows.selected(order[cut:], folder / "certification")
+    )
+    shutil.rmtree(rows.folder)
+    return splits

@@ -1,0 +1,151 @@
+"""nn.Module -> the two forms that backends read: an exported program, and from it an ONNX graph."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from paring.data.batches import mapped, model_call, rows_in, tensors_of
+from paring.errors import ExportError, TaskError
+from paring.types import Signature, Structure, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+    from torch.export import ExportedProgram
+
+OPSET = 20
+MINIMUM_TRACE_ROWS = 2
+"""A batch of one row would be taken for a constant."""
+
+
+def structure_of(values: Any) -> Structure:
+    """Whether the values are a tensor, a tuple or a dict."""
+    if isinstance(values, Tensor):
+        return "tensor"
+    return "dict" if isinstance(values, dict) else "tuple"
+
+
+def signature_of(model: nn.Module, inputs: Any) -> Signature:
+    """How the network is called and what it answers, read off one forward pass."""
+    with torch.inference_mode():
+        outputs = model_call(model, inputs)
+    if not all(isinstance(value, Tensor) for value in tensors_of(outputs)) or not tensors_of(outputs):
+        raise TaskError(
+            f"the network returns {type(outputs).__name__}: return a tensor, a tuple of tensors or a dict of tensors."
+        )
+    return Signature(
+        inputs=_specs(inputs, "input"),
+        outputs=_specs(outputs, "output"),
+        input_structure=structure_of(inputs),
+        output_structure=structure_of(outputs),
+    )
+
+
+def _specs(values: Any, prefix: str) -> tuple[TensorSpec, ...]:
+    """Names, dtypes and shapes of the tensors, with a free batch axis."""
+    tensors = tensors_of(values)
+    if isinstance(values, dict):
+        names = list(values)
+    else:
+        names = [prefix] if len(tensors) == 1 else [f"{prefix}_{i}" for i in range(len(tensors))]
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.ndim == 0:
+            raise TaskError(f"{prefix} {name!r} is a scalar: every input and output needs the batch as axis 0.")
+    return tuple(
+        TensorSpec(name, str(tensor.dtype).removeprefix("torch."), (None, *tensor.shape[1:]))
+        for name, tensor in zip(names, tensors, strict=True)
+    )
+
+
+def trace_sample(inputs: Any) -> Any:
+    """Inputs with as few rows as tracing needs."""
+    rows = rows_in(inputs)
+    if rows >= MINIMUM_TRACE_ROWS:
+        return mapped(inputs, lambda value: value[:MINIMUM_TRACE_ROWS])
+    return mapped(inputs, lambda value: torch.cat([value] * MINIMUM_TRACE_ROWS))
+
+
+def export_program(model: nn.Module, inputs: Any) -> ExportedProgram:
+    """Trace the network with a dynamic batch. Raises ExportError that names the module and line that stopped it."""
+    inputs = trace_sample(inputs)
+    batch = torch.export.Dim("batch", min=1)
+    axes = mapped(inputs, lambda _: {0: batch})
+    arguments: dict[str, Any] = {"args": (), "dynamic_shapes": axes}
+    if isinstance(inputs, dict):
+        arguments["kwargs"] = inputs
+    else:
+        arguments["args"] = inputs if isinstance(inputs, tuple) else (inputs,)
+        arguments["dynamic_shapes"] = axes if isinstance(axes, tuple) else (axes,)
+    with quiet_exporter(), torch.no_grad():
+        try:
+            return torch.export.export(model, **arguments, strict=False)
+        except Exception as error:
+            raise ExportError(_export_message(model, error)) from error
+
+
+def _export_message(model: nn.Module, error: BaseException) -> str:
+    """One sentence with the innermost frame of the user's own code and the module that it belongs to."""
+    cause = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+    return (
+        f"the network can't be exported{_user_frame(model, error)}: {cause.strip().rstrip('.')}. "
+        "Replace control flow that depends on the data by tensor operations such as torch.where."
+    )
+
+
+def _user_frame(model: nn.Module, error: BaseException) -> str:
+    """Where the user's own forward stood when the error rose, in this error or in one that led to it."""
+    names = {id(module): name or type(module).__name__ for name, module in model.named_modules()}
+    torch_folder = str(Path(torch.__file__).parent)
+    place = ""
+    link: BaseException | None = error
+    while link is not None:
+        for frame, line in traceback.walk_tb(link.__traceback__):
+            code = frame.f_code
+            owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+            if isinstance(owner, nn.Module) and not code.co_filename.startswith(torch_folder):
+                name = names.get(id(owner), type(owner).__name__)
+                place = f" in module {name!r} at {code.co_filename}:{line}"
+        link = link.__cause__ or link.__context__
+    return place
+
+
+def export_onnx(program: ExportedProgram, signature: Signature) -> onnx.ModelProto:
+    """The exported program as an ONNX graph with the signature's names."""
+    with quiet_exporter():
+        try:
+            exported = torch.onnx.export(
+                program,
+                input_names=list(signature.input_names),
+                output_names=list(signature.output_names),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            cause = str(error).strip().splitlines()[0]
+            raise ExportError(f"the network can't be written as an ONNX graph: {cause}") from error
+    assert exported is not None
+    return exported.model_proto
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """The exporter prints graphs and warns of its own internals; what concerns the user is in the error it raises."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from paring.data.job import Job
 from paring.types import Coverage
@@ -37,8 +37,6 @@ class Technique:
 class ModuleTechnique(Technique):
     """nn.Module -> nn.Module."""
 
-    needs_training_data = False
-
     @abstractmethod
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A new network in eval mode; the input is untouched."""
@@ -53,8 +51,21 @@ class ModuleTechnique(Technique):
         """The settings that are worth a try on this network, most promising first; none where it does not apply."""
 
 
+class TrainingTechnique(ModuleTechnique):
+    """A module technique that takes gradient steps: it needs the task's `train` data, and time."""
+
+    @abstractmethod
+    def with_epochs(self, epochs: int) -> Self:
+        """The same technique with so many passes over the training data."""
+
+
 class GraphTechnique(Technique):
-    """onnx.ModelProto -> onnx.ModelProto."""
+    """onnx.ModelProto -> onnx.ModelProto.
+
+    `prepares` is set for a technique that gains nothing by itself and makes the next one in a recipe lose less.
+    """
+
+    prepares: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
@@ -68,6 +79,10 @@ class GraphTechnique(Technique):
     @abstractmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
         """The settings that are worth a try on this graph, most promising first; none where it does not apply."""
+
+    def gentler(self, graph: onnx.ModelProto) -> Iterator[GraphTechnique]:
+        """Techniques of the same kind that lose less accuracy and gain less, the nearest first; none by default."""
+        return iter(())
 
 
 Recipe = tuple[Technique, ...]

@@ -1,1 +1,9 @@
 """Decisions: which recipe to try next."""
+
+from paring.tune.candidate import Candidate
+from paring.tune.ranking import Ranking
+from paring.tune.scene import Scene
+from paring.tune.search import Search
+from paring.tune.trial import Speedup, Trial
+
+__all__ = ["Candidate", "Ranking", "Scene", "Search", "Speedup", "Trial"]

@@ -1,0 +1,56 @@
+"""Candidate: a recipe on a backend, before it is tried."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from paring.backends.base import Backend
+from paring.techniques.base import ModuleTechnique, Recipe, described
+
+Stage = Literal["baseline", "post-training", "training"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What to try next."""
+
+    recipe: Recipe
+    backend: Backend
+    stage: Stage
+
+    @property
+    def key(self) -> str:
+        """Identity of recipe and backend with all settings: the same in every run, whatever the stage."""
+        return digest([recipe_json(self.recipe), backend_json(self.backend)])
+
+    @property
+    def module_part(self) -> Recipe:
+        """The leading techniques, which change the nn.Module."""
+        return tuple(technique for technique in self.recipe if isinstance(technique, ModuleTechnique))
+
+    @property
+    def graph_part(self) -> Recipe:
+        """The techniques that follow, which change the exported graph."""
+        return self.recipe[len(self.module_part) :]
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{described(self.recipe)} on {self.backend}"
+
+
+def digest(values: Any) -> str:
+    """A short sha256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def recipe_json(recipe: Recipe) -> list[dict[str, Any]]:
+    """A recipe as plain values."""
+    return [{"technique": technique.name, "settings": technique.settings()} for technique in recipe]
+
+
+def backend_json(backend: Backend) -> dict[str, Any]:
+    """A backend as plain values."""
+    return {"name": backend.name, "options": backend.options()}

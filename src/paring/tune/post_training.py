@@ -1,0 +1,114 @@
+"""The first stages: the original on every backend, then what needs no training, from the cheap to the thorough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from paring.techniques.base import GraphTechnique
+from paring.tune.candidate import Candidate
+from paring.tune.scene import Round, Rounds, Scene
+from paring.tune.trial import Trial
+
+FIRST_VARIANTS = 2
+ARMS_REFINED = 2
+
+
+def first_baselines(scene: Scene) -> Rounds:
+    """The original on each backend with its default options."""
+    firsts = [scene.backend_variants(backend)[:1] for backend in scene.backends]
+    yield [Candidate((), backend, "baseline") for variants in firsts for backend in variants]
+
+
+def other_baselines(scene: Scene) -> Rounds:
+    """The original with every other option of each backend: the fastest of all is what a result has to beat."""
+    others = [scene.backend_variants(backend)[1:] for backend in scene.backends]
+    yield [Candidate((), backend, "baseline") for variants in others for backend in variants]
+
+
+def first_techniques(scene: Scene) -> Rounds:
+    """The most promising settings of each technique on each backend that reads graphs."""
+    yield [
+        Candidate((variant,), backend, "post-training")
+        for technique in scene.techniques
+        for variant in scene.graph_variants(technique, FIRST_VARIANTS)
+        if not variant.prepares
+        for backend in scene.graph_backends()
+    ]
+
+
+class Refinement:
+    """Goes on from the trials so far: the best arms get more settings, more options, preparation, gentler forms."""
+
+    def __init__(self, scene: Scene, candidates: dict[str, Candidate], trials: list[Trial]) -> None:
+        self.scene = scene
+        self.candidates = candidates
+        self.trials = trials
+
+    def rounds(self) -> Rounds:
+        """Settings, then preparation, then gentler forms of what loses too much, then options of the backend."""
+        for propose in (self._settings, self._preparation, self._gentler, self._options):
+            yield propose()
+
+    def _leaders(self, *, most: int, lossy: bool) -> list[Candidate]:
+        """The cheapest graph recipes, one for each pair of technique and backend; `lossy` admits those over budget."""
+        ranking = self.scene.ranking
+        pool = [t for t in self.trials if t.outcome == "measured" and t.recipe and t.key in self.candidates]
+        pool = [t for t in pool if not self.candidates[t.key].module_part]
+        pool = [t for t in pool if lossy or ranking.feasible(t)] or pool
+        arms: dict[tuple[str, str], Candidate] = {}
+        for trial in sorted(pool, key=ranking.cost):
+            candidate = self.candidates[trial.key]
+            arms.setdefault((candidate.recipe[-1].name, candidate.backend.name), candidate)
+        return list(arms.values())[:most]
+
+    def _settings(self) -> Round:
+        """The other settings of the leading techniques, on the backend where they lead."""
+        found: list[Candidate] = []
+        for leader in self._leaders(most=ARMS_REFINED, lossy=True):
+            kind = next((t for t in self.scene.techniques if t is type(leader.recipe[-1])), None)
+            found += [Candidate((v,), leader.backend, "post-training") for v in self.scene.graph_variants(kind)]
+        return found
+
+    def _preparation(self) -> Round:
+        """Techniques that only make another one lose less, in front of the leaders."""
+        prepares = [v for t in self.scene.techniques for v in self.scene.graph_variants(t) if v.prepares]
+        return [
+            Candidate((first, *leader.recipe), leader.backend, "post-training")
+            for leader in self._leaders(most=ARMS_REFINED, lossy=True)
+            for first in prepares
+        ]
+
+    def _gentler(self) -> Round:
+        """Where the cheapest recipe loses too much, forms of it that lose less."""
+        leaders = self._leaders(most=ARMS_REFINED, lossy=True)
+        over = {t.key for t in self.trials if not self.scene.ranking.feasible(t)}
+        found: list[Candidate] = []
+        for leader in leaders:
+            last = leader.recipe[-1]
+            if leader.key in over and isinstance(last, GraphTechnique):
+                found += [
+                    Candidate((*leader.recipe[:-1], gentle), leader.backend, "post-training")
+                    for gentle in last.gentler(self.scene.graph)
+                ]
+        return found
+
+    def _options(self) -> Round:
+        """Every option of the backend for the leading recipes."""
+        found: list[Candidate] = []
+        for leader in self._leaders(most=ARMS_REFINED, lossy=False):
+            kind = next((b for b in self.scene.backends if b is type(leader.backend)), leader.backend)
+            found += [Candidate(leader.recipe, b, "post-training") for b in self.scene.backend_variants(kind)]
+        return found
+
+
+def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> list[Candidate]:
+    """The graph recipes and backends that end a trained recipe: the cheapest feasible, or else the cheapest."""
+    ranking = scene.ranking
+    pool = [t for t in trials if t.outcome == "measured" and t.key in candidates and t.speedup is not None]
+    pool = [t for t in pool if ranking.feasible(t)] or pool
+    tails: dict[str, Candidate] = {}
+    for trial in sorted(pool, key=ranking.cost):
+        candidate = candidates[trial.key]
+        if candidate.backend.format == "onnx" and not candidate.module_part:
+            tails.setdefault(candidate.backend.name, candidate)
+    return list(tails.values())

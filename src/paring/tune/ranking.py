@@ -1,0 +1,76 @@
+"""Which trials are good: what they are worth for the objective, whether they would hold the budget, who beats whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from paring.tune.trial import Trial
+from paring.types import Budget
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Orders trials under a budget. `certification_rows` tells how far a certified bound will lie above the drop."""
+
+    budget: Budget
+    certification_rows: int
+    finalist_confidence: float
+
+    def cost(self, trial: Trial) -> float:
+        """What the objective makes small; infinite where it was not measured. Time is relative to the reference."""
+        value = {
+            "latency": 1 / trial.speedup.ratio if trial.speedup else None,
+            "throughput": 1 / trial.speedup.ratio if trial.speedup else None,
+            "size": trial.size_bytes,
+            "memory": trial.peak_memory_bytes,
+        }[self.budget.objective]
+        return float("inf") if value is None else float(value)
+
+    def likely_bound(self, trial: Trial) -> float:
+        """The certified upper bound that a drop like this one would get, by a normal approximation."""
+        if trial.drop is None:
+            return float("inf")
+        z = NormalDist().inv_cdf(self.finalist_confidence)
+        deviation = trial.drop_deviation or 0.0
+        # A row that differs nowhere in selection may still differ in certification: the bound is never zero.
+        floor = z * z / self.certification_rows
+        return float(trial.drop + z * deviation / self.certification_rows**0.5 + floor)
+
+    def misses(self, trial: Trial) -> list[str]:
+        """The limits of the budget that the trial breaks, in words; empty where it holds all that was measured."""
+        budget = self.budget
+        latency = trial.latency_ms["p50"] if trial.latency_ms else None
+        limits = [
+            ("latency", latency, budget.max_latency_ms, "ms"),
+            ("size", trial.size_bytes, budget.max_size_bytes, "bytes"),
+            ("memory", trial.peak_memory_bytes, budget.max_memory_bytes, "bytes"),
+        ]
+        said = [
+            f"{name} {value:g} {unit} above {limit:g}"
+            for name, value, limit, unit in limits
+            if limit is not None and value is not None and value > limit
+        ]
+        if trial.drop is not None and trial.drop > budget.max_drop:
+            said.append(f"drop {trial.drop:.4f} above {budget.max_drop:g}")
+        return said
+
+    def feasible(self, trial: Trial) -> bool:
+        """Whether the trial would probably be certified and holds every other limit."""
+        return (
+            trial.outcome == "measured" and self.likely_bound(trial) <= self.budget.max_drop and not self.misses(trial)
+        )
+
+    def best(self, trials: Iterable[Trial]) -> Trial | None:
+        """The feasible trial of least cost."""
+        return min((t for t in trials if self.feasible(t)), key=self.cost, default=None)
+
+    def frontier(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Trials that no other one beats in both cost and drop, of least cost first."""
+        measured = [t for t in trials if t.outcome == "measured" and t.drop is not None]
+        kept: list[Trial] = []
+        for trial in sorted(measured, key=lambda t: (self.cost(t), t.drop or 0.0)):
+            if not kept or (trial.drop or 0.0) < (kept[-1].drop or 0.0):
+                kept.append(trial)
+        return kept

@@ -1,0 +1,77 @@
+"""Trial: a candidate that was tried, with what was measured; one line of trials.jsonl."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from paring.techniques.base import described
+from paring.tune.candidate import Candidate, backend_json, recipe_json
+
+Outcome = Literal["measured", "stopped-early", "failed", "no-change", "unavailable"]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """Time of the reference divided by time of the candidate, with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a candidate. `drop` is measured on the first `rows` rows of the selection split.
+
+    `drop_deviation` is the standard deviation over rows of the paired difference; `speedup` is over the original on
+    its fastest backend as known when the trial ran (`reference` names it).
+    """
+
+    key: str
+    number: int
+    stage: str
+    recipe: list[dict[str, Any]]
+    recipe_text: str
+    backend: dict[str, Any]
+    backend_text: str
+    outcome: Outcome
+    reason: str = ""
+    latency_ms: dict[str, float] | None = None
+    throughput_per_s: float | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    score: float | None = None
+    drop: float | None = None
+    drop_deviation: float | None = None
+    rows: int = 0
+    speedup: Speedup | None = None
+    reference: str = ""
+    coverage: list[dict[str, Any]] = field(default_factory=list)
+    wall_time_s: float = 0.0
+    frontier: bool = False
+
+    @classmethod
+    def of(cls, candidate: Candidate, number: int, outcome: Outcome, reason: str = "") -> Trial:
+        """A trial of which nothing is measured yet."""
+        return cls(
+            key=candidate.key,
+            number=number,
+            stage=candidate.stage,
+            recipe=recipe_json(candidate.recipe),
+            recipe_text=described(candidate.recipe),
+            backend=backend_json(candidate.backend),
+            backend_text=str(candidate.backend),
+            outcome=outcome,
+            reason=reason,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Trial:
+        """The inverse of `to_json`."""
+        speedup = values.get("speedup")
+        return cls(**{**values, "speedup": Speedup(**speedup) if speedup else None})

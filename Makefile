@@ -1,0 +1,40 @@
+# Two commands: `make demo` and `make test`. Everything else is a part of them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint types unit bench docs clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,examples]'
+	touch $(READY)
+
+demo: setup
+	$(BIN)/paring optimize examples/digits.py --out out/demo --fresh --time-limit 4m
+
+test: setup lint types unit
+
+lint: setup
+	$(BIN)/ruff check src tests examples benchmarks docs
+	$(BIN)/ruff format --check src tests examples benchmarks docs
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/pytest
+
+bench: setup
+	$(BIN)/python benchmarks/certificate.py
+	$(BIN)/python benchmarks/measurement.py
+	$(BIN)/python benchmarks/cifar10_resnet20.py
+
+docs: setup
+	$(BIN)/python docs/reference.py
+
+clean:
+	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,5 @@
+"""`python -m paring`."""
+
+from paring.cli import main
+
+main()

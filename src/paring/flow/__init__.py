@@ -1,0 +1,1 @@
+"""The one way: from a task and a budget through search and certificate to a result."""

@@ -1,0 +1,147 @@
+"""From a candidate to a network file: techniques are applied left to right, and shared beginnings are made once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from paring.artifact.files import replacing_folder, write_json
+from paring.backends.base import NETWORK_FILES, Backend
+from paring.data.batches import sample
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.export import export_onnx, export_program, quiet_exporter
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique
+from paring.tune import Candidate
+from paring.tune.candidate import digest, recipe_json
+from paring.types import Coverage, Signature
+
+
+class NothingChangedError(TechniqueError):
+    """A technique of the recipe changed nothing: the candidate is no trial."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network's folder (one network file, perhaps with external data) and what each technique did to it."""
+
+    folder: Path
+    network: Path
+    coverage: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Makes networks below `folder` for one job."""
+
+    job: Job
+    signature: Signature
+    folder: Path
+
+    def build(self, candidate: Candidate) -> Built:
+        """The candidate's network on disk. Raises TechniqueError, ExportError, NothingChangedError."""
+        target = self.folder / "networks" / candidate.key
+        if not target.is_dir():
+            self._check_order(candidate.recipe)
+            exported = self.exported(candidate.module_part, candidate.backend)
+            coverage = _read_coverage(exported)
+            with replacing_folder(target) as part:
+                if candidate.graph_part:
+                    graph = onnx.load(exported / NETWORK_FILES["onnx"])
+                    graph, made = self._graph_techniques(graph, candidate.graph_part)
+                    coverage += made
+                    onnx.save(graph, part / NETWORK_FILES["onnx"])
+                else:
+                    name = NETWORK_FILES[candidate.backend.format]
+                    shutil.copyfile(exported / name, part / name)
+                write_json(part / "coverage.json", coverage)
+        return Built(target, target / NETWORK_FILES[candidate.backend.format], _read_coverage(target))
+
+    def discard(self, key: str) -> None:
+        """Forget a candidate's network."""
+        shutil.rmtree(self.folder / "networks" / key, ignore_errors=True)
+
+    def original_graph(self) -> onnx.ModelProto:
+        """The task's own network as a graph."""
+        return onnx.load(self._exported_original() / NETWORK_FILES["onnx"])
+
+    def exported(self, recipe: Recipe, backend: Backend) -> Path:
+        """The folder with the exported forms of the network after the module techniques."""
+        if not recipe:
+            return self._exported_original()
+        target = self.folder / "modules" / digest(recipe_json(recipe))
+        if not target.is_dir():
+            model, coverage = self._module_techniques(recipe)
+            with replacing_folder(target) as part:
+                self._export(model, part)
+                write_json(part / "coverage.json", coverage)
+        return target
+
+    def _exported_original(self) -> Path:
+        target = self.folder / "modules" / "original"
+        if not target.is_dir():
+            with replacing_folder(target) as part:
+                if isinstance(self.job.task.model, Path):
+                    onnx.save(onnx.load(self.job.task.model), part / NETWORK_FILES["onnx"])
+                else:
+                    self._export(self.job.task.model, part)
+                write_json(part / "coverage.json", [])
+        return target
+
+    def _export(self, model: nn.Module, folder: Path) -> None:
+        inputs, _ = sample(self.job.task.evaluate)
+        program = export_program(model, inputs)
+        with quiet_exporter():
+            torch.export.save(program, folder / NETWORK_FILES["torch"])
+        onnx.save(export_onnx(program, self.signature), folder / NETWORK_FILES["onnx"])
+
+    def _module_techniques(self, recipe: Recipe) -> tuple[nn.Module, list[dict[str, Any]]]:
+        model, coverage = self.job.original, []
+        for technique in recipe:
+            assert isinstance(technique, ModuleTechnique)
+            after = technique.apply(model, self.job)
+            coverage.append(_changed(technique, technique.coverage(model, after, self.job)))
+            model = after
+        return model, coverage
+
+    def _graph_techniques(self, graph: onnx.ModelProto, recipe: Recipe) -> tuple[onnx.ModelProto, list[dict[str, Any]]]:
+        coverage = []
+        for technique in recipe:
+            assert isinstance(technique, GraphTechnique)
+            after = technique.apply(graph, self.job)
+            coverage.append(_changed(technique, technique.coverage(graph, after, self.job)))
+            graph = after
+        return graph, coverage
+
+    @staticmethod
+    def _check_order(recipe: Recipe) -> None:
+        seen_graph = ""
+        for technique in recipe:
+            if isinstance(technique, GraphTechnique):
+                seen_graph = technique.name
+            elif seen_graph:
+                raise TechniqueError(
+                    f"{technique.name} changes the module and stands behind {seen_graph}, which changes the graph: "
+                    "put techniques of modules first."
+                )
+
+
+def _changed(technique: Technique, coverage: Coverage) -> dict[str, Any]:
+    """The coverage as JSON; NothingChangedError where it is empty of changes."""
+    if not coverage.changed:
+        reasons = {layer.reason for layer in coverage.layers if layer.reason}
+        raise NothingChangedError(f"{technique} changed nothing: {'; '.join(sorted(reasons)[:3]) or 'no layer fits'}.")
+    return asdict(coverage)
+
+
+def _read_coverage(folder: Path) -> list[dict[str, Any]]:
+    values = json.loads((folder / "coverage.json").read_text(encoding="utf-8"))
+    assert isinstance(values, list)
+    return values

@@ -1,0 +1,42 @@
+"""Run a graph on the spot, for techniques that observe activations."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+
+from paring.backends.base import usable_cores
+from paring.backends.isolated import IsolatedSession
+from paring.backends.onnxruntime import OnnxRuntime
+from paring.types import Session
+
+MAXIMUM_FILE_BYTES = 2**31 - 2**20
+"""Protocol buffers end at 2 GiB: larger graphs keep their weights in a file beside them."""
+
+
+def write_graph(graph: onnx.ModelProto, path: Path) -> None:
+    """Write a graph of any size; one that is too large for one file gets `NAME.data` beside it. `graph` is untouched."""
+    if graph.ByteSize() <= MAXIMUM_FILE_BYTES:
+        onnx.save(graph, path)
+        return
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    onnx.save(copy, path, save_as_external_data=True, location=f"{path.name}.data")
+
+
+@contextmanager
+def graph_runner(graph: onnx.ModelProto, *, threads: int | None = None) -> Iterator[Session]:
+    """A session of a process of its own that runs the graph with its every name in place.
+
+    Raises BackendError where ONNX Runtime refuses the graph or crashes on it.
+    """
+    with tempfile.TemporaryDirectory(prefix="paring-") as folder:
+        network = Path(folder) / "network.onnx"
+        write_graph(graph, network)
+        backend = OnnxRuntime(optimization="basic")
+        with IsolatedSession(backend, network, threads=threads or usable_cores()) as session:
+            yield session

@@ -1,0 +1,263 @@
+"""Small helpers over an ONNX graph: who makes and reads a tensor, constants, insertion, and what layers cost."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from paring.errors import TechniqueError
+
+Array = npt.NDArray[Any]
+
+WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0, "LSTM": 1, "GRU": 1, "RNN": 1}
+"""Operators that hold weights, and which of their inputs that is."""
+
+LEAST_OPSET = 13
+
+
+@dataclass(frozen=True)
+class WeightedLayer:
+    """A node with constant weights: its name, operator, weight's name, parameters, and MACs for one row.
+
+    Dimensions that vary other than the batch count as 1, so MACs are then those of one position.
+    """
+
+    name: str
+    op_type: str
+    weight: str
+    parameters: int
+    macs: int
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value, or the default where the node does not have it."""
+    for candidate in node.attribute:
+        if candidate.name == name:
+            return onnx.helper.get_attribute_value(candidate)
+    return default
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that the model is written in."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's metadata entries."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+class Graph:
+    """A copy of a model, to be edited; `finished` gives the edited model.
+
+    Nodes may be appended in any order. Constant nodes become initializers, nameless nodes get names.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        graph = self.model.graph
+        self._names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
+        self._names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._adopt_constants()
+        for node in graph.node:
+            node.name = node.name or self.unique(f"{node.op_type}_{node.output[0]}")
+        self.inputs = [value.name for value in graph.input if value.name not in self.initializers]
+        self.outputs = [value.name for value in graph.output]
+        self.refresh()
+
+    def _adopt_constants(self) -> None:
+        nodes = self.model.graph.node
+        for node in [node for node in nodes if node.op_type == "Constant"]:
+            value = attribute(node, "value", None)
+            if isinstance(value, onnx.TensorProto):
+                tensor = self.model.graph.initializer.add()
+                tensor.CopyFrom(value)
+                tensor.name = node.output[0]
+                self.initializers[tensor.name] = tensor
+                nodes.remove(node)
+
+    def refresh(self) -> None:
+        """Bring `producers` and `consumers` up to date with the nodes; a subgraph's reads count for its node."""
+        self.producers: dict[str, onnx.NodeProto] = {}
+        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.captured: set[str] = set()
+        for node in self.model.graph.node:
+            inner = set(_captured_names(node))
+            self.captured |= inner
+            for name in {*node.input, *inner}:
+                self.consumers[name].append(node)
+            for name in node.output:
+                self.producers[name] = node
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes, in the order of the model."""
+        return list(self.model.graph.node)
+
+    def constant(self, name: str) -> Array | None:
+        """The value of an initializer that no caller can override; None for anything else."""
+        tensor = self.initializers.get(name)
+        if tensor is None or name in {value.name for value in self.model.graph.input}:
+            return None
+        return numpy_helper.to_array(tensor)
+
+    def unique(self, hint: str) -> str:
+        """A name that nothing in the graph bears yet, equal to the hint where that is free."""
+        name, count = hint, 1
+        while name in self._names:
+            name, count = f"{hint}_{count}", count + 1
+        self._names.add(name)
+        return name
+
+    def add_constant(self, value: Array, hint: str) -> str:
+        """Store an initializer and return its name."""
+        name = self.unique(hint)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        self.model.graph.initializer.append(tensor)
+        self.initializers[name] = self.model.graph.initializer[-1]
+        return name
+
+    def add_node(self, op_type: str, inputs: Sequence[str], output_hint: str, **attributes: Any) -> str:
+        """Append a node with one output and return that output's name."""
+        output = self.unique(output_hint)
+        node = onnx.helper.make_node(op_type, inputs, [output], name=self.unique(f"{output}/{op_type}"), **attributes)
+        self.model.graph.node.append(node)
+        return output
+
+    def redirect(self, name: str, to: str, readers: Iterable[onnx.NodeProto]) -> None:
+        """Let the given nodes read `to` wherever they read `name`."""
+        for node in readers:
+            for i, read in enumerate(node.input):
+                if read == name:
+                    node.input[i] = to
+
+    def set_metadata(self, key: str, value: str) -> None:
+        """Set one metadata entry."""
+        for entry in self.model.metadata_props:
+            if entry.key == key:
+                entry.value = value
+                return
+        self.model.metadata_props.add(key=key, value=value)
+
+    def finished(self) -> onnx.ModelProto:
+        """The model with its nodes in topological order, without constants that nothing reads, checked."""
+        graph = self.model.graph
+        ordered = _topological(list(graph.node), set(self.inputs) | set(self.initializers))
+        del graph.node[:]
+        graph.node.extend(ordered)
+        self.refresh()
+        kept = [t for t in graph.initializer if self.consumers.get(t.name) or t.name in self.outputs]
+        names = {tensor.name for tensor in kept}
+        inputs = [v for v in graph.input if v.name in names or v.name not in self.initializers]
+        tensors = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+        del graph.initializer[:], graph.value_info[:]
+        graph.initializer.extend(tensors)
+        values = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in inputs]
+        del graph.input[:]
+        graph.input.extend(values)
+        onnx.checker.check_model(self.model)
+        return self.model
+
+
+def _captured_names(node: onnx.NodeProto) -> Iterable[str]:
+    """Names that the node's subgraphs read, at any depth."""
+    for entry in node.attribute:
+        for inner in (*entry.graphs, *((entry.g,) if entry.HasField("g") else ())):
+            for child in inner.node:
+                yield from child.input
+                yield from _captured_names(child)
+            yield from (value.name for value in inner.output)
+
+
+def _topological(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    """The same nodes, each after those whose outputs it reads, else in their own order."""
+    made_by = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    done: list[onnx.NodeProto] = []
+    state = [0] * len(nodes)
+    for root in range(len(nodes)):
+        stack = [root]
+        while stack:
+            i = stack[-1]
+            if state[i] == 2:
+                stack.pop()
+                continue
+            reads = (*nodes[i].input, *_captured_names(nodes[i]))
+            missing = [made_by[n] for n in reads if n in made_by and n not in known and state[made_by[n]] == 0]
+            if state[i] == 0 and missing:
+                state[i] = 1
+                stack.extend(reversed(missing))
+                continue
+            state[i] = 2
+            done.append(onnx.NodeProto.FromString(nodes[i].SerializeToString()))
+            stack.pop()
+    return done
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that inference finds, dimensions that vary as 1."""
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    found: dict[str, tuple[int, ...]] = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        if value.type.tensor_type.HasField("shape"):
+            found[value.name] = tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
+    return found | {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def _macs(node: onnx.NodeProto, weight: tuple[int, ...], known: dict[str, tuple[int, ...]]) -> int:
+    """Multiply-accumulates of one row, 0 where the shapes are unknown."""
+    size = math.prod(weight)
+    if node.op_type == "Gemm":
+        return size
+    if node.op_type == "MatMul":
+        return size * math.prod(known.get(node.output[0], (1, 1))[1:-1])
+    if node.op_type == "Conv":
+        return size * math.prod(known.get(node.output[0], (0,) * 4)[2:])
+    if node.op_type == "ConvTranspose":
+        return size * math.prod(known.get(node.input[0], (0,) * 4)[2:])
+    return 0
+
+
+def weighted_layers(model: onnx.ModelProto) -> list[WeightedLayer]:
+    """The nodes with constant weights of two or more axes, in the order of the graph.
+
+    A model given in an editable copy (`Graph(model).model`) has a name for each; nameless nodes go by their output.
+    """
+    known = shapes(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    layers = []
+    for node in model.graph.node:
+        place = WEIGHT_INPUT.get(node.op_type)
+        if place is None or place >= len(node.input) or node.input[place] not in constants:
+            continue
+        tensor = constants[node.input[place]]
+        shape = tuple(tensor.dims)
+        if len(shape) < 2 or tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
+            continue
+        macs = _macs(node, shape, known)
+        layers.append(WeightedLayer(node.name or node.output[0], node.op_type, tensor.name, math.prod(shape), macs))
+    return layers
+
+
+def require_float_graph(model: onnx.ModelProto, technique: str) -> None:
+    """Raise TechniqueError where the graph is quantized already, or too old for the integer operators."""
+    for node in model.graph.node:
+        if "Quantize" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
+            raise TechniqueError(
+                f"{technique} needs a float graph, but {node.op_type} {node.name or node.output[0]!r} shows that this "
+                "one is quantized already: give it the original."
+            )
+    if opset(model) < LEAST_OPSET:
+        raise TechniqueError(
+            f"{technique} needs ONNX opset {LEAST_OPSET} or later, and this graph has {opset(model)}: export it again "
+            "or convert it with onnx.version_converter."
+        )

@@ -1,0 +1,123 @@
+"""One pass over the calibration rows that observes tensors inside a graph, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from paring.backends.runner import graph_runner
+from paring.data.batches import tensors_of
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.onnx_graph import Graph
+from paring.ops.quantization import Histogram
+from paring.types import Array, Arrays
+
+BYTES_PER_RUN = 128 * 2**20
+"""Observed tensors held at one time."""
+
+BYTES_IN_ALL = 4 * 2**30
+"""Observed tensors moved in one calibration: larger networks are observed on fewer rows."""
+
+LEAST_ROWS = 32
+
+
+def graph_inputs(graph: onnx.ModelProto, job: Job) -> Iterator[Arrays]:
+    """The calibration batches as the graph's named inputs: by name where a batch is a dict, else in order."""
+    names = Graph(graph).inputs
+    for inputs, _ in job.calibrate:
+        if isinstance(inputs, dict) and set(names) <= set(inputs):
+            tensors = tuple(inputs[name] for name in names)
+        else:
+            tensors = tensors_of(inputs)
+        if len(tensors) != len(names):
+            raise TechniqueError(
+                f"the graph takes {len(names)} inputs ({', '.join(names)}) and a calibration batch has {len(tensors)}: "
+                "give batches with one tensor for each."
+            )
+        yield {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+
+
+def in_pieces(arrays: Arrays, rows: int) -> Iterator[Arrays]:
+    """The batch, cut along axis 0 into pieces of at most that many rows."""
+    total = len(next(iter(arrays.values())))
+    for start in range(0, total, rows):
+        yield {name: value[start : start + rows] for name, value in arrays.items()}
+
+
+def with_outputs(graph: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """A graph that gives the tensors beside its own outputs; graph inputs among them are left out."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    present = {value.name for value in (*model.graph.output, *model.graph.input)}
+    made = {name for node in model.graph.node for name in node.output}
+    for name in tensors:
+        if name in made and name not in present:
+            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return model
+
+
+def observe(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Histogram]:
+    """A histogram of each float tensor's values over the calibration rows.
+
+    Raises TechniqueError that names a tensor in which NaN or infinity turns up.
+    """
+    seen = {name: Histogram() for name in tensors}
+    if not tensors:
+        return seen
+    with graph_runner(with_outputs(graph, tensors), threads=job.threads) as session:
+        rows_left, rows_a_run = 0, 0
+        for batch in graph_inputs(graph, job):
+            if not rows_a_run:
+                row = next(in_pieces(batch, 1))
+                size = sum(value.nbytes for value in (row | session.run(row)).values())
+                rows_a_run = max(1, min(64, BYTES_PER_RUN // size))
+                rows_left = max(LEAST_ROWS, BYTES_IN_ALL // size)
+            for piece in in_pieces(batch, rows_a_run):
+                if rows_left <= 0:
+                    return seen
+                rows_left -= rows_a_run
+                _count(piece | session.run(piece), seen)
+    return seen
+
+
+def _count(arrays: Arrays, seen: dict[str, Histogram]) -> None:
+    for name, histogram in seen.items():
+        histogram.add(arrays[name])
+        if not histogram.finite:
+            raise TechniqueError(f"tensor {name!r} holds NaN or infinity on the calibration rows: check the network.")
+
+
+def absolute_maxima(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Array]:
+    """The largest magnitude in each position of a tensor's last axis over the calibration rows, shape (channels,)."""
+    largest: dict[str, Array] = {}
+    if not tensors:
+        return largest
+    with graph_runner(with_outputs(graph, tensors), threads=job.threads) as session:
+        for batch in graph_inputs(graph, job):
+            for piece in in_pieces(batch, 16):
+                arrays = piece | session.run(piece)
+                for name in tensors:
+                    found = np.abs(arrays[name]).reshape(-1, arrays[name].shape[-1]).max(axis=0)
+                    largest[name] = np.maximum(largest.get(name, found), found)
+    return largest
+
+
+def outputs_of(graph: onnx.ModelProto, job: Job, rows: int) -> list[Array]:
+    """The float outputs on the first `rows` calibration rows, each flattened to (rows, values)."""
+    found: dict[str, list[Array]] = {}
+    left = rows
+    with graph_runner(graph, threads=job.threads) as session:
+        for batch in graph_inputs(graph, job):
+            for piece in in_pieces(batch, min(64, max(left, 1))):
+                if left <= 0:
+                    break
+                left -= len(next(iter(piece.values())))
+                for name, value in session.run(piece).items():
+                    if np.issubdtype(value.dtype, np.floating):
+                        found.setdefault(name, []).append(value.reshape(len(value), math.prod(value.shape[1:])))
+    return [np.concatenate(parts) for parts in found.values()]

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from paring.errors import BackendError
 from paring.types import Budget, Session
 
 NetworkFormat = Literal["onnx", "torch"]
 NETWORK_FILES: dict[NetworkFormat, str] = {"onnx": "network.onnx", "torch": "network.pt2"}
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: fewer than the machine has where it was confined to some."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 class Backend(ABC):
     """A runtime and its options. A subclass is a frozen dataclass; every field is an option that the search may vary.
 
-    `name` is what people call it; `format` is the kind of file that it reads.
+    `name` is what people call it; `format` is the kind of file that it reads; `package` the distribution whose version
+    tells the runtime's (None: unknown).
     """
 
     name: ClassVar[str]
     format: ClassVar[NetworkFormat]
+    package: ClassVar[str | None] = None
 
     @classmethod
     @abstractmethod
@@ -39,6 +49,17 @@ class Backend(ABC):
     @abstractmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
         """The options that are worth a try for this objective, the plain default first."""
+
+    @classmethod
+    def with_options(cls, options: dict[str, Any]) -> Self:
+        """The inverse of `options`. Raises BackendError for an option that this backend does not have."""
+        known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        for name in options:
+            if name not in known:
+                raise BackendError(
+                    f"the backend {cls.name} has no option {name!r}: it has {', '.join(known) or 'none'}."
+                )
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
 
     def options(self) -> dict[str, Any]:
         """All options, as plain values that JSON can hold."""

@@ -19,7 +19,7 @@ MAXIMUM_FILE_BYTES = 2**31 - 2**20
 
 
 def write_graph(graph: onnx.ModelProto, path: Path) -> None:
-    """Write a graph of any size; one that is too large for one file gets `NAME.data` beside it. `graph` is untouched."""
+    """Write a graph of any size; a large one gets `NAME.data` beside it. `graph` is untouched."""
     if graph.ByteSize() <= MAXIMUM_FILE_BYTES:
         onnx.save(graph, path)
         return

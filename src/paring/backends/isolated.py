@@ -1,0 +1,141 @@
+"""A network in a process of its own: a crash of the runtime is an error here, and its threads spin only there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from paring.backends.base import Backend
+from paring.backends.process import WorkerProcess, class_reference
+from paring.types import Array, Arrays
+
+LOAD_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A network's file in a backend, not loaded yet."""
+
+    backend: Backend
+    network: Path
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        """As messages name it."""
+        return f"{self.backend} on {self.network.name}"
+
+
+class IsolatedSession:
+    """A session whose runtime lives in another process. Every method raises BackendError once that has died."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        network: Path,
+        *,
+        threads: int,
+        device: str = "cpu",
+        time_limit_s: float = LOAD_LIMIT_S,
+    ) -> None:
+        self._limit_s = time_limit_s
+        self._worker = WorkerProcess(str(backend))
+        command = {
+            "command": "load",
+            "class": class_reference(backend),
+            "options": backend.options(),
+            "network": str(network.resolve()),
+            "threads": threads,
+            "device": device,
+        }
+        try:
+            self._worker.ask(command, time_limit_s)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def of(cls, deployment: Deployment, *, threads: int, time_limit_s: float = LOAD_LIMIT_S) -> Self:
+        """The session of a deployment."""
+        return cls(
+            deployment.backend,
+            deployment.network,
+            threads=threads,
+            device=deployment.device,
+            time_limit_s=time_limit_s,
+        )
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Run one batch; every value has the batch as axis 0."""
+        with tempfile.TemporaryDirectory(dir=self._worker.scratch) as folder:
+            files = {}
+            for number, (name, array) in enumerate(inputs.items()):
+                files[name] = str(Path(folder) / f"input-{number}.npy")
+                np.save(files[name], array, allow_pickle=False)
+            answer = self._worker.ask({"command": "run", "inputs": files, "folder": folder}, self._limit_s)
+            return {name: np.load(file) for name, file in answer["outputs"].items()}
+
+    def run_rows(
+        self, inputs: Mapping[str, Path], *, start: int, stop: int, batch_size: int, folder: Path
+    ) -> dict[str, Path]:
+        """Run the rows start..stop of .npy files in batches; the outputs are .npy files in `folder`."""
+        command = {
+            "command": "run_rows",
+            "inputs": _texts(inputs),
+            "start": start,
+            "stop": stop,
+            "batch_size": batch_size,
+            "folder": str(folder.resolve()),
+        }
+        answer = self._worker.ask(command, self._limit_s)
+        return {name: Path(file) for name, file in answer["outputs"].items()}
+
+    def time_block(
+        self,
+        inputs: Mapping[str, Path],
+        *,
+        batch_size: int,
+        min_time_s: float,
+        min_runs: int = 1,
+        warm_runs: int = 0,
+    ) -> Array:
+        """Nanoseconds of each call, shape (calls,), over at least `min_time_s` and `min_runs`.
+
+        `warm_runs` calls before them are not timed. Answers once the runtime's threads have come to rest.
+        """
+        command = {
+            "command": "time",
+            "inputs": _texts(inputs),
+            "batch_size": batch_size,
+            "min_time_s": min_time_s,
+            "min_runs": min_runs,
+            "warm_runs": warm_runs,
+        }
+        return np.asarray(self._worker.ask(command, self._limit_s + min_time_s)["call_ns"], dtype=np.int64)
+
+    def peak_memory_bytes(self) -> int:
+        """The most resident memory that the process has held so far: interpreter, runtime and network."""
+        return int(self._worker.ask({"command": "peak_memory"}, self._limit_s)["bytes"])
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._worker.pid
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _texts(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: str(file.resolve()) for name, file in files.items()}

@@ -1,0 +1,133 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from paring.backends.base import Backend, NetworkFormat
+from paring.backends.checks import in_one_sentence
+from paring.backends.precision import EXECUTION_PRECISION_KEY, execution_precision
+from paring.backends.splitting import Run, SplitSession, check_split
+from paring.errors import BackendError
+from paring.types import Arrays, Budget, Session, TensorSpec
+
+if TYPE_CHECKING:
+    import openvino
+
+_CAPABILITY = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_FRAMEWORK = "framework"
+"""Where OpenVINO keeps an ONNX graph's metadata."""
+
+
+@dataclass(frozen=True)
+class OpenVINO(Backend):
+    """OpenVINO's CPU plugin, in f32 unless the graph asks for less.
+
+    `streams` pieces of a batch run side by side on threads/streams threads each, in steps of `micro_batch` rows (0:
+    whole). Pieces of exactly `static_batch` rows (0: none) run a second plan that is compiled for that size: it saves
+    the shape inference of every call, and costs memory.
+    """
+
+    streams: int = 1
+    micro_batch: int = 0
+    static_batch: int = 0
+
+    name: ClassVar[str] = "openvino"
+    format: ClassVar[NetworkFormat] = "onnx"
+    package: ClassVar[str | None] = "openvino"
+
+    def __post_init__(self) -> None:
+        check_split(self.streams, self.micro_batch)
+        if self.static_batch < 0:
+            raise BackendError(f"static_batch={self.static_batch} must be a number of rows, or 0 for none.")
+
+    @classmethod
+    def available(cls) -> str | None:
+        """None where OpenVINO can be imported and has its CPU plugin."""
+        try:
+            import openvino
+        except ImportError as error:
+            return f"OpenVINO can't be imported ({in_one_sentence(error)}): pip install openvino."
+        return None if "CPU" in openvino.Core().available_devices else "OpenVINO finds no CPU plugin: install it again."
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        """Load an ONNX file. Raises BackendError where OpenVINO refuses it."""
+        if device != "cpu":
+            raise BackendError(f"openvino runs on the cpu here, not on {device!r}: leave device at its default.")
+        import openvino
+
+        core = openvino.Core()
+        try:
+            model = core.read_model(network)
+            names = [_graph_name(port) for port in model.outputs]
+            specs = tuple(_spec(port) for port in model.inputs)
+            plans = self._plans(core, model, threads)
+        except BackendError:
+            raise
+        except Exception as error:
+            raise BackendError(f"OpenVINO can't load {network.name}: {in_one_sentence(error)}.") from error
+        lanes = [_lane(plans, self.static_batch, names) for _ in range(self.streams)]
+        return SplitSession(str(self), lanes, specs, micro_batch=self.micro_batch)
+
+    def _plans(self, core: Any, model: Any, threads: int) -> tuple[Any, ...]:
+        """The model compiled for any batch, then for the static one."""
+        config = {
+            "INFERENCE_PRECISION_HINT": _precision(core, model),
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": self.streams,
+        }
+        plans = [core.compile_model(model, "CPU", config)]
+        if self.static_batch:
+            shapes = {port: [self.static_batch, *list(port.partial_shape)[1:]] for port in model.inputs}
+            model.reshape(shapes)
+            plans.append(core.compile_model(model, "CPU", config))
+        return tuple(plans)
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        """The default, a plan for the budget's batch, and streams."""
+        yield cls()
+        yield cls(static_batch=budget.batch_size)
+        if threads > 1 and budget.batch_size >= 2 * threads:
+            yield cls(streams=threads)
+            if budget.batch_size % threads == 0:
+                yield cls(streams=threads, static_batch=budget.batch_size // threads)
+
+
+def _precision(core: Any, model: Any) -> str:
+    """What the graph asks for. Raises BackendError where this CPU lacks it: OpenVINO would silently run f32."""
+    path = [_FRAMEWORK, EXECUTION_PRECISION_KEY]
+    asked = execution_precision(model.get_rt_info(path).astype(str) if model.has_rt_info(path) else None)
+    if _CAPABILITY[asked] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise BackendError(f"the network asks to be executed in {asked}, which this CPU does not have.")
+    return asked
+
+
+def _lane(plans: tuple[Any, ...], static_batch: int, names: list[str]) -> Run:
+    """A function that runs one piece on requests of its own."""
+    requests = [plan.create_infer_request() for plan in plans]
+
+    def run(inputs: Arrays) -> Arrays:
+        arrays = list(inputs.values())
+        request = requests[-1] if len(arrays[0]) == static_batch else requests[0]
+        request.start_async(arrays, share_inputs=True)
+        request.wait()
+        return {name: np.array(request.get_output_tensor(i).data) for i, name in enumerate(names)}
+
+    return run
+
+
+def _graph_name(port: openvino.Output) -> str:
+    """The name in the ONNX graph: a port whose identity nodes were folded away answers to several names."""
+    name = str(port.node.friendly_name).removesuffix("/sink_port_0")
+    return name if name in port.names else str(port.any_name)
+
+
+def _spec(port: openvino.Output) -> TensorSpec:
+    shape = tuple(size.get_length() if size.is_static else None for size in port.partial_shape)
+    return TensorSpec(str(port.node.friendly_name), np.dtype(port.element_type.to_dtype()).name, shape)

@@ -1,0 +1,147 @@
+"""Names for techniques and backends, as the command line takes them, and references to classes that have no name.
+
+Nothing needs to be registered to be used: pass the object. A package gives its classes names through the entry points
+`paring.techniques` and `paring.backends`. A class is imported when it is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, Literal
+
+from paring.errors import InputError
+
+Kind = Literal["technique", "backend"]
+
+BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
+    {
+        "technique": MappingProxyType({}),
+        "backend": MappingProxyType(
+            {
+                "onnxruntime": "paring.backends.onnxruntime:OnnxRuntime",
+                "openvino": "paring.backends.openvino:OpenVINO",
+                "torch": "paring.backends.torch:Torch",
+                "cuda": "paring.backends.accelerators:Cuda",
+                "tensorrt": "paring.backends.accelerators:TensorRT",
+            }
+        ),
+    }
+)
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """All names: the built-in ones first, then those of installed packages."""
+    return tuple(_table(kind))
+
+
+def find(kind: Kind, name: str) -> type[Any]:
+    """The class of that name; upper case, dashes and underscores do not matter. Raises InputError with close names."""
+    table = _table(kind)
+    plain = {_plain(known): known for known in table}
+    known = plain.get(_plain(name))
+    if known is None:
+        close = get_close_matches(_plain(name), plain, n=3)
+        hint = (
+            f"did you mean {' or '.join(plain[match] for match in close)}?"
+            if close
+            else f"choose from {', '.join(table)}."
+        )
+        raise InputError(f"no {kind} is called {name!r}: {hint}")
+    return _attribute(table[known], f"the {kind} {known!r}")
+
+
+def _table(kind: Kind) -> dict[str, str]:
+    """Name -> "module:qualname". A built-in name can't be taken by a package."""
+    installed = {point.name: point.value for point in entry_points(group=f"paring.{kind}s")}
+    return {**BUILT_IN[kind], **{name: value for name, value in installed.items() if name not in BUILT_IN[kind]}}
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _attribute(path: str, what: str) -> type[Any]:
+    """The class at "module:qualname"."""
+    module, _, qualname = path.partition(":")
+    try:
+        return _member(importlib.import_module(module), qualname)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{what} can't be imported from {path}: {error}.") from error
+
+
+def _member(module: ModuleType, qualname: str) -> type[Any]:
+    value: Any = module
+    for part in qualname.split("."):
+        value = vars(value)[part] if part in vars(value) else getattr(value, part)
+    if not isinstance(value, type):
+        raise AttributeError(f"{qualname} is no class")
+    return value
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a class can be found by another process: an importable module, or the file that defines it."""
+
+    module: str
+    qualname: str
+    file: str | None
+
+    @classmethod
+    def of(cls, kind: type[Any]) -> Reference:
+        """The reference to a class. Raises InputError for one that is defined inside a function."""
+        if "<locals>" in kind.__qualname__:
+            raise InputError(f"{kind.__qualname__} is defined inside a function: move it to the top level of its file.")
+        try:
+            file = inspect.getsourcefile(kind)
+        except (TypeError, OSError):
+            file = None
+        return cls(kind.__module__, kind.__qualname__, None if file is None else str(Path(file).resolve()))
+
+    def load(self) -> type[Any]:
+        """The class. Raises InputError where its module or file can't be imported."""
+        try:
+            return _member(self._module(), self.qualname)
+        except Exception as error:
+            where = self.file or self.module
+            raise InputError(
+                f"{self.qualname} can't be imported from {where}: {type(error).__name__}: {error}."
+            ) from error
+
+    def to_json(self) -> dict[str, str | None]:
+        """As plain values."""
+        return asdict(self)
+
+    def _module(self) -> ModuleType:
+        """The module by name where that name leads to the same file, else the file itself."""
+        loaded = sys.modules.get(self.module)
+        if loaded is not None and self.module != "__main__":
+            return loaded
+        if self.file is None or self._importable():
+            return importlib.import_module(self.module)
+        name = Path(self.file).stem if self.module == "__main__" else self.module
+        spec = importlib.util.spec_from_file_location(name, self.file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{self.file} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        # Dataclasses look their own module up while it is being executed.
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    def _importable(self) -> bool:
+        if self.module == "__main__":
+            return False
+        try:
+            spec = importlib.util.find_spec(self.module)
+        except (ImportError, ValueError):
+            return False
+        return spec is not None and spec.origin is not None and str(Path(spec.origin).resolve()) == self.file

@@ -1,0 +1,64 @@
+"""The chart's labels: what is named directly, in the order in which labels get their room."""
+
+from __future__ import annotations
+
+from paring.report.dots import Dot
+from paring.report.labels import Box, Label, Placed, place
+from paring.report.plot import Plot
+
+FONT = 13.0
+
+
+def labels_of(plot: Plot) -> tuple[Placed, ...]:
+    """The labels that found room: the choice and the budget first, then the originals, then the frontier."""
+    spots = [(plot.x(dot.value), plot.y(dot.drop)) for dot in plot.dots]
+    obstacles = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
+    wished = [*_chosen_labels(plot), *_budget_labels(plot), *_original_labels(plot), *_frontier_labels(plot)]
+    return place(wished, obstacles, plot.frame.whole, FONT)
+
+
+def _chosen_labels(plot: Plot) -> list[Label]:
+    labels, bound = [], certified_at(plot)
+    for dot in plot.dots:
+        if dot.chosen:
+            labels.append(
+                Label(f"chosen: {plot.goal.shown(dot.value)}", plot.x(dot.value), plot.y(dot.drop), True, "key")
+            )
+    if bound and plot.answer.certificate:
+        labels.append(Label(f"certified: at most {plot.unit.bound(plot.answer.certificate.upper_bound)}", *bound[:2]))
+    return labels
+
+
+def _budget_labels(plot: Plot) -> list[Label]:
+    box, budget = plot.frame.plot, plot.answer.budget.max_drop
+    if budget is None:
+        return []
+    return [Label(f"budget: {plot.unit.drop(budget)}", box.right + 4, plot.y(budget) - FONT * 0.85, True, "limit")]
+
+
+def _original_labels(plot: Plot) -> list[Label]:
+    labels: dict[str, Label] = {}
+    for dot in sorted(plot.dots, key=lambda dot: plot.goal.rank(dot.point)):
+        backend = dot.point.backend
+        if dot.trial.stage == "baseline" and backend not in labels and not dot.chosen:
+            labels[backend] = Label(f"original, {backend}", plot.x(dot.value), plot.y(dot.drop))
+    return list(labels.values())
+
+
+def _frontier_labels(plot: Plot) -> list[Label]:
+    dots = [dot for dot in plot.dots if dot.trial.frontier and not dot.chosen and dot.trial.stage != "baseline"]
+    dots.sort(key=lambda dot: plot.goal.rank(dot.point))
+    return [Label(_techniques(dot.point.recipe), plot.x(dot.value), plot.y(dot.drop)) for dot in dots[:4]]
+
+
+def _techniques(recipe: str) -> str:
+    """A recipe without its settings: what a label has room for."""
+    return " → ".join(step.partition("(")[0].strip() for step in recipe.split(" -> "))
+
+
+def certified_at(plot: Plot) -> tuple[float, float, Dot] | None:
+    """Where the certified bound stands above the chosen dot; None where nothing was certified."""
+    certificate, chosen = plot.answer.certificate, next((dot for dot in plot.dots if dot.chosen), None)
+    if certificate is None or certificate.upper_bound is None or chosen is None or plot.beyond(chosen):
+        return None
+    return plot.x(chosen.value), plot.y(certificate.upper_bound), chosen

@@ -1,0 +1,81 @@
+"""The certificate with its evidence: the bound against the budget, the rows that changed, and how it was computed."""
+
+from __future__ import annotations
+
+from paring.report import units
+from paring.report.axis import Axis
+from paring.report.markup import Markup, el
+from paring.report.records import Answer, Certified
+from paring.report.story import as_sentence
+from paring.report.units import ScoreUnit
+
+EXACT = (
+    "The certification rows were kept apart from the search, and each finalist was judged on them once. Original and "
+    "candidate were scored on the same rows. The bound is one-sided and valid at this number of rows; it is no normal "
+    "approximation."
+)
+APPROXIMATE = (
+    "The certification rows were kept apart from the search, and each finalist was judged on them once. The score is "
+    "no mean over rows, so the bound comes from resampling them and holds approximately, not exactly."
+)
+
+
+def certificate_section(answer: Answer, unit: ScoreUnit) -> Markup:
+    """All that backs the claim about the score; where nothing was certified, a line that says so."""
+    certificate = answer.certificate
+    if certificate is None:
+        why = "the answer is the original itself" if answer.status == "kept-original" else "no candidate came that far"
+        return el("p", {"class": "empty"}, f"Nothing was certified: {why}.")
+    return el(
+        "div",
+        {"class": "certificate"},
+        _line(answer, certificate, unit),
+        el("div", None, *_evidence(certificate, unit)),
+    )
+
+
+def _line(answer: Answer, certificate: Certified, unit: ScoreUnit) -> Markup:
+    drop, bound, budget = certificate.drop, certificate.upper_bound, answer.budget.max_drop
+    known = [unit.value(value) for value in (0.0, drop, bound, budget) if value is not None]
+    axis = Axis.over(known, margin=0.08)
+    confidence = units.percent(certificate.confidence)
+    rows = [
+        _row("Drop seen", unit.drop(drop), axis, unit, drop, drop, "seen"),
+        _row(f"Certified, {confidence}", f"at most {unit.bound(bound)}", axis, unit, drop, bound, "bound"),
+        _row("Budget", unit.drop(budget), axis, unit, budget, budget, "budget"),
+    ]
+    return el("dl", {"class": "number-line"}, *rows)
+
+
+def _row(
+    name: str, said: str, axis: Axis, unit: ScoreUnit, start: float | None, end: float | None, style: str
+) -> Markup:
+    zero = el("i", {"class": "zero", "style": f"left:{100 * axis.at(0.0):.2f}%"})
+    marks = [zero]
+    if end is not None:
+        right = 100 * axis.at(unit.value(end))
+        left = 100 * axis.at(unit.value(end if start is None else min(start, end)))
+        marks.append(el("i", {"class": style, "style": f"left:{left:.2f}%;width:{right - left:.2f}%"}))
+    track = el("dd", {"class": "track", "aria-hidden": "true"}, *marks)
+    return el("div", None, el("dt", None, name), track, el("dd", {"class": "said"}, said))
+
+
+def _evidence(certificate: Certified, unit: ScoreUnit) -> list[Markup]:
+    rows = certificate.rows
+    worse, better = certificate.regressions, certificate.fixes
+    told = []
+    if worse is not None and better is not None:
+        counts = [("got worse", worse), ("got better", better), ("scored the same", max(0, rows - worse - better))]
+        items = [el("li", None, el("b", None, units.count(number)), f" {what}") for what, number in counts]
+        told.append(el("p", {"class": "lead-in"}, f"Of {units.counted(rows, 'row')} that the search never saw"))
+        told.append(el("ul", {"class": "counts"}, *items))
+    else:
+        told.append(el("p", {"class": "lead-in"}, f"Judged on {units.counted(rows, 'row')} that the search never saw"))
+    told.append(el("p", None, APPROXIMATE if certificate.approximate else EXACT))
+    finalists = certificate.finalists
+    corrected = f", corrected for {finalists} finalists" if finalists > 1 else ""
+    told.append(el("p", None, as_sentence(f"method: {certificate.method}{corrected}")))
+    if certificate.smallest_certifiable_drop is not None:
+        smallest = unit.bound(certificate.smallest_certifiable_drop)
+        told.append(el("p", None, f"The smallest drop that this many rows can certify is {smallest}."))
+    return told

@@ -1,0 +1,112 @@
+"""The chart of the search: the drop of every trial against what the run made best, as inline SVG."""
+
+from __future__ import annotations
+
+from paring.report.captions import certified_at, labels_of
+from paring.report.dots import OTHER_SHAPE, SHAPES, Dot, colour
+from paring.report.labels import Placed
+from paring.report.markup import Markup, el
+from paring.report.plot import Plot
+from paring.report.units import signed
+
+
+def scatter(plot: Plot, kind: str) -> Markup:
+    """The drawing. `kind` is a class: the page has one for wide and one for narrow screens and shows what fits."""
+    size = f"0 0 {plot.frame.width:g} {plot.frame.height:g}"
+    name = f"Drop of {len(plot.dots)} trials against {plot.goal.axis}; the same figures are in the table of trials"
+    attributes = {"viewBox": size, "class": f"chart {kind}", "role": "group", "aria-label": name}
+    texts = [el("text", _text(spot), spot.label.text) for spot in labels_of(plot)]
+    layers = [
+        *_limits(plot),
+        *_grid(plot),
+        *_frontier(plot),
+        *_whisker(plot),
+        *(_mark(plot, dot) for dot in plot.dots),
+    ]
+    return el("svg", attributes, *layers, *texts)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    return el("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "class": style})
+
+
+def _limits(plot: Plot) -> list[Markup]:
+    box, budget = plot.frame.plot, plot.answer.budget.max_drop
+    drawn = []
+    if budget is not None:
+        y = plot.y(budget)
+        room = {"x": box.left, "y": plot.frame.top, "width": box.right - box.left, "height": y - plot.frame.top}
+        drawn += [el("rect", {**room, "class": "outside"}), _line(box.left, y, box.right, y, "budget")]
+    if plot.goal.limit:
+        x = plot.x(plot.goal.limit)
+        drawn.append(_line(x, plot.frame.top, x, box.bottom, "budget"))
+    return drawn
+
+
+def _grid(plot: Plot) -> list[Markup]:
+    box, drawn = plot.frame.plot, []
+    for tick in plot.up.ticks(5):
+        y = plot.y(tick / (100 if plot.unit.fraction else 1))
+        drawn.append(_line(box.left, y, box.right, y, "zero" if tick == 0 else "grid"))
+        drawn.append(_tick(signed(f"{tick:g}"), box.left - 8, y + 4, "end"))
+    wanted = round((box.right - box.left) / 110)
+    for tick in plot.across.ticks(wanted):
+        x = plot.x(tick)
+        drawn += [
+            _line(x, box.bottom, x, box.bottom + 5, "tick"),
+            _tick(_short(plot, tick), x, box.bottom + 19, "middle"),
+        ]
+    faster = "right is better" if plot.goal.higher_is_better else "left is better"
+    title = {"x": (box.left + box.right) / 2, "y": box.bottom + 39, "text-anchor": "middle", "class": "axis"}
+    drawn.append(el("text", title, f"{plot.goal.axis} ({faster})"))
+    if plot.frame.strip:
+        drawn.append(_line(box.left, box.top, box.right, box.top, "break"))
+        drawn.append(_tick(f"> {plot.up.high:.2g}", box.left - 8, plot.frame.top + 16, "end"))
+    return drawn
+
+
+def _short(plot: Plot, value: float) -> str:
+    """A round value as a tick: 0.200 ms is 0.2 ms here."""
+    number, _, name = plot.goal.shown(value).partition(" ")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {name}"
+
+
+def _tick(text: str, x: float, y: float, anchor: str) -> Markup:
+    return el("text", {"x": x, "y": y, "text-anchor": anchor, "class": "tick-label"}, text)
+
+
+def _frontier(plot: Plot) -> list[Markup]:
+    flagged = [dot for dot in plot.dots if dot.trial.frontier and not plot.beyond(dot)]
+    sign = -1 if plot.goal.higher_is_better else 1
+    path: list[str] = []
+    least = float("inf")
+    for dot in sorted(flagged, key=lambda dot: (sign * dot.value, dot.drop)):
+        if dot.drop < least:
+            x, y = plot.x(dot.value), plot.y(dot.drop)
+            path.append(f"H{x:.1f}V{y:.1f}" if path else f"M{x:.1f} {y:.1f}")
+            least = dot.drop
+    return [el("path", {"d": "".join(path), "class": "frontier"})] if len(path) > 1 else []
+
+
+def _whisker(plot: Plot) -> list[Markup]:
+    bound = certified_at(plot)
+    if bound is None:
+        return []
+    x, top, dot = bound
+    foot = plot.y(dot.drop)
+    return [_line(x, foot, x, top, "whisker"), _line(x - 6, top, x + 6, top, "whisker")]
+
+
+def _mark(plot: Plot, dot: Dot) -> Markup:
+    styles = ["mark", f"c{colour(dot.point.backend)}"]
+    styles += ["hollow"] if dot.trial.outcome == "stopped-early" else []
+    styles += ["on-frontier"] if dot.trial.frontier else []
+    place_at = f"translate({plot.x(dot.value):.1f} {plot.y(dot.drop):.1f})"
+    ring = [el("circle", {"r": 10, "class": "ring"})] if dot.chosen else []
+    shape = el("path", {"d": SHAPES.get(dot.trial.stage, OTHER_SHAPE), "class": " ".join(styles)})
+    group = {"class": "dot", "transform": place_at, "role": "img", "aria-label": dot.tip.replace("\n", "; ")}
+    return el("g", group, el("title", None, dot.tip), *ring, shape)
+
+
+def _text(spot: Placed) -> dict[str, str | float | bool | None]:
+    return {"x": spot.x, "y": spot.y, "text-anchor": spot.anchor, "class": spot.label.kind}

@@ -1,0 +1,120 @@
+"""The page: one file that needs no network, no font and no script from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from paring.report import units
+from paring.report.certificate import certificate_section
+from paring.report.charts import scatter
+from paring.report.dots import chosen_trial, dots_of, legend
+from paring.report.failures import failures_section
+from paring.report.goal import Goal
+from paring.report.layers import layers_section
+from paring.report.machine import machine_section
+from paring.report.markup import Markup, el, joined
+from paring.report.opening import opening
+from paring.report.originals import originals_section
+from paring.report.plot import Plot
+from paring.report.records import Answer, Point, Trial
+from paring.report.story import told
+from paring.report.tables import Column, point_columns, table, trials_table
+from paring.report.units import ScoreUnit
+
+WIDE, NARROW = (960.0, 460.0), (390.0, 420.0)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; `short` is its name in the contents."""
+
+    anchor: str
+    short: str
+    title: str
+    body: Markup
+
+
+def page(answer: Answer, trials: tuple[Trial, ...]) -> str:
+    """The whole document. The same folder gives the same bytes."""
+    unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
+    sections = _sections(answer, trials, goal, unit)
+    links = [el("a", {"href": f"#{section.anchor}"}, section.short) for section in sections]
+    parts = [el("section", {"id": section.anchor}, el("h2", None, section.title), section.body) for section in sections]
+    opened = opening(answer, unit, el("nav", {"aria-label": "Contents"}, *links))
+    tooltip = el("div", {"id": "tip", "role": "status", "hidden": True})
+    body = el("body", None, el("main", None, opened, *parts), tooltip, el("script", None, Markup(_asset("page.js"))))
+    return f"<!doctype html>\n{el('html', {'lang': 'en'}, _head(answer, unit), body)}\n"
+
+
+def _head(answer: Answer, unit: ScoreUnit) -> Markup:
+    digest = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
+    return el(
+        "head",
+        None,
+        el("meta", {"charset": "utf-8"}),
+        el("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
+        el("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        el("meta", {"name": "color-scheme", "content": "light dark"}),
+        el("title", None, f"{answer.task}: {told(answer, unit).lead}"),
+        el("style", None, Markup(_asset("page.css"))),
+    )
+
+
+def _asset(name: str) -> str:
+    return files("paring.report").joinpath(name).read_text("utf-8")
+
+
+def _sections(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: ScoreUnit) -> list[Section]:
+    sections = []
+    if answer.nearest:
+        sections.append(Section("nearest", "Nearest", "The nearest points", _nearest(answer, unit)))
+    chart = _chart(answer, trials, goal, unit)
+    every = trials_table(trials, chosen_trial(answer, trials), goal, unit) if trials else _none()
+    return [
+        *sections,
+        Section("search", "Search", f"Drop against {goal.name}", chart),
+        Section("runtimes", "Runtimes", "The original on every runtime", originals_section(answer, unit)),
+        Section("certificate", "Certificate", "The certificate", certificate_section(answer, unit)),
+        Section("layers", "Layers", "What was changed, by layer", layers_section(answer)),
+        Section("failures", "Failures", "What was tried and came to nothing", failures_section(answer, trials)),
+        Section("trials", "Trials", _count(trials), every),
+        Section("machine", "Machine", "The machine, and how to reproduce this", machine_section(answer)),
+    ]
+
+
+def _chart(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: ScoreUnit) -> Markup:
+    dots = dots_of(answer, trials, goal, unit)
+    if not dots:
+        return el("p", {"class": "empty"}, "No trial was measured, so there is nothing to draw.")
+    drawn = [scatter(Plot.of(answer, dots, goal, unit, WIDE), "wide")]
+    drawn.append(scatter(Plot.of(answer, dots, goal, unit, NARROW), "narrow"))
+    missing = sum(trial.outcome == "measured" for trial in trials) - sum(d.trial.outcome == "measured" for d in dots)
+    hint = f"Drop in {unit.noun}, as seen in the search. The line joins the trials that no other beats."
+    more = (
+        f" {units.counted(missing, 'measured trial')} without these figures is in the table only."
+        if missing > 0
+        else ""
+    )
+    return el("figure", None, legend(dots), *drawn, el("figcaption", None, hint + more))
+
+
+def _nearest(answer: Answer, unit: ScoreUnit) -> Markup:
+    columns: list[Column[Point]] = [
+        Column("Recipe", lambda p: p.recipe, style="recipe"),
+        Column("Backend", lambda p: p.backend_text, style="recipe"),
+        Column("What it misses", lambda p: p.misses or "–", style="misses"),
+        *point_columns(unit),
+    ]
+    return table("The nearest points", columns, answer.nearest, lambda point: "", sortable=False)
+
+
+def _count(trials: tuple[Trial, ...]) -> str:
+    return f"All {units.counted(len(trials), 'trial')}" if trials else "Trials"
+
+
+def _none() -> Markup:
+    return joined([el("p", {"class": "empty"}, "Nothing was tried.")])

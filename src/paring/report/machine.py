@@ -1,0 +1,40 @@
+"""The machine that measured, and the commands that repeat, check and serve the result."""
+
+from __future__ import annotations
+
+from paring.report import units
+from paring.report.markup import Markup, el
+from paring.report.records import Answer
+
+
+def machine_section(answer: Answer) -> Markup:
+    """A list of facts, then commands."""
+    facts = [(name.replace("_", " "), value) for name, value in answer.hardware]
+    if answer.threads:
+        facts.append(("threads used", str(answer.threads)))
+    facts += [("wall time", units.duration(answer.wall_time_s)), ("trials", _outcomes(answer))]
+    facts.append(("paring", answer.version or "–"))
+    listed = [el("div", None, el("dt", None, name), el("dd", None, value)) for name, value in facts]
+    repeat = "The same seed gives the same list of recipes; times are of the machine above, so measure again elsewhere."
+    commands = el("pre", {"tabindex": 0}, el("code", None, "\n".join(commands_of(answer))))
+    return el("div", {"class": "machine"}, el("dl", None, *listed), el("div", None, el("p", None, repeat), commands))
+
+
+def commands_of(answer: Answer) -> list[str]:
+    """TASK and DIR stand for the task file and this folder: neither is recorded."""
+    budget = answer.budget
+    options = [f"--max-drop {budget.max_drop:g}" if budget.max_drop is not None else ""]
+    options += [f"--confidence {budget.confidence:g}", f"--objective {budget.objective}"]
+    options += [f"--max-latency-ms {budget.max_latency_ms:g}" if budget.max_latency_ms is not None else ""]
+    options += [f"--max-size {budget.max_size_bytes:.0f}" if budget.max_size_bytes is not None else ""]
+    options += [f"--batch-size {budget.batch_size}", f"--threads {answer.threads}" if answer.threads else ""]
+    options += [f"--seed {answer.seed}" if answer.seed is not None else ""]
+    search = " ".join(["paring optimize TASK --out DIR", *filter(None, options)])
+    if answer.status == "infeasible":
+        return ["# run the search again", search]
+    check = ["# check and measure it on this or another machine", "paring verify DIR/best"]
+    return ["# run the search again", search, "", *check, "", "# serve it", "paring serve DIR/best"]
+
+
+def _outcomes(answer: Answer) -> str:
+    return ", ".join(f"{units.count(number)} {name}" for name, number in answer.outcomes if number) or "none"

@@ -1,0 +1,244 @@
+"""What a finished run left behind, as typed values: the answer of result.json and the rows of trials.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paring.report.fields import Fields
+from paring.report.units import ScoreUnit
+from paring.types import Coverage, LayerChange
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A factor with the ends of its interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, fields: Fields | None) -> Interval | None:
+        """None where the ratio is missing; an end that is missing is the ratio itself."""
+        ratio = fields.number("ratio") if fields else None
+        if fields is None or ratio is None:
+            return None
+        low, high = fields.number("low"), fields.number("high")
+        return cls(ratio, ratio if low is None else low, ratio if high is None else high)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One recipe on one backend with what was measured; None is what was not."""
+
+    recipe: str
+    backend: str
+    backend_text: str
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    throughput_per_s: float | None
+    size_bytes: int | None
+    peak_memory_bytes: int | None
+    score: float | None
+    speedup: Interval | None
+    number: int | None
+    misses: str = ""
+
+    @classmethod
+    def of(cls, fields: Fields) -> Point:
+        """From a row or a point of the result."""
+        latency = fields.inner("latency_ms") or Fields({})
+        backend = (fields.inner("backend") or Fields({})).text("name")
+        return cls(
+            recipe=fields.text("recipe_text") or _chain(fields.each("recipe")),
+            backend=backend or fields.text("backend_text", "?").partition("(")[0],
+            backend_text=fields.text("backend_text", backend or "?"),
+            p50_ms=latency.number("p50"),
+            p90_ms=latency.number("p90"),
+            p99_ms=latency.number("p99"),
+            throughput_per_s=fields.number("throughput_per_s"),
+            size_bytes=fields.integer("size_bytes"),
+            peak_memory_bytes=fields.integer("peak_memory_bytes"),
+            score=fields.number("score"),
+            speedup=Interval.of(fields.inner("speedup")),
+            number=fields.integer("number"),
+            misses=fields.text("misses"),
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row of trials.jsonl."""
+
+    point: Point
+    stage: str
+    outcome: str
+    reason: str
+    drop: float | None
+    rows: int
+    wall_time_s: float | None
+    frontier: bool
+
+    @classmethod
+    def of(cls, fields: Fields) -> Trial:
+        """From one parsed line."""
+        return cls(
+            point=Point.of(fields),
+            stage=fields.text("stage", "?"),
+            outcome=fields.text("outcome", "?"),
+            reason=fields.text("reason").strip(),
+            drop=fields.number("drop"),
+            rows=fields.integer("rows") or 0,
+            wall_time_s=fields.number("wall_time_s"),
+            frontier=fields.flag("frontier"),
+        )
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The certificate; `regressions` and `fixes` are None where scores are not right or wrong."""
+
+    drop: float | None
+    upper_bound: float | None
+    confidence: float
+    rows: int
+    method: str
+    finalists: int
+    regressions: int | None
+    fixes: int | None
+    smallest_certifiable_drop: float | None
+
+    @classmethod
+    def of(cls, fields: Fields | None) -> Certified | None:
+        """None where nothing was certified."""
+        if fields is None:
+            return None
+        return cls(
+            drop=fields.number("drop"),
+            upper_bound=fields.number("upper_bound"),
+            confidence=fields.number("confidence") or 0.0,
+            rows=fields.integer("n") or 0,
+            method=fields.text("method", "not recorded"),
+            finalists=fields.integer("finalists") or 1,
+            regressions=fields.integer("regressions"),
+            fixes=fields.integer("fixes"),
+            smallest_certifiable_drop=fields.number("smallest_certifiable_drop"),
+        )
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the method gives no finite-sample guarantee."""
+        return any(word in self.method.lower() for word in ("approximate", "bootstrap"))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budget as it was given."""
+
+    max_drop: float | None
+    confidence: float
+    max_latency_ms: float | None
+    max_size_bytes: float | None
+    max_memory_bytes: float | None
+    objective: str
+    batch_size: int
+
+    @classmethod
+    def of(cls, fields: Fields) -> Limits:
+        """From the result's `budget`."""
+        return cls(
+            max_drop=fields.number("max_drop"),
+            confidence=fields.number("confidence") or 0.95,
+            max_latency_ms=fields.number("max_latency_ms"),
+            max_size_bytes=fields.number("max_size_bytes"),
+            max_memory_bytes=fields.number("max_memory_bytes"),
+            objective=fields.text("objective", "latency"),
+            batch_size=fields.integer("batch_size") or 1,
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """result.json."""
+
+    task: str
+    status: str
+    reason: str
+    budget: Limits
+    threads: int | None
+    best: Point | None
+    baseline: Point | None
+    baselines: tuple[Point, ...]
+    speedup: Interval | None
+    speedup_over_source: Interval | None
+    certificate: Certified | None
+    coverage: tuple[Coverage, ...]
+    hardware: tuple[tuple[str, str], ...]
+    wall_time_s: float | None
+    outcomes: tuple[tuple[str, int], ...]
+    unavailable: tuple[tuple[str, str], ...]
+    nearest: tuple[Point, ...]
+    seed: int | None
+    version: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Answer:
+        """From the parsed file; what is missing stays empty."""
+        fields = Fields(values)
+        outcomes = fields.inner("trials") or Fields({})
+        hardware = fields.inner("hardware") or Fields({})
+        best, baseline = fields.inner("best"), fields.inner("baseline")
+        return cls(
+            task=fields.text("task", "task"),
+            status=fields.text("status"),
+            reason=fields.text("reason").strip(),
+            budget=Limits.of(fields.inner("budget") or Fields({})),
+            threads=fields.integer("threads"),
+            best=Point.of(best) if best else None,
+            baseline=Point.of(baseline) if baseline else None,
+            baselines=tuple(Point.of(each) for each in fields.each("baselines")),
+            speedup=Interval.of(fields.inner("speedup")),
+            speedup_over_source=Interval.of(fields.inner("speedup_over_source")),
+            certificate=Certified.of(fields.inner("certificate")),
+            coverage=tuple(_coverage(each) for each in fields.each("coverage")),
+            hardware=tuple((name, _plain(value)) for name, value in hardware.values.items()),
+            wall_time_s=fields.number("wall_time_s"),
+            outcomes=tuple((name, outcomes.integer(name) or 0) for name in outcomes.values),
+            unavailable=tuple((each.text("backend", "?"), each.text("reason")) for each in fields.each("unavailable")),
+            nearest=tuple(Point.of(each) for each in fields.each("nearest")),
+            seed=fields.integer("seed"),
+            version=fields.text("version"),
+        )
+
+    def score_unit(self, trials: tuple[Trial, ...] = ()) -> ScoreUnit:
+        """Points where every score that was seen lies in 0..1, else the metric's own unit."""
+        points = [*self.baselines, *self.nearest, *(trial.point for trial in trials)]
+        points += [point for point in (self.best, self.baseline) if point]
+        return ScoreUnit(all(point.score is None or 0 <= point.score <= 1 for point in points))
+
+
+def _coverage(fields: Fields) -> Coverage:
+    layers = tuple(
+        LayerChange(
+            layer=each.text("layer", "?"),
+            changed=each.flag("changed"),
+            reason=each.text("reason"),
+            parameters=each.integer("parameters") or 0,
+            macs=each.integer("macs") or 0,
+        )
+        for each in fields.each("layers")
+    )
+    return Coverage(fields.text("technique", "?"), layers)
+
+
+def _chain(recipe: tuple[Fields, ...]) -> str:
+    return " -> ".join(each.text("technique", "?") for each in recipe) or "original"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return "–" if value is None else "yes" if value is True else "no" if value is False else str(value)

@@ -1,0 +1,96 @@
+"""Fine-tuning in which the original network is the teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import nn
+
+from paring.data.job import Job
+from paring.errors import TaskError
+from paring.graph.macs import layer_costs
+from paring.techniques.base import ModuleTechnique
+from paring.train.distiller import Distillation, Distiller, Teaching
+from paring.train.loop import fit_
+from paring.train.mixing import Mixing
+from paring.train.settings import Training
+from paring.types import Coverage, LayerChange
+
+
+@dataclass(frozen=True)
+class FineTune(ModuleTechnique):
+    """Train the network to answer as the original does: knowledge distillation (Hinton, Vinyals, Dean 2015).
+
+    loss = label_weight * task.loss + (1 - label_weight) * distance to the original's answers: T^2 KL for class scores,
+    squared error over the original's variance for all else, or cosine. Data without labels is taught by the original
+    alone. `learning_rate` is the peak of a one-cycle schedule that ends with the epochs or with the job's deadline,
+    whichever comes first. Unlike the paper, half the batches can be mixed (`mixing`), judged by the original alone.
+    """
+
+    epochs: int = 30
+    learning_rate: float = 0.05
+    distillation: Distillation = "auto"
+    temperature: float = 4.0
+    label_weight: float = 0.1
+    mixing: Mixing = "none"
+
+    needs_training_data = True
+
+    def __post_init__(self) -> None:
+        self._training(Training.precision)
+        self._teaching()
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        """A trained copy in eval mode. Raises TaskError without training data or with labels out of range."""
+        if job.task.train is None:
+            raise TaskError("FineTune needs training data: give the task `train`; its targets may be None.")
+        student = trainable_copy(model)
+        distiller = Distiller(self._teaching(), job)
+        # A class is decided by the larger score, which bfloat16 keeps; a number that is wanted exactly needs float32.
+        training = self._training("auto" if distiller.distillation == "kl" else "float32")
+        trained = fit_(student, job.task.train, distiller, training, job)
+        job.say(f"fine-tuned for {trained.steps:,} steps, {trained.rows:,} rows; last loss {trained.loss:.4f}")
+        return student
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        """Every layer that holds weights: trained, or frozen."""
+        old = dict(before.named_parameters())
+        layers = []
+        for name, cost in layer_costs(after, job.calibrate[0][0]).items():
+            own = after.get_submodule(name).named_parameters(prefix=name, recurse=False)
+            changed = any(_differs(old.get(key), value) for key, value in own)
+            reason = "trained" if changed else "frozen: its weights take no gradient"
+            layers.append(LayerChange(name, changed, reason, cost.parameters, cost.macs))
+        return Coverage(self.name, tuple(layers))
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """Long, short and labels given more say; none without training data or parameters."""
+        if job.task.train is None or not any(True for _ in model.parameters()):
+            return
+        yield cls()
+        yield cls(epochs=8)
+        yield replace(cls(), label_weight=0.5)
+
+    def _training(self, precision: str) -> Training:
+        return Training(self.epochs, self.learning_rate, precision="float32" if precision == "float32" else "auto")
+
+    def _teaching(self) -> Teaching:
+        return Teaching(self.distillation, self.temperature, self.label_weight, self.mixing)
+
+
+def _differs(before: nn.Parameter | None, after: nn.Parameter) -> bool:
+    return before is None or before.shape != after.shape or not torch.equal(before, after)
+
+
+def trainable_copy(model: nn.Module) -> nn.Module:
+    """A copy that can be trained: what the user froze stays frozen, unless that is everything."""
+    student = copy.deepcopy(model)
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        for parameter in student.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+    return student

@@ -1,0 +1,203 @@
+"""The one training loop: every technique that takes gradient steps brings its loss and uses this."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from paring.data.batches import rows_in, tensors_of
+from paring.data.job import Job
+from paring.errors import TaskError, TechniqueError
+from paring.train.batch_norm import normalisers
+from paring.train.guard import Guard
+from paring.train.optimizer import make_optimizer, set_learning_rate_
+from paring.train.precision import device_of, has_bf16, is_convolutional, placed, with_layout_
+from paring.train.prefetch import Drawn, epochs_of, prefetched
+from paring.train.progress import Progress
+from paring.train.schedule import Pace, one_cycle
+from paring.train.settings import Training
+from paring.types import Batch
+
+Clock: TypeAlias = Callable[[], float]
+Loss: TypeAlias = Callable[[nn.Module, Any, Any], Tensor]
+"""(network in train mode, inputs, targets) -> (). Called under autocast, with the batch on the network's device."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to: `share` of the steps done (below 1 where the deadline ended it), `loss` of the last."""
+
+    steps: int
+    rows: int
+    share: float
+    loss: float
+
+
+def fit_(
+    model: nn.Module,
+    train: Iterable[Batch],
+    loss: Loss,
+    training: Training,
+    job: Job,
+    now: Clock = time.monotonic,
+) -> Trained:
+    """Train the network in place until the last epoch or `job.deadline_s`; the learning rate ends at zero either way.
+
+    The network ends in eval mode. The same seed gives the same weights, unless the deadline cuts in. Raises TaskError
+    where the data or the loss is at fault; TechniqueError where the training diverges twice (the network then has its
+    last good weights) or where no step fits before the deadline.
+    """
+    with _threads(job.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        try:
+            return _Run(model, loss, training, job, now).over(train)
+        finally:
+            model.eval()
+            with_layout_(model, torch.contiguous_format)
+
+
+class _Run:
+    """One call of `fit_`."""
+
+    def __init__(self, model: nn.Module, loss: Loss, training: Training, job: Job, now: Clock) -> None:
+        self.model, self.loss, self.training, self.job, self.now = model, loss, training, job, now
+        self.device = device_of(model)
+        self.channels_last = is_convolutional(model)
+        if self.channels_last:
+            with_layout_(model, torch.channels_last)
+        self.bf16 = training.precision == "auto" and has_bf16(self.device)
+        self.fewest_rows = 2 if normalisers(model) else 1
+        self.optimizer = make_optimizer(model, training)
+        self.guard = Guard(model)
+        self.step_s = 0.0
+        self.trained = Trained(0, 0, 0.0, float("nan"))
+
+    def over(self, train: Iterable[Batch]) -> Trained:
+        """All steps."""
+        self.model.train()
+        pace = self._pace(train)
+        progress = Progress(self.job.say, self.training.epochs, self.now())
+        last: Drawn | None = None
+        for drawn in self._source(train):
+            if last and drawn.epoch > last.epoch:
+                pace = replace(pace, steps_per_epoch=last.step + 1)
+            if self._expired():
+                break
+            self._timed_step(drawn, pace)
+            last = drawn
+            share = pace.progress(drawn.epoch, drawn.step + 1, self.now())
+            progress.count(rows_in(drawn.batch[0]), self.trained.loss)
+            progress.tell(share, drawn.epoch, pace.time_left_s(share, self.now()), self.now())
+        self._check_end()
+        return self.trained
+
+    def _pace(self, train: Iterable[Batch]) -> Pace:
+        steps = len(train) if isinstance(train, Sized) else None
+        if steps is None and self.job.deadline_s is None:
+            # With neither a length nor a deadline nothing would tell when the learning rate has to come down.
+            self.job.say("counting the batches of train, which has no length")
+            steps = sum(1 for _ in train)
+        return Pace(self.training.epochs, steps, self.now(), self.job.deadline_s)
+
+    def _source(self, train: Iterable[Batch]) -> Iterator[Drawn]:
+        drawn = epochs_of(train, self.training.epochs)
+        first = next(drawn)
+        if self._rehearse(first):
+            # Data and network share one random generator: with a thread, chance would say who draws first.
+            return chain([first], drawn)
+        return chain([first], prefetched(drawn, self._expired))
+
+    def _rehearse(self, drawn: Drawn) -> bool:
+        """One step on a copy: falls back to float32 where bfloat16 fails; True where the network draws at random."""
+        before = torch.get_rng_state()
+        if self.bf16:
+            try:
+                self._loss(copy.deepcopy(self.model), drawn).backward()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                self.job.say(f"training in float32, because bfloat16 fails: {error}")
+                self.bf16 = False
+        if not self.bf16:
+            self._loss(copy.deepcopy(self.model), drawn)
+        draws = not torch.equal(before, torch.get_rng_state())
+        torch.set_rng_state(before)
+        return draws
+
+    def _expired(self) -> bool:
+        deadline_s = self.job.deadline_s
+        return deadline_s is not None and self.now() + self.step_s > deadline_s
+
+    def _timed_step(self, drawn: Drawn, pace: Pace) -> None:
+        start_s = self.now()
+        rows = rows_in(drawn.batch[0])
+        if rows < self.fewest_rows:
+            return
+        # The middle of the step stands for all of it: the first rate is not zero, and the last one is not lost.
+        share = pace.progress(drawn.epoch, drawn.step + 0.5, start_s)
+        rate = self.training.learning_rate * one_cycle(share, self.training.warmup)
+        set_learning_rate_(self.optimizer, rate * self.guard.learning_rate_factor)
+        value = self._step(drawn)
+        self.step_s = self.now() - start_s
+        done = pace.of_steps(drawn.epoch, drawn.step + 1)
+        self.trained = Trained(self.trained.steps + 1, self.trained.rows + rows, done, value)
+
+    def _step(self, drawn: Drawn) -> float:
+        loss = self._loss(self.model, drawn)
+        value = loss.item()
+        self.optimizer.zero_grad()
+        if not torch.isfinite(loss):
+            self._diverged("the loss", drawn)
+            return value
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        if torch.isfinite(norm):
+            self.guard.good()
+            self.optimizer.step()
+        else:
+            self._diverged("the gradient", drawn)
+        return value
+
+    def _loss(self, model: nn.Module, drawn: Drawn) -> Tensor:
+        inputs, targets = (placed(values, self.device, self.channels_last) for values in drawn.batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.loss(model, inputs, targets)
+        if loss.ndim:
+            raise TaskError(f"the loss has shape {tuple(loss.shape)}: return a single number, such as the mean.")
+        return loss.float()
+
+    def _diverged(self, what: str, drawn: Drawn) -> None:
+        where = f"step {drawn.step + 1} of epoch {drawn.epoch + 1}"
+        for value in chain(*(tensors_of(values) for values in drawn.batch)):
+            if not torch.isfinite(value).all():
+                self.guard.restore_()
+                raise TaskError(f"train holds NaN or infinity in the batch of {where}: remove such rows.")
+        self.guard.bad(f"{what} at {where}")
+        self.optimizer.state.clear()
+        self.job.say(f"{what} is not finite at {where}: on from the last good weights with smaller steps")
+
+    def _check_end(self) -> None:
+        if not self.trained.steps:
+            if self._expired():
+                raise TechniqueError("no training step fits before the deadline: give more time.")
+            raise TaskError("every batch of train has a single row, and BatchNorm needs 2: use larger batches.")
+        if not self.guard.is_finite():
+            self.guard.restore_()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads within; None for as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,101 @@
+"""Batches drawn by a thread of their own, so that the user's augmentation runs beside the training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Any
+
+from paring.errors import ParingError, TaskError
+from paring.types import Batch
+
+AHEAD = 4
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One batch of the training data and where it stood: both numbers count from 0."""
+
+    epoch: int
+    step: int
+    batch: Batch
+
+
+def epochs_of(train: Iterable[Batch], epochs: int) -> Iterator[Drawn]:
+    """All batches of so many passes over the data. Raises TaskError where a pass is empty or the data fails."""
+    for epoch in range(epochs):
+        step = -1
+        try:
+            for step, batch in enumerate(train):
+                yield Drawn(epoch, step, _checked(batch, epoch, step))
+        except (ParingError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise TaskError(
+                f"train failed after batch {step + 1} of epoch {epoch + 1}: {type(error).__name__}: {error}"
+            ) from error
+        if step < 0:
+            raise TaskError(_why_empty(epoch))
+
+
+def prefetched(drawn: Iterator[Drawn], expired: Callable[[], bool], ahead: int = AHEAD) -> Iterator[Drawn]:
+    """The same batches in the same order, up to `ahead` of them drawn by a thread before they are asked for.
+
+    Ends early once `expired`, even while the data keeps us waiting.
+    """
+    queue: Queue[Any] = Queue(maxsize=ahead)
+    stopped = Event()
+    Thread(target=_draw, args=(drawn, queue, stopped), name="paring-prefetch", daemon=True).start()
+    try:
+        while not expired():
+            try:
+                item = queue.get(timeout=POLL_S)
+            except Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+
+
+def _draw(drawn: Iterator[Drawn], queue: Queue[Any], stopped: Event) -> None:
+    """What the thread does; an error travels through the queue to whoever waits for a batch."""
+    try:
+        for item in drawn:
+            if not _put(item, queue, stopped):
+                return
+        _put(None, queue, stopped)
+    except BaseException as error:
+        _put(error, queue, stopped)
+
+
+def _put(item: Any, queue: Queue[Any], stopped: Event) -> bool:
+    while not stopped.is_set():
+        try:
+            queue.put(item, timeout=POLL_S)
+        except Full:
+            continue
+        return True
+    return False
+
+
+def _checked(batch: Any, epoch: int, step: int) -> Batch:
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        inputs, targets = batch
+        return (tuple(inputs) if isinstance(inputs, list) else inputs), targets
+    raise TaskError(
+        f"batch {step} of epoch {epoch + 1} of train is a {type(batch).__name__}: "
+        "give pairs (inputs, targets), with targets None where there are no labels."
+    )
+
+
+def _why_empty(epoch: int) -> str:
+    if epoch == 0:
+        return "train is empty: it has no batch."
+    return f"train has no batch in epoch {epoch + 1}: each iter(train) must start a new pass over the data."

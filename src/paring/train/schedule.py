@@ -1,0 +1,52 @@
+"""The learning rate over a training that ends by its number of steps or by the clock, whichever comes first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Factor on the peak learning rate: up in a line over the first `warmup` share, then down half a cosine to 0.
+
+    Smith and Topin 2017 (super-convergence), with the cosine of Loshchilov and Hutter 2017. `progress` from 0 to 1.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far a training has come: progress = max(share of the steps, share of the time limit).
+
+    So the learning rate reaches zero at the end even where the clock ends the training early. `steps_per_epoch` is
+    None while nobody knows it: then only whole epochs and the clock tell.
+    """
+
+    epochs: int
+    steps_per_epoch: int | None
+    start_s: float
+    deadline_s: float | None
+
+    def progress(self, epoch: int, step: float, now_s: float) -> float:
+        """From 0 to 1, when `step` steps of epoch number `epoch` (from 0) are done."""
+        return min(1.0, max(self.of_steps(epoch, step), self.of_time(now_s)))
+
+    def of_steps(self, epoch: int, step: float) -> float:
+        """Share of the steps that are done; an epoch longer than announced waits at its end."""
+        within = min(step / self.steps_per_epoch, 1.0) if self.steps_per_epoch else 0.0
+        return (epoch + within) / self.epochs
+
+    def of_time(self, now_s: float) -> float:
+        """Share of the time limit that is gone; 0 without one."""
+        if self.deadline_s is None:
+            return 0.0
+        limit_s = self.deadline_s - self.start_s
+        return (now_s - self.start_s) / limit_s if limit_s > 0 else 1.0
+
+    def time_left_s(self, progress: float, now_s: float) -> float:
+        """Seconds to the end at the pace so far, at most to the deadline; infinity before anything is known."""
+        at_this_pace = (now_s - self.start_s) * (1 - progress) / progress if progress > 0 else math.inf
+        return at_this_pace if self.deadline_s is None else min(at_this_pace, self.deadline_s - now_s)

@@ -23,7 +23,7 @@ def size_bytes(text: str) -> int:
 
 def _quantity(text: str, units: Mapping[str, float], wanted: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
-    unit = match[2].lower() if match else None
-    if match is None or unit not in units or float(match[1]) == 0:
+    factor = units.get(match[2].lower()) if match else None
+    if match is None or factor is None or float(match[1]) == 0:
         raise InputError(f"{text!r} is not {wanted}.")
-    return float(match[1]) * units[unit]
+    return float(match[1]) * factor

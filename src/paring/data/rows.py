@@ -133,14 +133,14 @@ class _NpyWriter:
 
 
 def _structure(values: Any) -> Structure:
-    return "dict" if isinstance(values, dict) else "tuple" if isinstance(values, tuple | list) else "tensor"
+    return "dict" if isinstance(values, dict) else "tuple" if isinstance(values, tuple) else "tensor"
 
 
 def _names(values: Any, prefix: str) -> tuple[str, ...]:
     """Names for the members of a tensor, tuple or dict."""
     if isinstance(values, dict):
         return tuple(values)
-    return tuple(f"{prefix}_{i}" for i in range(len(values))) if isinstance(values, tuple | list) else (prefix,)
+    return tuple(f"{prefix}_{i}" for i in range(len(values))) if isinstance(values, tuple) else (prefix,)
 
 
 def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, ...]) -> Rows:
@@ -153,6 +153,8 @@ def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, .
         for number, (inputs, targets) in enumerate(batches):
             if targets is None:
                 raise TaskError(f"evaluate has no targets in batch {number}: scores need labels.")
+            if isinstance(targets, list):
+                targets = _array(targets)
             if number == 0:
                 structure, target_names = _structure(targets), _names(targets, "target")
                 files = [f"input-{n}" for n in input_names] + [f"target-{n}" for n in target_names]
@@ -193,7 +195,10 @@ def _columns(
 
 def _array(value: Any) -> Array:
     """A tensor, array or list as an array that needs no pickle."""
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    try:
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    except ValueError as error:
+        raise TaskError("targets of mixed shapes: give tensors of one shape, padded if need be.") from error
     if array.dtype == object:
-        raise TaskError("targets of mixed shapes can't be stored: give tensors of one shape, padded if need be.")
+        raise TaskError(f"targets hold {type(value).__name__} objects: give tensors, arrays, numbers or strings.")
     return array

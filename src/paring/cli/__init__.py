@@ -1,0 +1,22 @@
+"""The command line: every failure is one sentence on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from paring.cli.app import app
+from paring.errors import ParingError
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line. 0 done, 2 bad input, 3 infeasible, 130 interrupted with its state saved."""
+    try:
+        app()
+    except ParingError as error:
+        print(f"paring: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("paring: interrupted; what had finished is saved.", file=sys.stderr)
+        sys.exit(INTERRUPTED)

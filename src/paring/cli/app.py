@@ -1,0 +1,113 @@
+"""The commands. Each one reads its arguments, calls one function of the library, and prints what came back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paring.cli.quantities import duration_s, size_bytes
+from paring.errors import InfeasibleError
+from paring.types import Budget, Objective
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Give it a trained network, data and a budget: it returns the fastest network that this machine can run and "
+    "that a statistical test says still meets the budget.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
+Names = Annotated[str | None, typer.Option(help="Comma-separated names; default: all.", show_default=False)]
+
+OPTIMIZE_EPILOG = (
+    "[bold]Examples[/bold]\n\n"
+    "  paring optimize examples/digits.py --out out/demo\n\n"
+    "  paring optimize task.py:my_task --out out/run --max-drop 0.005 --objective throughput --batch-size 64\n\n"
+    "  paring optimize net.onnx --data rows.npz --out out/net --max-size 2MB --time-limit 10m"
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Options of paring itself."""
+    if version:
+        from paring import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog=OPTIMIZE_EPILOG)
+def optimize(
+    task: Annotated[str, typer.Argument(help="file.py, file.py:name, or file.onnx with --data.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result; a killed run goes on from it.")],
+    data: Annotated[Path | None, typer.Option(help="For .onnx: FILE.npz with inputs by name and `targets`.")] = None,
+    max_drop: Annotated[float, typer.Option(help="Score that may be lost, absolute.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Of the certificate.")] = 0.95,
+    objective: Annotated[str, typer.Option(help="latency, throughput, size or memory.")] = "latency",
+    max_latency_ms: Annotated[float | None, typer.Option(help="Median time of one batch.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Bytes on disk, for example 2MB.")] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Peak memory of the process, for example 500MB.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows in a batch.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Default: all cores.")] = None,
+    time_limit: Annotated[str, typer.Option(help="For example 90s, 20m or 1.5h.")] = "20m",
+    techniques: Names = None,
+    backends: Names = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the search and the training.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left in the folder.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried, and run nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the best network within the budget, certify it, and write it to a folder."""
+    from paring.cli.tasks import load_task
+    from paring.flow import optimize as flow
+    from paring.flow.plan import make_plan
+    from paring.report.text import print_plan, print_summary
+
+    budget = Budget(
+        max_drop=max_drop,
+        confidence=confidence,
+        max_latency_ms=max_latency_ms,
+        max_size_bytes=size_bytes(max_size) if max_size else None,
+        max_memory_bytes=size_bytes(max_memory) if max_memory else None,
+        objective=_objective(objective),
+        batch_size=batch_size,
+    )
+    request = flow.Request(
+        task=load_task(task, data),
+        budget=budget,
+        out=out,
+        time_limit_s=duration_s(time_limit),
+        techniques=flow.chosen_techniques(_listed(techniques)),
+        backends=flow.chosen_backends(_listed(backends)),
+        threads=threads,
+        seed=seed,
+        resume=not fresh,
+    )
+    if plan:
+        planned = make_plan(request)
+        _show(planned, as_json, print_plan)
+        return
+    result = flow.run(request)
+    _show(result.values, as_json, print_summary)
+    if result.status == "infeasible":
+        raise InfeasibleError(result.reason)
+
+
+def _objective(text: str) -> Objective:
+    return text  # type: ignore[return-value]  # Budget checks it and says what is allowed.
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _show(values: Any, as_json: bool, show: Any) -> None:
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        show(values)

@@ -1,0 +1,116 @@
+"""Artifacts on disk: whole or not at all, and refused when a byte is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paring.artifact import Artifact, Manifest
+from paring.artifact.files import replacing_folder, write_text
+from paring.errors import ArtifactError, OutputError
+from paring.types import Signature, TensorSpec
+
+SIGNATURE = Signature(
+    (TensorSpec("input", "float32", (None, 3)),), (TensorSpec("output", "float32", (None, 2)),), "tensor", "tensor"
+)
+GOLDEN = ({"input": np.ones((2, 3), np.float32)}, {"output": np.zeros((2, 2), np.float32)})
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    network = tmp_path / "network.onnx"
+    network.write_bytes(b"weights" * 100)
+    manifest = Manifest("digits", SIGNATURE, "onnxruntime", {"streams": 2}, [], "original", threads=2, batch_size=1)
+    return Artifact.write(tmp_path / "best", manifest, network, GOLDEN)
+
+
+def test_what_is_written_is_read_back(artifact: Artifact) -> None:
+    again = Artifact.open(artifact.path)
+    assert again.manifest == artifact.manifest
+    assert again.network.read_bytes() == b"weights" * 100
+    inputs, outputs = again.golden()
+    assert (inputs["input"] == GOLDEN[0]["input"]).all()
+    assert (outputs["output"] == GOLDEN[1]["output"]).all()
+    assert again.size_bytes == 700
+
+
+@pytest.mark.parametrize("file", ["network.onnx", "golden.npz"])
+def test_a_changed_byte_is_named(artifact: Artifact, file: str) -> None:
+    whole = bytearray((artifact.path / file).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (artifact.path / file).write_bytes(bytes(whole))
+    with pytest.raises(ArtifactError, match=file):
+        Artifact.open(artifact.path)
+
+
+def test_a_truncated_file_is_named(artifact: Artifact) -> None:
+    (artifact.path / "network.onnx").write_bytes(b"weights")
+    with pytest.raises(ArtifactError, match=r"network\.onnx is damaged"):
+        Artifact.open(artifact.path)
+
+
+def test_a_missing_file_is_named(artifact: Artifact) -> None:
+    (artifact.path / "golden.npz").unlink()
+    with pytest.raises(ArtifactError, match=r"golden\.npz is missing"):
+        Artifact.open(artifact.path)
+
+
+def test_a_file_that_is_not_listed_is_refused(artifact: Artifact) -> None:
+    (artifact.path / "extra.bin").write_bytes(b"?")
+    with pytest.raises(ArtifactError, match=r"extra\.bin"):
+        Artifact.open(artifact.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format_version": 99}, "format version 99"),
+        ({"format_version": None}, "format version None"),
+        ({"surprise": 1}, "surprise"),
+        ({"signature": {"inputs": []}}, "outputs"),
+        ({"files": {"../outside": "0"}}, "files lie in the artifact's own folder"),
+    ],
+)
+def test_hostile_manifests_are_refused(artifact: Artifact, change: dict[str, object], says: str) -> None:
+    file = artifact.path / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ArtifactError) as error:
+        Artifact.open(artifact.path)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_manifest_that_is_no_manifest(artifact: Artifact, text: str) -> None:
+    (artifact.path / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        Artifact.open(artifact.path)
+
+
+def test_the_best_of_an_output_folder_is_offered(artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=r"its best artifact is .*/best"):
+        Artifact.open(artifact.path.parent)
+
+
+def test_a_failure_while_writing_leaves_the_old_artifact(artifact: Artifact) -> None:
+    with pytest.raises(RuntimeError), replacing_folder(artifact.path) as part:
+        (part / "manifest.json").write_text("half")
+        raise RuntimeError
+    assert Artifact.open(artifact.path).manifest == artifact.manifest
+    assert sorted(p.name for p in artifact.path.parent.iterdir()) == ["best", "network.onnx"]
+
+
+def test_a_second_write_replaces_the_first(artifact: Artifact, tmp_path: Path) -> None:
+    network = tmp_path / "other" / "network.onnx"
+    network.parent.mkdir()
+    network.write_bytes(b"new")
+    Artifact.write(artifact.path, artifact.manifest, network, GOLDEN)
+    assert Artifact.open(artifact.path).network.read_bytes() == b"new"
+
+
+def test_a_disk_that_refuses_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="choose another --out"):
+        write_text(tmp_path / "file" / "result.json", "{}")

@@ -95,9 +95,13 @@ def test_the_best_of_an_output_folder_is_offered(artifact: Artifact) -> None:
 
 
 def test_a_failure_while_writing_leaves_the_old_artifact(artifact: Artifact) -> None:
-    with pytest.raises(RuntimeError), replacing_folder(artifact.path) as part:
-        (part / "manifest.json").write_text("half")
-        raise RuntimeError
+    def interrupted() -> None:
+        with replacing_folder(artifact.path) as part:
+            (part / "manifest.json").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert Artifact.open(artifact.path).manifest == artifact.manifest
     assert sorted(p.name for p in artifact.path.parent.iterdir()) == ["best", "network.onnx"]
 

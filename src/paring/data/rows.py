@@ -114,7 +114,8 @@ class _NpyWriter:
         if rows.shape[1:] != self._like.shape[1:] or rows.dtype != self._like.dtype:
             raise TaskError(
                 f"{self.path.stem} changes from {self._like.dtype} rows of shape {self._like.shape[1:]} "
-                f"to {rows.dtype} rows of shape {rows.shape[1:]} after {self.rows} rows: give all batches one shape, padded if need be."
+                f"to {rows.dtype} rows of shape {rows.shape[1:]} after {self.rows} rows: "
+                "give all batches one shape, padded if need be."
             )
         self._stream.write(np.ascontiguousarray(rows).tobytes())
         self.rows += len(rows)

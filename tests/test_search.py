@@ -1,0 +1,290 @@
+"""The search against a made-up machine: what it asks for, in which order, and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from paring.backends.base import Backend, NetworkFormat
+from paring.data.job import Job
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
+from paring.tune import Candidate, Ranking, Scene, Search, Speedup, Trial
+from paring.types import Budget, Coverage, Session, Task
+
+
+@dataclass(frozen=True)
+class Fast(Backend):
+    lanes: int = 1
+    name: ClassVar[str] = "fast"
+    format: ClassVar[NetworkFormat] = "onnx"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return None
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        raise NotImplementedError
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls()
+        yield cls(lanes=2)
+
+
+@dataclass(frozen=True)
+class Slow(Fast):
+    name: ClassVar[str] = "slow"
+    format: ClassVar[NetworkFormat] = "torch"
+
+
+@dataclass(frozen=True)
+class Int(GraphTechnique):
+    bits: int = 8
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        raise NotImplementedError
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        raise NotImplementedError
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        for bits in (8, 6, 4):
+            yield cls(bits)
+
+    def gentler(self, graph: onnx.ModelProto) -> Iterator[GraphTechnique]:
+        yield Int(self.bits + 1)
+
+
+@dataclass(frozen=True)
+class Smooth(Int):
+    prepares: ClassVar[bool] = True
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass(frozen=True)
+class Narrow(ModuleTechnique):
+    ratio: float = 0.5
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        raise NotImplementedError
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        raise NotImplementedError
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        for ratio in (0.25, 0.5, 0.75):
+            yield cls(ratio)
+
+
+@dataclass(frozen=True)
+class Teach(TrainingTechnique, Narrow):
+    epochs: int = 1
+
+    def with_epochs(self, epochs: int) -> Self:
+        return replace(self, epochs=epochs)
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass
+class World:
+    """A machine on which everything is known: speeds multiply, training takes the drop away."""
+
+    scene: Scene
+    clock_s: float
+    asked: list[Candidate]
+
+    def measure(self, candidate: Candidate, number: int) -> Trial:
+        ratio, drop, spent_s = 1.0, 0.0, 1.0
+        if candidate.backend.name == "slow":
+            ratio *= 0.3
+        if isinstance(candidate.backend, Fast) and candidate.backend.lanes == 2:
+            ratio *= 1.1
+        for technique in candidate.recipe:
+            match technique:
+                case Teach(epochs=epochs):
+                    drop /= 1 + epochs
+                    spent_s += 4.0 * epochs
+                case Narrow(ratio=share):
+                    ratio, drop = ratio / (1 - share / 2), drop + share / 5
+                case Int(bits=bits) if not technique.prepares:
+                    ratio, drop = ratio * 16 / bits, drop + {8: 0.001, 7: 0.002, 6: 0.02, 5: 0.03, 4: 0.3}[bits]
+        self.clock_s -= spent_s
+        trial = Trial.of(candidate, number, "measured")
+        return replace(
+            trial,
+            speedup=Speedup(ratio, ratio * 0.98, ratio * 1.02),
+            latency_ms={"p50": 1 / ratio, "p90": 1 / ratio, "p99": 1 / ratio},
+            drop=drop,
+            drop_deviation=0.05,
+            rows=1000,
+            size_bytes=1000,
+            wall_time_s=spent_s,
+        )
+
+
+def world(
+    *,
+    techniques: tuple[Technique | type[Technique], ...] = (Int, Smooth, Narrow, Teach),
+    train: bool = True,
+    time_s: float = 1000.0,
+    budget: Budget | None = None,
+) -> World:
+    budget = budget or Budget()
+    model = nn.Linear(2, 2).eval()
+    data = [(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))]
+    task = Task(model, evaluate=data, train=data if train else None)
+    ranking = Ranking(budget, certification_rows=7000, finalist_confidence=0.98)
+    made: list[World] = []
+    scene = Scene(
+        budget=budget,
+        ranking=ranking,
+        job=Job(task, ()),
+        model=model,
+        graph=onnx.ModelProto(),
+        techniques=techniques,
+        backends=(Fast, Slow),
+        threads=2,
+        time_left_s=lambda: made[0].clock_s,
+    )
+    made.append(World(scene, time_s, []))
+    return made[0]
+
+
+def explore(there: World) -> Search:
+    search = Search(there.scene)
+    while asked := search.ask():
+        there.asked += asked
+        assert len(there.asked) < 500, "the search does not end"
+        search.tell(asked, [there.measure(c, len(search.trials) + i) for i, c in enumerate(asked)])
+    return search
+
+
+def test_the_original_on_every_backend_comes_first() -> None:
+    there = world()
+    explore(there)
+    assert [str(c) for c in there.asked[:2]] == ["original on fast", "original on slow"]
+    assert {str(c.backend) for c in there.asked if not c.recipe} == {"fast", "slow", "fast(lanes=2)", "slow(lanes=2)"}
+
+
+def test_nothing_is_tried_twice() -> None:
+    there = world()
+    explore(there)
+    keys = [candidate.key for candidate in there.asked]
+    assert len(keys) == len(set(keys))
+
+
+def test_the_same_world_gives_the_same_list() -> None:
+    first, second = world(), world()
+    explore(first)
+    explore(second)
+    assert [c.key for c in first.asked] == [c.key for c in second.asked]
+
+
+def test_graph_techniques_never_meet_a_backend_that_cannot_read_them() -> None:
+    there = world()
+    explore(there)
+    assert all(c.backend.format == "onnx" for c in there.asked if c.graph_part)
+
+
+def test_preparation_stands_only_in_front_of_another_technique() -> None:
+    there = world()
+    explore(there)
+    prepared = [c for c in there.asked if any(isinstance(t, Smooth) for t in c.recipe)]
+    assert prepared
+    assert all(isinstance(c.recipe[0], Smooth) and len(c.recipe) == 2 for c in prepared)
+
+
+def test_what_loses_too_much_is_tried_in_a_gentler_form() -> None:
+    there = world()
+    explore(there)
+    assert any(t == Int(7) for c in there.asked for t in c.recipe) or any(Int(5) in c.recipe for c in there.asked)
+
+
+def test_without_training_data_nothing_is_trained_or_pruned() -> None:
+    there = world(train=False)
+    explore(there)
+    assert not any(c.module_part for c in there.asked)
+
+
+def test_with_training_the_best_is_pruned_taught_and_quantized() -> None:
+    there = world()
+    search = explore(there)
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    assert "Narrow" in best.recipe_text
+    assert "Teach" in best.recipe_text
+    assert "Int" in best.recipe_text
+    untrained = there.scene.ranking.best([t for t in search.trials if t.stage != "training"])
+    assert untrained is not None
+    assert there.scene.ranking.cost(best) < there.scene.ranking.cost(untrained)
+
+
+@pytest.mark.parametrize("time_s", [40.0, 200.0, 1000.0])
+def test_training_takes_the_time_that_is_there(time_s: float) -> None:
+    there = world(time_s=time_s)
+    explore(there)
+    assert there.clock_s > -0.1 * time_s - 10
+
+
+def test_techniques_given_as_objects_are_tried_as_they_are() -> None:
+    there = world(techniques=(Int(5),))
+    explore(there)
+    assert {str(c.recipe[-1]) for c in there.asked if c.recipe} <= {"Int(bits=5)", "Int(bits=6)"}
+    assert any(c.recipe == (Int(5),) for c in there.asked)
+
+
+def test_a_size_objective_orders_by_bytes() -> None:
+    ranking = Ranking(Budget(objective="size"), 7000, 0.98)
+    there = world()
+    big = there.measure(Candidate((), Fast(), "baseline"), 0)
+    small = replace(big, key="small", size_bytes=10)
+    assert ranking.best([big, small]) == small
+
+
+def test_limits_of_the_budget_make_trials_infeasible() -> None:
+    there = world(budget=Budget(max_latency_ms=0.45))
+    original = there.measure(Candidate((), Fast(), "baseline"), 0)
+    quantized = there.measure(Candidate((Int(),), Fast(), "post-training"), 1)
+    assert there.scene.ranking.misses(original) == ["latency 1 ms above 0.45"]
+    assert there.scene.ranking.best([original, quantized]) is None
+    relaxed = replace(quantized, latency_ms={"p50": 0.4, "p90": 0.4, "p99": 0.4})
+    assert there.scene.ranking.best([original, relaxed]) == relaxed
+
+
+def test_the_frontier_holds_what_nothing_beats() -> None:
+    there = world()
+    search = explore(there)
+    frontier = there.scene.ranking.frontier(search.trials)
+    costs = [there.scene.ranking.cost(t) for t in frontier]
+    drops = [t.drop for t in frontier]
+    assert costs == sorted(costs)
+    assert drops == sorted(drops, reverse=True)  # type: ignore[type-var]
+
+
+def test_a_trial_survives_json() -> None:
+    there = world()
+    trial = there.measure(Candidate((Int(),), Fast(), "post-training"), 3)
+    assert Trial.from_json(trial.to_json()) == trial
+
+
+def test_keys_follow_settings_not_stages() -> None:
+    one, other = (Candidate((Int(),), Fast(), stage) for stage in ("post-training", "training"))
+    assert one.key == other.key
+    assert one.key != Candidate((Int(7),), Fast(), "training").key
+    settings: dict[str, Any] = Int(7).settings()
+    assert settings == {"bits": 7}

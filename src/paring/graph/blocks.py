@@ -1,0 +1,135 @@
+"""Blocks: the modules that the identity can stand in for, found by watching one forward."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from paring.data.batches import model_call
+from paring.graph.macs import weighted_layers
+from paring.types import Inputs
+
+ENOUGH_LAYERS = 2
+SAME_DIRECTION = 0.5
+
+
+class Passthrough(nn.Module):
+    """The identity in place of a block: takes whatever the block took and gives its first argument."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The first argument."""
+        return args[0] if args else next(iter(kwargs.values()))
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What `Passthrough` would give."""
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+@dataclass(frozen=True, eq=False)
+class ShapeKeeping:
+    """A module whose output is one tensor of its first input's shape and type, with the arguments of its first call."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def shape_keeping_modules(model: nn.Module, inputs: Inputs) -> dict[str, ShapeKeeping]:
+    """Modules with weights that keep the shape of their first input at every call, in the order of the network.
+
+    The network itself is not among them. Runs one forward.
+    """
+    calls: dict[str, ShapeKeeping] = {}
+    changing: set[str] = set()
+    handles: list[RemovableHandle] = []
+
+    def before(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if name not in calls:
+                # Copies: an in-place operation further on would change what the block was given.
+                calls[name] = ShapeKeeping(
+                    module, tuple(map(_copied, args)), {k: _copied(v) for k, v in kwargs.items()}
+                )
+
+        return hook
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given = _first(args, kwargs)
+            tensors = isinstance(given, Tensor) and isinstance(output, Tensor)
+            if not tensors or given.shape != output.shape or given.dtype != output.dtype:
+                changing.add(name)
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name and weighted_layers(module):
+            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(after(name), with_kwargs=True))
+    try:
+        with torch.no_grad():
+            model_call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: calls[name] for name, _ in model.named_modules() if name in calls and name not in changing}
+
+
+def _copied(value: Any) -> Any:
+    """A tensor's copy; anything else as it is."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def removable_blocks(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
+    """Names of the blocks that the identity can stand in for, in the order of the network; none lies in another.
+
+    Blocks that pass their input on when their weights are zero, so are residual, come first: of several within each
+    other the innermost. Where a module keeps its shape, holds two weighted layers and has nothing to do with a residual
+    block, it counts too: again the innermost.
+    """
+    keeping = shape_keeping_modules(model, inputs)
+    residual = _innermost([name for name in keeping if _passes_on(keeping[name])])
+    plain = _innermost([name for name, call in keeping.items() if len(weighted_layers(call.module)) >= ENOUGH_LAYERS])
+    apart = [name for name in plain if not any(_related(name, block) for block in residual)]
+    chosen = {*residual, *apart}
+    return tuple(name for name in keeping if name in chosen)
+
+
+def _innermost(names: list[str]) -> list[str]:
+    """The names that hold none of the others."""
+    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def _related(name: str, other: str) -> bool:
+    """Whether one module lies in the other."""
+    return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")
+
+
+def _passes_on(call: ShapeKeeping) -> bool:
+    """Whether the block without its weights still gives much of its input: it is residual.
+
+    Two trials: with every parameter at zero (batch norms then give nothing), and with the factors of normalisation
+    kept (a layer norm after the sum then passes it on).
+    """
+    return any(_correlation(call, keep_factors) > SAME_DIRECTION for keep_factors in (False, True))
+
+
+def _correlation(call: ShapeKeeping, keep_factors: bool) -> float:
+    """Correlation of input and output of a block whose weights are zero; 0 where either is constant."""
+    block = copy.deepcopy(call.module)
+    for name, parameter in block.named_parameters():
+        if not (keep_factors and parameter.dim() == 1 and name.endswith("weight")):
+            parameter.detach().zero_()
+    given = _first(call.args, call.kwargs).double().flatten()
+    with torch.no_grad():
+        output = block(*map(_copied, call.args), **{name: _copied(value) for name, value in call.kwargs.items()})
+    result = output.double().flatten()
+    given, result = given - given.mean(), result - result.mean()
+    size = float(given.norm() * result.norm())
+    return float(given @ result) / size if size > 0 else 0.0

@@ -1,0 +1,147 @@
+"""Proof of a removal: the smaller network gives what the original gives with these channels switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Interpreter, Node
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from paring.data.batches import model_call, tensors_of
+from paring.errors import TechniqueError
+from paring.graph.channels.atoms import Slot
+from paring.graph.channels.groups import ChannelGroup
+from paring.graph.channels.remove import Removal, removed_indices
+from paring.graph.channels.trace import Trace, state
+from paring.types import Inputs
+
+
+class _SwitchedOff(Interpreter):
+    """Runs the original graph with zeros in all parameters of the removed channels.
+
+    A layer norm takes its statistics over the kept channels only; everything else runs as it is.
+    """
+
+    def __init__(self, traced: Trace, gone: dict[Slot, set[int]]) -> None:
+        super().__init__(traced.program.graph_module)
+        self.traced = traced
+        self.gone = gone
+
+    def run_node(self, n: Node) -> Any:
+        """One operator; a norm over removed channels is replaced by one over the rest."""
+        target = n.target
+        if target not in (torch.ops.aten.layer_norm.default, torch.ops.aten.rms_norm.default):
+            return super().run_node(n)
+        arguments, _ = self.fetch_args_kwargs_from_env(n)
+        kept = self._kept(n)
+        if kept is None:
+            return super().run_node(n)
+        affine = [value[kept] if isinstance(value, Tensor) else value for value in arguments[2:4]]
+        inputs = arguments[0][..., kept]
+        if target is torch.ops.aten.layer_norm.default:
+            weight, bias = (*affine, None, None)[:2]
+            epsilon = arguments[4] if len(arguments) > 4 else 1e-5
+            normed = F.layer_norm(inputs, (len(kept),), weight, bias, epsilon)
+        else:
+            epsilon = arguments[3] if len(arguments) > 3 else None
+            normed = F.rms_norm(inputs, (len(kept),), affine[0] if affine else None, epsilon)
+        return torch.zeros_like(arguments[0]).index_copy(-1, kept, normed)
+
+    def _kept(self, node: Node) -> Tensor | None:
+        """Indices of the last dimension that stay; None where all do."""
+        ids = self.traced.dims(node)[-1]
+        atoms = self.traced.atoms
+        places = [] if ids is None else [atoms.place(atom) for atom in ids.tolist()]
+        kept = [at for at, (slot, index) in enumerate(places) if index not in self.gone.get(slot, ())]
+        return None if len(kept) == len(places) else torch.tensor(kept)
+
+
+def switched_off(traced: Trace, model: nn.Module, inputs: Inputs, gone: dict[Slot, set[int]]) -> tuple[Tensor, ...]:
+    """Outputs of the original with zeros in every parameter and buffer of the removed channels."""
+    tensors, program = state(model), traced.program
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    given = iter(tensors_of(inputs))
+    values: list[Any] = []
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node in traced.states:
+            values.append(_zeroed(tensors[traced.states[node]], traced.states[node], gone))
+        elif node.name in constants:
+            values.append(program.constants[constants[node.name]])
+        else:
+            values.append(next(given))
+    with torch.no_grad():
+        return flat(_SwitchedOff(traced, gone).run(*values))
+
+
+def _zeroed(tensor: Tensor, name: str, gone: dict[Slot, set[int]]) -> Tensor:
+    """A copy with zeros at the removed indices."""
+    result = tensor.detach().clone()
+    for slot, indices in gone.items():
+        if slot.tensor == name:
+            result.index_fill_(slot.dim, torch.tensor(sorted(indices), device=tensor.device), 0)
+    return result
+
+
+def flat(outputs: Any) -> tuple[Tensor, ...]:
+    """All tensors of an output, however nested, in order."""
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    if isinstance(outputs, dict):
+        outputs = tuple(outputs.values())
+    return tuple(tensor for value in outputs for tensor in flat(value)) if isinstance(outputs, tuple | list) else ()
+
+
+def run(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
+    """Outputs of one forward. TechniqueError names the innermost module that failed."""
+    entered: list[str] = []
+
+    def leave(*_: Any) -> None:
+        entered.pop()
+
+    handles: list[RemovableHandle] = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: entered.append(name)))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        with torch.no_grad():
+            return flat(model_call(model, inputs))
+    except Exception as error:
+        where = f"module {entered[-1]!r}" if entered and entered[-1] else "the network's own forward"
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise TechniqueError(f"{where} relies on the original number of channels ({reason[0]})") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_removal(
+    traced: Trace,
+    model: nn.Module,
+    smaller: nn.Module,
+    inputs: Inputs,
+    groups: Iterable[ChannelGroup],
+    removal: Removal,
+) -> None:
+    """Raise TechniqueError where the smaller network does not give what the original gives with the channels off."""
+    found = run(smaller, inputs)
+    expected = switched_off(traced, model, inputs, removed_indices(groups, removal))
+    without = "without channels of " + ", ".join(repr(name) for name, rows in removal.items() if rows)
+    if len(found) != len(expected):
+        raise TechniqueError(f"{without} the network gives {len(found)} outputs, not {len(expected)}")
+    for index, (value, reference) in enumerate(zip(found, expected, strict=True)):
+        if value.shape != reference.shape:
+            shapes = f"shape {tuple(value.shape)}, not {tuple(reference.shape)}"
+            raise TechniqueError(f"{without} output {index} has {shapes}")
+        if reference.is_floating_point() and not _close(value, reference):
+            raise TechniqueError(f"{without} output {index} is not what it is with those channels at zero")
+
+
+def _close(value: Tensor, reference: Tensor) -> bool:
+    """Equal up to the rounding of another order of summation: the square root of the type's epsilon, of the largest."""
+    scale = max(float(reference.abs().nan_to_num().max()), 1e-6) if reference.numel() else 1.0
+    tolerance = torch.finfo(reference.dtype).eps ** 0.5
+    return torch.allclose(value, reference, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

@@ -1,0 +1,68 @@
+"""What each layer costs: parameters, and multiply-accumulate operations for one sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from paring.data.batches import mapped, model_call
+from paring.types import Inputs
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Parameters that a layer itself holds (not its children), and its MACs for one row of the sample."""
+
+    parameters: int
+    macs: int
+
+
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold a parameter of two or more dimensions themselves, by qualified name, each once."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if any(parameter.dim() >= 2 for parameter in module.parameters(recurse=False))
+    }
+
+
+def layer_costs(model: nn.Module, inputs: Inputs) -> dict[str, LayerCost]:
+    """Cost of every weighted layer, in the order of the network, from one forward of the sample's first row.
+
+    Convolutions and matrix products count, wherever they run: those in a module's own forward are that module's.
+    """
+    model_macs = _macs(model, inputs)
+    costs: dict[str, LayerCost] = {}
+    for name, module in weighted_layers(model).items():
+        prefix = f"{name}." if name else ""
+        inside = sum(model_macs.get(prefix + child, 0) for child, _ in module.named_children())
+        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        costs[name] = LayerCost(parameters, max(model_macs.get(name, 0) - inside, 0))
+    return costs
+
+
+def total_macs(model: nn.Module, inputs: Inputs) -> int:
+    """MACs of the whole network for the sample's first row."""
+    return _macs(model, inputs).get("", 0)
+
+
+def _macs(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+    """MACs by qualified module name, children included; the network itself is ''."""
+    counter = FlopCounterMode(display=False)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    # The fused transformer layer is one opaque operator that no counter knows.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), counter:
+            model_call(model, mapped(inputs, lambda tensor: tensor[:1]))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    root = type(model).__name__
+    result: dict[str, int] = {}
+    for path, counts in counter.get_flop_counts().items():
+        name = "" if path in (root, "Global") else path.removeprefix(f"{root}.")
+        result[name] = max(result.get(name, 0), sum(counts.values()) // 2)
+    return result

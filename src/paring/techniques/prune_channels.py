@@ -1,0 +1,235 @@
+"""Channel pruning: the least important channels are physically taken out, so that every runtime has less to do."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from paring.data.batches import first_rows, sample
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.channels import (
+    ChannelGroup,
+    Removal,
+    Trace,
+    check_removal,
+    groups_of,
+    remove_channels,
+    trace,
+)
+from paring.graph.macs import layer_costs
+from paring.ops.importance import Criterion, GroupWeights, criterion_of, importance
+from paring.techniques.base import ModuleTechnique
+from paring.types import Coverage, Inputs, LayerChange
+
+LADDER = (0.5, 0.375, 0.625, 0.25, 0.75)
+MULTIPLES = (16, 8)
+SAMPLE_ROWS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What a pruning works on: the network in eval mode, its trace, its groups and a sample."""
+
+    model: nn.Module
+    traced: Trace
+    groups: tuple[ChannelGroup, ...]
+    inputs: Inputs
+
+    @classmethod
+    def of(cls, model: nn.Module, job: Job) -> _Plan:
+        """Trace the network on the first rows that may be observed. TechniqueError where that fails."""
+        network = copy.deepcopy(model).eval()
+        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+        traced = trace(network, inputs)
+        return cls(network, traced, groups_of(traced), inputs)
+
+    def without(self, removal: Removal) -> nn.Module:
+        """The smaller network, proven. TechniqueError where it does not do what the original does."""
+        smaller = remove_channels(self.model, self.groups, removal)
+        check_removal(self.traced, self.model, smaller, self.inputs, self.groups, removal)
+        return smaller
+
+    def refusal(self, group: ChannelGroup, rows: tuple[int, ...]) -> str:
+        """Why the channels of this group alone can't be removed; empty where they can."""
+        try:
+            self.without({group.name: rows})
+        except TechniqueError as error:
+            return str(error)
+        return ""
+
+
+@dataclass(frozen=True)
+class PruneChannels(ModuleTechnique):
+    """Remove a share of the channels of every group of coupled layers, the least important first.
+
+    `ratio` is the share that goes from each group; `ratios` sets it for single groups, named by any layer that makes
+    their channels. What is kept is rounded up to a multiple of `round_to` channels (int8 kernels want 16), so never
+    more than the share goes. `criterion` is a name from `ops.importance` or a function of a group's weights.
+
+    Coupled channels are found on the traced graph (after Fang et al. 2023, DepGraph; there by rules for module types
+    and by whole layers, here by operator and by single channels). Channels that can't be followed are left alone, with
+    the reason in the coverage. The result is checked: on a sample it gives what the original gives with the removed
+    channels at zero. A group that fails this check is left alone too; TechniqueError where none is left, or where
+    `ratios` asked for it.
+    """
+
+    ratio: float = 0.5
+    criterion: str | Criterion = "magnitude_l2"
+    round_to: int = 8
+    ratios: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        told = [("ratio", self.ratio), *((f"ratio of {layer!r}", ratio) for layer, ratio in self.ratios)]
+        for name, ratio in told:
+            if not 0 <= ratio < 1:
+                raise TechniqueError(f"{name}={ratio} must be at least 0 and below 1: the share of channels to remove.")
+        if self.round_to < 1:
+            raise TechniqueError(f"round_to={self.round_to} must be 1 or more: the kept channels are a multiple of it.")
+        criterion_of(self.criterion)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings; a criterion that is a function is told by its qualified name."""
+        criterion = self.criterion if isinstance(self.criterion, str) else self.criterion.__qualname__
+        return {"ratio": self.ratio, "criterion": criterion, "round_to": self.round_to, "ratios": self.ratios}
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        """The network with fewer channels; an unchanged copy where every group is frozen or too small."""
+        plan = _Plan.of(model, job)
+        removal = self._removal(plan)
+        if not removal:
+            return plan.model
+        try:
+            return plan.without(removal)
+        except TechniqueError as error:
+            job.say(f"{self.name}: {error}; trying its groups one by one")
+            return self._what_works(plan, removal, error)
+
+    def _what_works(self, plan: _Plan, removal: Removal, error: TechniqueError) -> nn.Module:
+        """The network without the channels of the groups that pass the check alone."""
+        working: dict[str, tuple[int, ...]] = {}
+        asked = {layer for layer, ratio in self.ratios if ratio > 0}
+        for group in plan.groups:
+            if group.name not in removal:
+                continue
+            refusal = plan.refusal(group, removal[group.name])
+            if refusal and asked.intersection(group.layers):
+                raise TechniqueError(f"{group.name!r} can't be pruned: {refusal}.")
+            if not refusal:
+                working[group.name] = removal[group.name]
+        if not working or len(working) == len(removal):
+            raise TechniqueError(f"{self.name} can't be applied: {error}.") from error
+        return plan.without(working)
+
+    def _removal(self, plan: _Plan) -> Removal:
+        """Which channels go from which group."""
+        ratios = self._ratios(plan.groups)
+        removal: dict[str, tuple[int, ...]] = {}
+        for group in plan.groups:
+            count = 0 if group.frozen else group.channels - self.kept(group, ratios[group.name])
+            if count:
+                scores = importance(self.criterion, _weights(plan.model, group), group.name)
+                removal[group.name] = tuple(sorted(scores.argsort(stable=True)[:count].tolist()))
+        return removal
+
+    def kept(self, group: ChannelGroup, ratio: float) -> int:
+        """Channels of a group that stay: rounded up to whole multiples, at least one multiple, at most all."""
+        step = self.round_to // math.gcd(self.round_to, group.width)
+        multiples = math.ceil(group.channels * (1 - ratio) / step - 1e-9)
+        return min(group.channels, max(multiples, 1) * step) if ratio else group.channels
+
+    def _ratios(self, groups: tuple[ChannelGroup, ...]) -> dict[str, float]:
+        """The ratio of every group. TechniqueError for a layer that is unknown or can't be pruned."""
+        result = {group.name: self.ratio for group in groups}
+        for layer, ratio in self.ratios:
+            named = [group for group in groups if layer == group.name or layer in group.layers]
+            if not named:
+                known = sorted({name for group in groups for name in group.layers})
+                close = ", ".join(difflib.get_close_matches(layer, known, n=3, cutoff=0.0)) or "no layer does"
+                raise TechniqueError(
+                    f"ratios names {layer!r}, which makes no channels: use a layer that does ({close})."
+                )
+            for group in named:
+                if group.frozen and ratio > 0:
+                    raise TechniqueError(f"{layer!r} can't be pruned: {group.frozen}.")
+                result[group.name] = ratio
+        return result
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        """Every weighted layer: its old and new size, or why it kept its size."""
+        plan = _Plan.of(before, job)
+        removal = self._removal(plan)
+        shapes = {name: parameter.shape for name, parameter in after.named_parameters(remove_duplicate=False)}
+        changes = []
+        for layer, cost in layer_costs(plan.model, plan.inputs).items():
+            module = plan.model.get_submodule(layer)
+            names = {name: f"{layer}.{name}" if layer else name for name, _ in module.named_parameters(recurse=False)}
+            resized = [
+                f"{name} {'x'.join(map(str, parameter.shape))} -> {'x'.join(map(str, shapes[names[name]]))}"
+                for name, parameter in module.named_parameters(recurse=False)
+                if names[name] in shapes and shapes[names[name]] != parameter.shape
+            ]
+            reason = ", ".join(resized) or self._reason(plan, removal, layer)
+            frozen = next((group.frozen for group in plan.groups if layer in group.layers), "")
+            reason += f"; outputs kept: {frozen}" if resized and frozen else ""
+            changes.append(LayerChange(layer, bool(resized), reason, cost.parameters, cost.macs))
+        return Coverage(str(self), tuple(changes))
+
+    def _reason(self, plan: _Plan, removal: Removal, layer: str) -> str:
+        """Why a layer kept its size."""
+        groups = [group for group in plan.groups if layer in group.layers]
+        if not groups:
+            return "makes no channels that could be removed"
+        group = groups[0]
+        if group.frozen:
+            return group.frozen
+        if group.name not in removal:
+            ratio = self._ratios(plan.groups)[group.name]
+            return f"ratio {ratio} in multiples of {self.round_to} keeps all {group.channels} channels"
+        return plan.refusal(group, removal[group.name]) or "is as it was"
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """A ladder of ratios, kept channels in multiples of 16 and of 8; those that come to the same once."""
+        try:
+            plan = _Plan.of(model, job)
+        except TechniqueError as error:
+            job.say(f"{cls.__name__}: {error}")
+            return
+        free = [group for group in plan.groups if not group.frozen]
+        seen = {tuple(group.channels for group in free)}
+        for ratio in LADDER:
+            for multiple in MULTIPLES:
+                technique = replace(cls(), ratio=ratio, round_to=multiple)
+                kept = tuple(technique.kept(group, ratio) for group in free)
+                if kept not in seen:
+                    seen.add(kept)
+                    yield technique
+
+
+def _weights(model: nn.Module, group: ChannelGroup) -> GroupWeights:
+    """The weights of a group by their role, one row a channel."""
+    producers: list[Tensor] = []
+    consumers: list[Tensor] = []
+    scales: list[Tensor] = []
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for member in group.members:
+        tensor = tensors[member.slot.tensor].detach().float()
+        rows = tensor.movedim(member.slot.dim, 0)[member.indices.reshape(-1)].reshape(group.channels, -1)
+        if member.produces:
+            producers.append(rows)
+        if member.consumes:
+            consumers.append(rows)
+        owner = model.get_submodule(member.slot.layer)
+        if isinstance(owner, _NORMS) and member.slot.tensor.endswith("weight"):
+            scales.append(rows)
+    return GroupWeights(tuple(producers), tuple(consumers), tuple(scales))
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)

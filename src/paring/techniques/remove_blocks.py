@@ -1,0 +1,200 @@
+"""Block removal: whole residual blocks give way to the identity; the shapes that are left are those that ran fast."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from paring.data.batches import first_rows, model_call, sample, tensors_of
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
+from paring.graph.macs import layer_costs
+from paring.techniques.base import ModuleTechnique
+from paring.types import Batch, Coverage, LayerChange
+
+JUDGED_ROWS = 256
+SAMPLE_ROWS = 2
+MOST_VARIANTS = 8
+
+
+@dataclass(frozen=True)
+class RemoveBlocks(ModuleTechnique):
+    """Replace whole blocks by the identity.
+
+    Either `blocks`, by qualified name, or the `count` least important ones (neither: one). Importance is what the
+    loss on the calibration data rises by when the block is removed; where that data has no labels, how far the
+    outputs move from those of the network as it came. After each removal the rest is judged again.
+
+    After Veit et al. 2016 (residual networks behave like ensembles: most blocks can go alone) and Elkerdawy et al.
+    2020, To Filter Prune, or to Layer Prune; the greedy order with a measured loss is our own choice.
+    """
+
+    blocks: tuple[str, ...] = ()
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.blocks and self.count is not None:
+            raise TechniqueError(
+                f"blocks={self.blocks} and count={self.count} contradict each other: give one of them."
+            )
+        if self.count is not None and self.count < 1:
+            raise TechniqueError(f"count={self.count} must be 1 or more: it is the number of blocks to remove.")
+
+    @classmethod
+    def candidates(cls, model: nn.Module, job: Job) -> tuple[str, ...]:
+        """Qualified names of the residual blocks that the identity can stand in for, in the order of the network."""
+        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+        return removable_blocks(_evaluated(model), inputs)
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        """The network without the blocks. TechniqueError names what can't be removed, and what can."""
+        network = _evaluated(model)
+        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+        if not self.blocks:
+            return _greedy(network, job, removable_blocks(network, inputs), self.count or 1)
+        keeping = shape_keeping_modules(network, inputs)
+        for block in self.blocks:
+            _check_block(network, block, keeping)
+        result = without_blocks(network, outermost(self.blocks))
+        try:
+            with torch.no_grad():
+                model_call(result, inputs)
+        except Exception as error:
+            raise TechniqueError(
+                f"without blocks {', '.join(self.blocks)} the network does not run: {error}."
+            ) from error
+        return result
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        """Every weighted layer: gone with its block, or why it was kept."""
+        network = _evaluated(before)
+        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+        candidates = removable_blocks(network, inputs)
+        gone = [name for name, module in after.named_modules(remove_duplicate=False) if isinstance(module, Passthrough)]
+        changes = []
+        for layer, cost in layer_costs(network, inputs).items():
+            block = next((name for name in gone if _within(layer, name)), None)
+            reason = f"removed with block {block!r}" if block is not None else _kept_because(layer, candidates)
+            changes.append(LayerChange(layer, block is not None, reason, cost.parameters, cost.macs))
+        return Coverage(str(self), tuple(changes))
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """One block, two, and so on up to half of those that can be removed."""
+        most = math.ceil(len(cls.candidates(model, job)) / 2)
+        for count in range(1, min(most, MOST_VARIANTS) + 1):
+            yield cls(count=count)
+
+
+def without_blocks(model: nn.Module, blocks: Sequence[str]) -> nn.Module:
+    """A copy of the network with the identity in place of these modules, under every name that they go by."""
+    result = copy.deepcopy(model)
+    doomed = {id(result.get_submodule(block)) for block in blocks}
+    names = [name for name, module in result.named_modules(remove_duplicate=False) if id(module) in doomed]
+    for name in outermost(names):
+        result.set_submodule(name, Passthrough())
+    return result
+
+
+def outermost(names: Sequence[str]) -> tuple[str, ...]:
+    """The names that lie in none of the others."""
+    return tuple(
+        name for name in dict.fromkeys(names) if not any(_within(name, other) for other in names if other != name)
+    )
+
+
+def _within(name: str, block: str) -> bool:
+    """Whether a module is the block or lies in it."""
+    return name == block or name.startswith(f"{block}.")
+
+
+def _evaluated(model: nn.Module) -> nn.Module:
+    """A copy in eval mode."""
+    return copy.deepcopy(model).eval()
+
+
+def _kept_because(layer: str, candidates: Sequence[str]) -> str:
+    """Why a layer is still there."""
+    if any(_within(layer, block) for block in candidates):
+        return "its block was kept"
+    return "is in no block that keeps the shape of its input and passes it on"
+
+
+def _check_block(model: nn.Module, block: str, keeping: Collection[str]) -> None:
+    """TechniqueError for a block that does not exist or that changes the shape of its input."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    if block not in names:
+        close = ", ".join(difflib.get_close_matches(block, names, n=3, cutoff=0.0))
+        raise TechniqueError(f"blocks names {block!r}, which the network does not have; the closest are {close}.")
+    if block not in keeping:
+        close = ", ".join(difflib.get_close_matches(block, keeping, n=3, cutoff=0.0)) or "none in this network"
+        raise TechniqueError(f"block {block!r} does not give one tensor of its input's shape and type; {close} would.")
+
+
+def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -> nn.Module:
+    """Remove the least important block, judge the rest again, `count` times."""
+    if count > len(candidates):
+        raise TechniqueError(f"count={count}, but only {len(candidates)} blocks of the network can be removed.")
+    batches = first_rows(job.calibrate, JUDGED_ROWS)
+    cost = _cost(model, batches, job)
+    gone: tuple[str, ...] = ()
+    failures: dict[str, str] = {}
+    for _ in range(count):
+        costs: dict[str, float] = {}
+        for block in candidates:
+            if block in gone or block in failures:
+                continue
+            try:
+                costs[block] = cost(without_blocks(model, (*gone, block)))
+            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+                failures[block] = str(error)
+                job.say(f"RemoveBlocks: the network does not run without {block!r} ({error})")
+        if not costs:
+            told = "; ".join(f"without {block!r}: {reason}" for block, reason in failures.items())
+            raise TechniqueError(f"count={count}, but only {len(gone)} blocks can be removed ({told}).")
+        best = min(costs, key=lambda block: (costs[block], block))
+        gone = (*gone, best)
+        job.say(f"RemoveBlocks: {best!r} goes, at {costs[best]:.4g}")
+    return without_blocks(model, gone)
+
+
+def _cost(model: nn.Module, batches: Sequence[Batch], job: Job) -> Callable[[nn.Module], float]:
+    """The mean loss of a network over labelled batches, else the mean squared distance from this network's outputs."""
+    labelled = all(targets is not None for _, targets in batches)
+    references = [] if labelled else [_outputs(model, inputs) for inputs, _ in batches]
+
+    def cost(network: nn.Module) -> float:
+        total, rows = 0.0, 0
+        for index, (inputs, targets) in enumerate(batches):
+            size = len(tensors_of(inputs)[0])
+            outputs = _outputs(network, inputs)
+            value = job.task.loss(outputs, targets) if labelled else _distance(outputs, references[index])
+            total += float(value.mean()) * size
+            rows += size
+        return total / rows if math.isfinite(total) else math.inf
+
+    return cost
+
+
+def _outputs(model: nn.Module, inputs: Any) -> Any:
+    """Outputs of one batch."""
+    with torch.inference_mode():
+        return model_call(model, inputs)
+
+
+def _distance(outputs: Any, references: Any) -> Tensor:
+    """Squared distance of the outputs, relative to the size of the reference, summed over all output tensors."""
+    pairs = zip(tensors_of(outputs), tensors_of(references), strict=True)
+    parts = [
+        (output.double() - reference.double()).square().sum() / reference.double().square().sum().clamp_min(1e-12)
+        for output, reference in pairs
+    ]
+    return torch.stack(parts).sum()

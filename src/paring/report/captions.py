@@ -12,9 +12,20 @@ FONT = 13.0
 def labels_of(plot: Plot) -> tuple[Placed, ...]:
     """The labels that found room: the choice and the budget first, then the originals, then the frontier."""
     spots = [(plot.x(dot.value), plot.y(dot.drop)) for dot in plot.dots]
-    obstacles = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
+    obstacles = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in spots] + _lines(plot)
     wished = [*_chosen_labels(plot), *_budget_labels(plot), *_original_labels(plot), *_frontier_labels(plot)]
     return place(wished, obstacles, plot.frame.whole, FONT)
+
+
+def _lines(plot: Plot) -> list[Box]:
+    """The lines that would strike a label through."""
+    box, budget, bound = plot.frame.plot, plot.answer.budget.max_drop, certified_at(plot)
+    levels = [plot.y(0.0)] + ([plot.y(budget)] if budget is not None else [])
+    lines = [Box(box.left, y - 1, box.right, y + 1) for y in levels]
+    if bound:
+        x, top, dot = bound
+        lines.append(Box(x - 2, top, x + 2, plot.y(dot.drop)))
+    return lines
 
 
 def _chosen_labels(plot: Plot) -> list[Label]:
@@ -22,7 +33,7 @@ def _chosen_labels(plot: Plot) -> list[Label]:
     for dot in plot.dots:
         if dot.chosen:
             labels.append(
-                Label(f"chosen: {plot.goal.shown(dot.value)}", plot.x(dot.value), plot.y(dot.drop), True, "key")
+                Label(f"chosen: {plot.goal.shown(dot.value)}", plot.x(dot.value), plot.y(dot.drop), "needed", "key")
             )
     if bound and plot.answer.certificate:
         labels.append(Label(f"certified: at most {plot.unit.bound(plot.answer.certificate.upper_bound)}", *bound[:2]))
@@ -33,7 +44,7 @@ def _budget_labels(plot: Plot) -> list[Label]:
     box, budget = plot.frame.plot, plot.answer.budget.max_drop
     if budget is None:
         return []
-    return [Label(f"budget: {plot.unit.drop(budget)}", box.right + 4, plot.y(budget) - FONT * 0.85, True, "limit")]
+    return [Label(f"budget: {plot.unit.drop(budget)}", box.right + 4, plot.y(budget) - FONT * 0.85, "needed", "limit")]
 
 
 def _original_labels(plot: Plot) -> list[Label]:
@@ -46,9 +57,15 @@ def _original_labels(plot: Plot) -> list[Label]:
 
 
 def _frontier_labels(plot: Plot) -> list[Label]:
-    dots = [dot for dot in plot.dots if dot.trial.frontier and not dot.chosen and dot.trial.stage != "baseline"]
-    dots.sort(key=lambda dot: plot.goal.rank(dot.point))
-    return [Label(_techniques(dot.point.recipe), plot.x(dot.value), plot.y(dot.drop)) for dot in dots[:4]]
+    """The fastest of the frontier, each way of getting there named once."""
+    named = {_techniques(dot.point.recipe) for dot in plot.dots if dot.chosen or dot.trial.stage == "baseline"}
+    labels = []
+    for dot in sorted(plot.dots, key=lambda dot: plot.goal.rank(dot.point)):
+        text = _techniques(dot.point.recipe)
+        if dot.trial.frontier and text not in named and not plot.beyond(dot):
+            labels.append(Label(text, plot.x(dot.value), plot.y(dot.drop), "near"))
+            named.add(text)
+    return labels[:4]
 
 
 def _techniques(recipe: str) -> str:

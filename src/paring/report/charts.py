@@ -15,12 +15,16 @@ def scatter(plot: Plot, kind: str) -> Markup:
     size = f"0 0 {plot.frame.width:g} {plot.frame.height:g}"
     name = f"Drop of {len(plot.dots)} trials against {plot.goal.axis}; the same figures are in the table of trials"
     attributes = {"viewBox": size, "class": f"chart {kind}", "role": "group", "aria-label": name}
-    texts = [el("text", _text(spot), spot.label.text) for spot in labels_of(plot)]
+    labels = labels_of(plot)
+    texts = [el("text", _text(spot), spot.label.text) for spot in labels]
+    leaders = [_line(spot.label.x, spot.label.y, *spot.end(), "leader") for spot in labels if spot.far]
     layers = [
         *_limits(plot),
-        *_grid(plot),
+        *_drops(plot),
+        *_values(plot),
         *_frontier(plot),
         *_whisker(plot),
+        *leaders,
         *(_mark(plot, dot) for dot in plot.dots),
     ]
     return el("svg", attributes, *layers, *texts)
@@ -31,37 +35,39 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
 
 
 def _limits(plot: Plot) -> list[Markup]:
-    box, budget = plot.frame.plot, plot.answer.budget.max_drop
+    box, top, budget = plot.frame.plot, plot.frame.top, plot.answer.budget.max_drop
     drawn = []
     if budget is not None:
-        y = plot.y(budget)
-        room = {"x": box.left, "y": plot.frame.top, "width": box.right - box.left, "height": y - plot.frame.top}
-        drawn += [el("rect", {**room, "class": "outside"}), _line(box.left, y, box.right, y, "budget")]
+        y, width = plot.y(budget), box.right - box.left
+        drawn.append(el("rect", {"x": box.left, "y": top, "width": width, "height": y - top, "class": "outside"}))
+        drawn.append(_line(box.left, y, box.right, y, "budget"))
     if plot.goal.limit:
         x = plot.x(plot.goal.limit)
-        drawn.append(_line(x, plot.frame.top, x, box.bottom, "budget"))
+        drawn.append(_line(x, top, x, box.bottom, "budget"))
     return drawn
 
 
-def _grid(plot: Plot) -> list[Markup]:
-    box, drawn = plot.frame.plot, []
+def _drops(plot: Plot) -> list[Markup]:
+    box, top = plot.frame.plot, plot.frame.top
+    drawn = [_tick(f"drop, {plot.unit.noun}", box.left, top - 9, "start")]
     for tick in plot.up.ticks(5):
-        y = plot.y(tick / (100 if plot.unit.fraction else 1))
+        y = plot.y(tick / plot.unit.value(1.0))
         drawn.append(_line(box.left, y, box.right, y, "zero" if tick == 0 else "grid"))
         drawn.append(_tick(signed(f"{tick:g}"), box.left - 8, y + 4, "end"))
-    wanted = round((box.right - box.left) / 110)
-    for tick in plot.across.ticks(wanted):
-        x = plot.x(tick)
-        drawn += [
-            _line(x, box.bottom, x, box.bottom + 5, "tick"),
-            _tick(_short(plot, tick), x, box.bottom + 19, "middle"),
-        ]
-    faster = "right is better" if plot.goal.higher_is_better else "left is better"
-    title = {"x": (box.left + box.right) / 2, "y": box.bottom + 39, "text-anchor": "middle", "class": "axis"}
-    drawn.append(el("text", title, f"{plot.goal.axis} ({faster})"))
     if plot.frame.strip:
         drawn.append(_line(box.left, box.top, box.right, box.top, "break"))
-        drawn.append(_tick(f"> {plot.up.high:.2g}", box.left - 8, plot.frame.top + 16, "end"))
+        drawn.append(_tick(f"> {plot.up.high:.2g}", box.left - 8, top + 16, "end"))
+    return drawn
+
+
+def _values(plot: Plot) -> list[Markup]:
+    box, drawn = plot.frame.plot, []
+    for tick in plot.across.ticks(round((box.right - box.left) / 110)):
+        x = plot.x(tick)
+        drawn.append(_line(x, box.bottom, x, box.bottom + 5, "tick"))
+        drawn.append(_tick(_short(plot, tick), x, box.bottom + 19, "middle"))
+    better = "right is better" if plot.goal.higher_is_better else "left is better"
+    drawn.append(_tick(f"{plot.goal.axis} ({better})", (box.left + box.right) / 2, box.bottom + 39, "middle"))
     return drawn
 
 
@@ -76,14 +82,14 @@ def _tick(text: str, x: float, y: float, anchor: str) -> Markup:
 
 
 def _frontier(plot: Plot) -> list[Markup]:
-    flagged = [dot for dot in plot.dots if dot.trial.frontier and not plot.beyond(dot)]
+    flagged = [dot for dot in plot.dots if dot.trial.frontier]
     sign = -1 if plot.goal.higher_is_better else 1
     path: list[str] = []
     least = float("inf")
     for dot in sorted(flagged, key=lambda dot: (sign * dot.value, dot.drop)):
         if dot.drop < least:
             x, y = plot.x(dot.value), plot.y(dot.drop)
-            path.append(f"H{x:.1f}V{y:.1f}" if path else f"M{x:.1f} {y:.1f}")
+            path.append(f"{'L' if path else 'M'}{x:.1f} {y:.1f}")
             least = dot.drop
     return [el("path", {"d": "".join(path), "class": "frontier"})] if len(path) > 1 else []
 

@@ -11,6 +11,8 @@ from paring.errors import OutputError
 from paring.report.fields import Fields
 from paring.report.records import Answer, Trial
 
+STATUSES = ("improved", "kept-original", "infeasible")
+
 
 def read_answer(folder: Path) -> Answer:
     """The result of a finished run. Raises OutputError where there is none."""
@@ -19,7 +21,10 @@ def read_answer(folder: Path) -> Answer:
         raise OutputError(
             f"{folder} has no result.json: give the folder of a finished run, or finish it with `paring optimize`."
         )
-    return Answer.of(_parsed(path.read_text("utf-8"), str(path)))
+    answer = Answer.of(_parsed(path.read_text("utf-8"), str(path)))
+    if answer.status not in STATUSES:
+        raise OutputError(f"{path} has the status {answer.status!r}, not one of {', '.join(STATUSES)}: run it again.")
+    return answer
 
 
 def read_trials(folder: Path) -> tuple[Trial, ...]:

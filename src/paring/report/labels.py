@@ -39,23 +39,24 @@ class Box:
 
 @dataclass(frozen=True)
 class Label:
-    """A text wished for at a point; `needed` ones are placed even where there is no room."""
+    """A text wished for at a point: only close to it, also further off, or even where there is no room."""
 
     text: str
     x: float
     y: float
-    needed: bool = False
+    reach: Literal["near", "far", "needed"] = "far"
     kind: str = "label"
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where a label's text goes: the baseline's start, middle or end."""
+    """Where a label's text goes: the baseline's start, middle or end. A `far` one needs a line to its point."""
 
     label: Label
     x: float
     y: float
     anchor: Anchor
+    far: bool = False
 
     def box(self, size: float) -> Box:
         """The room that the text takes at that font size."""
@@ -63,31 +64,37 @@ class Placed:
         left = {"start": self.x, "middle": self.x - width / 2, "end": self.x - width}[self.anchor]
         return Box(left - 2, self.y - size, left + width + 2, self.y + size * 0.3)
 
+    def end(self) -> tuple[float, float]:
+        """Where the line from the point ends: the text's near edge."""
+        return self.x, self.y + 3 if self.y < self.label.y else self.y - 11
+
 
 def place(labels: Sequence[Label], obstacles: Iterable[Box], frame: Box, size: float) -> tuple[Placed, ...]:
-    """Put each label on the first free side of its point, earlier labels first; those without room are left out."""
+    """Put each label on the first free side of its point, earlier labels first.
+
+    Those without room are left out, but a needed one goes where it covers the least.
+    """
     taken = list(obstacles)
     placed: list[Placed] = []
     for label in labels:
         spots = [spot for spot in _spots(label, size) if spot.box(size).within(frame)]
-        free = [spot for spot in spots if not any(spot.box(size).meets(other) for other in taken)]
-        chosen = next(iter(free or (spots if label.needed else [])), None)
-        if chosen:
+        covered = {spot: sum(spot.box(size).meets(other) for other in taken) for spot in spots}
+        chosen = min(spots, key=covered.__getitem__, default=None)
+        if chosen and (label.reach == "needed" or not covered[chosen]):
             placed.append(chosen)
             taken.append(chosen.box(size))
     return tuple(placed)
 
 
 def _spots(label: Label, size: float) -> Iterable[Placed]:
+    """Beside, below and above the point, then further off with a line; the nearest first."""
     gap, x, y = size * 0.85, label.x, label.y
-    middle = y + size * 0.35
-    yield Placed(label, x + gap, middle, "start")
-    yield Placed(label, x - gap, middle, "end")
-    for distance in (1.0, 2.2, 3.4):
-        below, above = y + size * distance + gap, y - size * (distance - 1) - gap
-        yield Placed(label, x, below, "middle")
-        yield Placed(label, x, above, "middle")
-        yield Placed(label, x + gap, below, "start")
-        yield Placed(label, x + gap, above, "start")
-        yield Placed(label, x - gap, below, "end")
-        yield Placed(label, x - gap, above, "end")
+    yield Placed(label, x + gap, y + size * 0.35, "start")
+    yield Placed(label, x - gap, y + size * 0.35, "end")
+    yield Placed(label, x, y + size + gap, "middle")
+    yield Placed(label, x, y - gap, "middle")
+    for distance in () if label.reach == "near" else (2.0, 3.3, 4.6):
+        for level in (y - size * distance, y + size * (distance + 0.8)):
+            yield Placed(label, x, level, "middle", far=True)
+            yield Placed(label, x, level, "start", far=True)
+            yield Placed(label, x, level, "end", far=True)

@@ -32,7 +32,7 @@ def opening(answer: Answer, unit: ScoreUnit, contents: Markup) -> Markup:
 def _recipe(answer: Answer) -> Markup:
     if answer.best is None or answer.status != "improved":
         return Markup()
-    steps = [el("li", {"class": "recipe"}, step.strip()) for step in answer.best.recipe.split(" -> ")]
+    steps = [el("li", {"class": "recipe"}, el("code", None, step.strip())) for step in answer.best.recipe.split(" -> ")]
     where = el("li", {"class": "recipe runtime"}, "on ", el("b", None, answer.best.backend_text))
     return el("ol", {"class": "chain", "aria-label": "The recipe"}, *steps, where)
 

@@ -21,7 +21,7 @@ class Frame:
     strip: float
     left: float = 52.0
     right: float = 18.0
-    top: float = 12.0
+    top: float = 24.0
     bottom: float = 46.0
 
     @property

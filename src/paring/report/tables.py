@@ -73,9 +73,7 @@ def trials_table(trials: Sequence[Trial], chosen: Trial | None, goal: Goal, unit
         Column("#", lambda t: str(t.point.number or "–"), lambda t: t.point.number),
         Column("Stage", lambda t: t.stage),
         Column("Outcome", lambda t: t.outcome),
-        Column(
-            "Speed-up", lambda t: _factor(t.point.speedup), lambda t: t.point.speedup.ratio if t.point.speedup else None
-        ),
+        Column("Speed-up", lambda t: _factor(t.point.speedup), _ratio),
         Column("Drop", lambda t: unit.bare(t.drop), lambda t: t.drop),
         Column("Rows", lambda t: units.count(t.rows) if t.rows else "–", lambda t: t.rows),
     ]
@@ -91,6 +89,10 @@ def _of_point(column: Column[Point]) -> Column[Trial]:
 
 def _factor(speedup: Interval | None) -> str:
     return f"{units.ratio(speedup.ratio)} ({units.interval(speedup.low, speedup.high)})" if speedup else "–"
+
+
+def _ratio(trial: Trial) -> float | None:
+    return trial.point.speedup.ratio if trial.point.speedup else None
 
 
 def _style(trial: Trial, chosen: Trial | None) -> str:

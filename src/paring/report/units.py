@@ -14,8 +14,9 @@ def significant(value: float, digits: int = 3) -> str:
     """The number with that many significant digits, thousands separated: 0.2513 -> 0.251, 7260.4 -> 7,260."""
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return signed(f"{value:,.{decimals}f}")
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return signed(f"{rounded if decimals else value:,.{decimals}f}")
 
 
 def signed(text: str) -> str:

@@ -127,12 +127,24 @@ class Graph:
         self.initializers[name] = self.model.graph.initializer[-1]
         return name
 
+    def replace_constant(self, name: str, tensor: onnx.TensorProto) -> None:
+        """Store another initializer, of another name, in place of one; who reads the old name is left to the caller."""
+        del self.initializers[name]
+        for stored in self.model.graph.initializer:
+            if stored.name == name:
+                stored.CopyFrom(tensor)
+                self.initializers[tensor.name] = stored
+
     def add_node(self, op_type: str, inputs: Sequence[str], output_hint: str, **attributes: Any) -> str:
         """Append a node with one output and return that output's name."""
         output = self.unique(output_hint)
+        self.add_named_node(op_type, inputs, output, **attributes)
+        return output
+
+    def add_named_node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        """Append a node whose one output has exactly that name."""
         node = onnx.helper.make_node(op_type, inputs, [output], name=self.unique(f"{output}/{op_type}"), **attributes)
         self.model.graph.node.append(node)
-        return output
 
     def redirect(self, name: str, to: str, readers: Iterable[onnx.NodeProto]) -> None:
         """Let the given nodes read `to` wherever they read `name`."""
@@ -261,3 +273,9 @@ def require_float_graph(model: onnx.ModelProto, technique: str) -> None:
             f"{technique} needs ONNX opset {LEAST_OPSET} or later, and this graph has {opset(model)}: export it again "
             "or convert it with onnx.version_converter."
         )
+
+
+def require_finite(name: str, weight: Array) -> None:
+    """Raise TechniqueError where a constant holds NaN or infinity, naming it."""
+    if not np.isfinite(weight).all():
+        raise TechniqueError(f"weight {name!r} holds NaN or infinity: check the network's training.")

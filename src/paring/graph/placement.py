@@ -7,14 +7,15 @@ right after a layer needs no integers of its own: the quantization after it clip
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import onnx
 
-from paring.graph.onnx_graph import Graph, attribute, weighted_layers
+from paring.errors import TechniqueError
+from paring.graph.onnx_graph import Array, Graph, attribute, require_finite, weighted_layers
 
 Placement = Literal["every-edge", "inputs-only"]
 PLACEMENTS: tuple[Placement, ...] = ("every-edge", "inputs-only")
@@ -55,6 +56,16 @@ class Plan:
     integer_only: frozenset[str]
     reasons: dict[str, str]
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The tensors to observe: those that are quantized where they are made."""
+        return tuple(name for group in self.groups for name in group.sources)
+
+    @property
+    def moved(self) -> frozenset[str]:
+        """The tensors that exist as integers only."""
+        return frozenset(name for group in self.groups for name in group.moved)
+
 
 def planned(graph: Graph, placement: Placement, exclude: Iterable[str] = ()) -> Plan:
     """Where integers go.
@@ -63,40 +74,53 @@ def planned(graph: Graph, placement: Placement, exclude: Iterable[str] = ()) -> 
     between integer layers: for runtimes with an integer kernel for each operator. "inputs-only" quantizes what layers
     read, nothing else: for runtimes that fuse a convolution with the addition and rectifier after it.
     """
-    reasons = _reasons(graph, frozenset(exclude))
-    return _Planner(graph, placement, reasons).plan()
+    return _Planner(graph, placement, float_reasons(graph, exclude)).plan()
 
 
-def _reasons(graph: Graph, exclude: frozenset[str]) -> dict[str, str]:
-    """For each weighted layer, why it has to stay float; "" where it has not."""
+def float_reasons(graph: Graph, exclude: Iterable[str] = (), operators: Sequence[str] = LAYERS) -> dict[str, str]:
+    """For each weighted layer why it has to stay float, "" where it can be integer: one of the operators, and fit.
+
+    Raises TechniqueError where a weight holds NaN or infinity, or an excluded layer does not exist.
+    """
     nodes = {node.name: node for node in graph.nodes}
-    found = {}
-    for layer in weighted_layers(graph.model):
-        node = nodes[layer.name]
-        weight = graph.constant(layer.weight)
-        reason = ""
-        if layer.name in exclude:
-            reason = "excluded by the settings"
-        elif layer.op_type not in LAYERS:
-            reason = f"{layer.op_type} has no integer form here"
-        elif weight is None:
-            reason = "its weight can be overridden by the caller"
-        elif weight.dtype != np.float32:
-            reason = f"its weight is {weight.dtype}, not float32"
-        elif node.input[0] in graph.initializers:
-            reason = "it reads constants alone"
-        elif layer.op_type == "MatMul" and weight.ndim != 2:
-            reason = f"its weight has {weight.ndim} axes, not 2"
-        elif len(node.input) > 2 and node.input[2] and not _bias_fits(graph, node, weight):
-            reason = "its bias is no constant of one value a channel"
-        elif node.op_type == "Gemm" and attribute(node, "transA", 0):
-            reason = "its input is transposed"
-        found[layer.name] = reason
-    return found
+    layers = weighted_layers(graph.model)
+    excluded = frozenset(exclude)
+    if unknown := excluded - {layer.name for layer in layers}:
+        known = ", ".join(layer.name for layer in layers[:8])
+        raise TechniqueError(f"exclude names {min(unknown)!r}, which is no layer with weights: there are {known}, ...")
+    return {
+        layer.name: "excluded by the settings"
+        if layer.name in excluded
+        else f"{layer.op_type} has no integer form here"
+        if layer.op_type not in operators
+        else _misfit(graph, nodes[layer.name])
+        for layer in layers
+    }
 
 
-def _bias_fits(graph: Graph, node: onnx.NodeProto, weight: np.ndarray) -> bool:
+def _misfit(graph: Graph, node: onnx.NodeProto) -> str:
+    """Why the layer can't be integer; "" where it can."""
+    weight = graph.constant(node.input[1])
+    if weight is None:
+        return "its weight can be overridden by the caller"
+    if weight.dtype != np.float32:
+        return f"its weight is {weight.dtype}, not float32"
+    require_finite(node.input[1], weight)
+    if node.input[0] in graph.initializers:
+        return "it reads constants alone"
+    if node.op_type == "MatMul" and weight.ndim != 2:
+        return f"its weight has {weight.ndim} axes, not 2"
+    if len(node.input) > 2 and node.input[2] and not _bias_fits(graph, node, weight):
+        return "its bias is no constant of one value a channel"
+    if node.op_type == "Gemm" and attribute(node, "transA", 0):
+        return "its input is transposed"
+    return ""
+
+
+def _bias_fits(graph: Graph, node: onnx.NodeProto, weight: Array) -> bool:
     bias = graph.constant(node.input[2])
+    if bias is not None:
+        require_finite(node.input[2], bias)
     return bias is not None and bias.dtype == np.float32 and bias.size in (1, channels_of(node, weight.shape))
 
 

@@ -18,7 +18,7 @@ def quantized(graph: Graph, plan: Plan, activations: Mapping[Group, Parameters],
     """The graph with integer weights, int32 biases and integers between layers; edits and returns `graph`."""
     nodes = {node.name: node for node in graph.nodes}
     scales = {name: parameters for group, parameters in activations.items() for name in group.tensors}
-    weights = _Weights(graph, per_channel)
+    weights = IntegerWeights(graph, per_channel)
     for name in plan.layers:
         weights.replace(nodes[name], scales[nodes[name].input[0]])
     for group, parameters in activations.items():
@@ -26,7 +26,7 @@ def quantized(graph: Graph, plan: Plan, activations: Mapping[Group, Parameters],
     return graph
 
 
-class _Weights:
+class IntegerWeights:
     """Replaces weights and biases by integers, each stored once even where several layers read it."""
 
     def __init__(self, graph: Graph, per_channel: bool) -> None:
@@ -37,7 +37,7 @@ class _Weights:
         """Let the layer read its weight, and its bias where it has one, through DequantizeLinear."""
         weight = self.graph.constant(node.input[1])
         assert weight is not None
-        factor, bias = _gemm_folded(self.graph, node, weight)
+        factor, bias = gemm_folded(self.graph, node, weight)
         axis = self._axis(node)
         least = 0.0 if bias is None else np.abs(bias) / (float(inputs.scale) * LARGEST_BIAS)
         if axis is None:
@@ -51,6 +51,12 @@ class _Weights:
             whole = np.rint(bias.astype(np.float64) / units).astype(np.int32)
             per_channel = Parameters(np.array(units), np.zeros(bias.shape, np.int32), 0)
             node.input[2] = self._dequantized(node.input[2], whole, per_channel)
+
+    def round_trip(self, name: str, parameters: Parameters) -> str:
+        """The tensor quantized and dequantized, for a reader of its own."""
+        constants = _constants(self.graph, name, parameters)
+        integers = self.graph.add_node("QuantizeLinear", [name, *constants], f"{name}_quantized")
+        return self.graph.add_node("DequantizeLinear", [integers, *constants], f"{name}_dequantized")
 
     def _axis(self, node: onnx.NodeProto) -> int | None:
         grouped = node.op_type == "ConvTranspose" and attribute(node, "group", 1) != 1
@@ -66,7 +72,7 @@ class _Weights:
         return self._stored[key]
 
 
-def _gemm_folded(graph: Graph, node: onnx.NodeProto, weight: Array) -> tuple[np.float32, Array | None]:
+def gemm_folded(graph: Graph, node: onnx.NodeProto, weight: Array) -> tuple[np.float32, Array | None]:
     """Gemm's alpha, and the bias times beta, one value a channel; both attributes become 1."""
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     factor, shift = np.float32(attribute(node, "alpha", 1.0)), np.float32(attribute(node, "beta", 1.0))
@@ -96,10 +102,7 @@ def _insert(graph: Graph, plan: Plan, group: Group, parameters: Parameters) -> N
         if name in plan.integer_only and producer is not None:
             value = graph.unique(f"{name}_float")
             producer.output[list(producer.output).index(name)] = value
-        node = onnx.helper.make_node(
-            "QuantizeLinear", [value, *constants], [integers[name]], name=graph.unique(f"{name}/QuantizeLinear")
-        )
-        graph.model.graph.node.append(node)
+        graph.add_named_node("QuantizeLinear", [value, *constants], integers[name])
     for name in group.tensors:
         _let_read(graph, plan, name, integers, constants)
     for name in group.moved:
@@ -108,28 +111,13 @@ def _insert(graph: Graph, plan: Plan, group: Group, parameters: Parameters) -> N
 
 def _let_read(graph: Graph, plan: Plan, name: str, integers: dict[str, str], constants: list[str]) -> None:
     """Give the tensor's readers, but for movers inside the group, what the integers stand for."""
-    readers = [n for n in graph.consumers[name] if not (n.name in plan.movers and n.output[0] in integers)]
-    whole = name in plan.integer_only or name not in plan_sources(plan)
-    if whole:
+    readers = [node for node in graph.consumers[name] if node.name not in plan.movers]
+    inputs = [integers[name], *constants]
+    if name in plan.moved or (name in plan.integer_only and name in graph.producers):
         if readers or name in graph.outputs:
-            node = onnx.helper.make_node(
-                "DequantizeLinear",
-                [integers[name], *constants],
-                [name],
-                name=graph.unique(f"{name}/DequantizeLinear"),
-            )
-            graph.model.graph.node.append(node)
-        return
-    readers = [node for node in readers if node.name in plan.readers]
-    if readers:
-        graph.redirect(
-            name, graph.add_node("DequantizeLinear", [integers[name], *constants], f"{name}_dequantized"), readers
-        )
-
-
-def plan_sources(plan: Plan) -> frozenset[str]:
-    """Tensors that are quantized where they are made."""
-    return frozenset(name for group in plan.groups for name in group.sources)
+            graph.add_named_node("DequantizeLinear", inputs, name)
+    elif readers := [node for node in readers if node.name in plan.readers]:
+        graph.redirect(name, graph.add_node("DequantizeLinear", inputs, f"{name}_dequantized"), readers)
 
 
 def _move_integers(graph: Graph, node: onnx.NodeProto, integers: dict[str, str], zero_point: str) -> None:

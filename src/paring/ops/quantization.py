@@ -1,4 +1,4 @@
-"""Numerics of 8-bit integers: parameters, rounding, and how a range is chosen from what was observed.
+"""Numerics of narrow formats: 8-bit integers, their parameters and rounding; bfloat16.
 
 A real x is stored as q = clip(round(x / scale) + zero_point) and read back as (q - zero_point) * scale; rounding is
 half to even, as ONNX QuantizeLinear defines it. Symmetric parameters (zero_point 0 of a signed type) serve weights;
@@ -7,20 +7,15 @@ affine ones, whose range always contains 0 so that zero padding is exact, serve 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Calibration = Literal["min-max", "percentile", "entropy", "mse"]
-CALIBRATIONS: tuple[Calibration, ...] = ("min-max", "percentile", "entropy", "mse")
-
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-_LEVELS = 256
-_HALF_BINS = 4096
+LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -79,10 +74,10 @@ def affine(values: Range) -> Parameters:
     """
     low, high = min(values.low, 0.0), max(values.high, 0.0)
     width = high - low
-    if width / (_LEVELS - 1) < SMALLEST_SCALE:
+    if width / (LEVELS - 1) < SMALLEST_SCALE:
         return Parameters(np.array(1.0, np.float32), np.array(0, np.uint8))
-    scale = np.array(width / (_LEVELS - 1), np.float32)
-    zero_point = np.clip(np.rint(-low / scale), 0, _LEVELS - 1)
+    scale = np.array(width / (LEVELS - 1), np.float32)
+    zero_point = np.clip(np.rint(-low / scale), 0, LEVELS - 1)
     return Parameters(scale, np.array(zero_point, np.uint8))
 
 
@@ -100,141 +95,8 @@ def symmetric(weight: Array, axis: int | None = None, least_scale: Array | float
     return Parameters(np.asarray(scale), np.zeros(np.shape(scale), np.int8), axis)
 
 
-class Histogram:
-    """Counts of a tensor's values in bins of equal width over [-reach, reach], and the exact minimum and maximum.
-
-    Memory is fixed: where a value falls outside, the reach doubles and neighbouring bins merge, which loses nothing
-    but resolution. NaN and infinity are not counted; `finite` tells that there were some.
-    """
-
-    def __init__(self) -> None:
-        self.counts: npt.NDArray[np.int64] = np.zeros(2 * _HALF_BINS, np.int64)
-        self.reach = 0.0
-        self.low, self.high = np.inf, -np.inf
-        self.finite = True
-
-    def add(self, values: Array) -> None:
-        """Count the values of an array of any shape."""
-        flat = values.reshape(-1).astype(np.float32, copy=False)
-        if not flat.size:
-            return
-        low, high = float(flat.min()), float(flat.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            self.finite = False
-            return
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self._reach_to(max(-low, high))
-        self.counts += np.histogram(flat, bins=2 * _HALF_BINS, range=(-self.reach, self.reach))[0]
-
-    def _reach_to(self, magnitude: float) -> None:
-        if self.reach == 0.0:
-            self.reach = max(magnitude, SMALLEST_SCALE * _HALF_BINS)
-        while self.reach < magnitude:
-            merged = self.counts.reshape(_HALF_BINS, 2).sum(axis=1)
-            self.counts = np.pad(merged, _HALF_BINS // 2)
-            self.reach *= 2
-
-    @property
-    def range(self) -> Range:
-        """The exact minimum and maximum; (0, 0) where nothing was counted."""
-        return Range(self.low, self.high) if self.low <= self.high else Range(0.0, 0.0)
-
-    @property
-    def centers(self) -> Array:
-        """The middle of each bin, shape (bins,)."""
-        width = self.reach / _HALF_BINS
-        return (np.arange(-_HALF_BINS, _HALF_BINS) + 0.5) * width
-
-    def merged(self, other: Histogram) -> Histogram:
-        """Both as one, as if it had seen the values of either; this and the other are untouched."""
-        result = Histogram()
-        result.low, result.high = min(self.low, other.low), max(self.high, other.high)
-        result.finite = self.finite and other.finite
-        result.reach = max(self.reach, other.reach)
-        if result.reach:
-            edges = (-result.reach, result.reach)
-            for part in (self, other):
-                if part.reach:
-                    counted = np.histogram(part.centers, bins=2 * _HALF_BINS, range=edges, weights=part.counts)[0]
-                    result.counts += counted.astype(np.int64)
-        return result
-
-
-def _percentile_range(seen: Histogram, percentile: float) -> Range:
-    """The range that holds `percentile` percent of the values; the rest is cut off in equal parts at both ends.
-
-    Where no value is negative everything is cut off at the top.
-    """
-    missing = (1 - percentile / 100) * seen.counts.sum()
-    below = 0.0 if seen.low >= 0 else missing / 2
-    cumulative = np.cumsum(seen.counts)
-    width = seen.reach / _HALF_BINS
-    first = int(np.searchsorted(cumulative, below, side="right"))
-    last = int(np.searchsorted(cumulative, cumulative[-1] - (missing - below), side="left"))
-    return Range(max(seen.low, (first - _HALF_BINS) * width), min(seen.high, (last + 1 - _HALF_BINS) * width))
-
-
-def _divergence(counts: Array, outliers: float, levels: int) -> float:
-    """Kullback-Leibler divergence in nats of a histogram, clipped so that its last bin holds the outliers, from its
-    own form in `levels` levels, each level's mass spread over those of its bins that are not empty."""
-    edges = np.linspace(0, counts.size, levels + 1).astype(int)[:-1]
-    filled = counts > 0
-    mass, places = np.add.reduceat(counts, edges), np.add.reduceat(filled.astype(float), edges)
-    spread = np.repeat(mass / np.maximum(places, 1), np.diff(np.append(edges, counts.size))) * filled
-    clipped = counts.copy()
-    clipped[-1] += outliers
-    p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1e-30)
-    where = p > 0
-    return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], 1e-9))))
-
-
-def _entropy_range(seen: Histogram) -> Range:
-    """The threshold whose quantized distribution diverges least from the observed one.
-
-    Migacz, "8-bit inference with TensorRT" (2017): magnitudes only, the mass beyond the threshold counted in the
-    last bin of the reference. Differs in that values that are never negative have all 256 levels, others 128. The
-    first bin counts as its neighbour: a rectifier's zeros, exact in any range, would outweigh all else.
-    """
-    magnitudes = seen.counts[_HALF_BINS:] + seen.counts[:_HALF_BINS][::-1]
-    used = int(np.flatnonzero(magnitudes)[-1]) + 1
-    bins = np.add.reduceat(magnitudes, np.linspace(0, used, min(used, 2048) + 1).astype(int)[:-1]).astype(float)
-    if bins.size > 1:
-        bins[0] = bins[1]
-    levels = _LEVELS if seen.low >= 0 else _LEVELS // 2
-    sizes = [*range(levels, bins.size, 8), bins.size]
-    best = min(sizes, key=lambda size: _divergence(bins[:size], float(bins[size:].sum()), levels))
-    threshold = max(-seen.low, seen.high) * best / bins.size
-    return Range(max(seen.low, -threshold), min(seen.high, threshold))
-
-
-def _squared_error(seen: Histogram, candidate: Range) -> float:
-    """Mean squared error of quantizing and reading back, over the histogram's bins."""
-    parameters = affine(candidate)
-    error = dequantize(quantize(seen.centers, parameters), parameters) - seen.centers
-    return float(seen.counts @ (error * error))
-
-
-def _mse_range(seen: Histogram) -> Range:
-    """The range of least squared error: both ends are drawn in together, then each alone."""
-    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    shrunk = np.linspace(1.0, 0.2, 81)
-    both = min(shrunk, key=lambda c: _squared_error(seen, Range(low * c, high * c)))
-    low, high = low * both, high * both
-    around = np.linspace(0.8, 1.2, 21)
-    if seen.low < 0:
-        low *= min(around, key=lambda c: _squared_error(seen, Range(low * c, high)))
-    high *= min(around, key=lambda c: _squared_error(seen, Range(low, high * c)))
-    return Range(float(max(seen.low, low)), float(min(seen.high, high)))
-
-
-def chosen_range(seen: Histogram, calibration: Calibration, percentile: float = 99.99) -> Range:
-    """The range to quantize a tensor to; `percentile` counts for the calibration of that name alone."""
-    if not seen.counts.any() or seen.low == seen.high:
-        return seen.range
-    choices: dict[str, Callable[[], Range]] = {
-        "min-max": lambda: seen.range,
-        "percentile": lambda: _percentile_range(seen, percentile),
-        "entropy": lambda: _entropy_range(seen),
-        "mse": lambda: _mse_range(seen),
-    }
-    return choices[calibration]()
+def to_bfloat16(values: Array) -> Array:
+    """float32 -> the 16 bits of the nearest bfloat16 (ties to even) as uint16, same shape; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,8 +12,7 @@ from paring.backends.runner import graph_runner
 from paring.data.batches import tensors_of
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph
-from paring.ops.quantization import Histogram
+from paring.ops.ranges import Histogram
 from paring.types import Array, Arrays
 
 BYTES_PER_RUN = 128 * 2**20
@@ -28,7 +26,8 @@ LEAST_ROWS = 32
 
 def graph_inputs(graph: onnx.ModelProto, job: Job) -> Iterator[Arrays]:
     """The calibration batches as the graph's named inputs: by name where a batch is a dict, else in order."""
-    names = Graph(graph).inputs
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    names = [value.name for value in graph.graph.input if value.name not in stored]
     for inputs, _ in job.calibrate:
         if isinstance(inputs, dict) and set(names) <= set(inputs):
             tensors = tuple(inputs[name] for name in names)
@@ -105,19 +104,3 @@ def absolute_maxima(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) ->
                     found = np.abs(arrays[name]).reshape(-1, arrays[name].shape[-1]).max(axis=0)
                     largest[name] = np.maximum(largest.get(name, found), found)
     return largest
-
-
-def outputs_of(graph: onnx.ModelProto, job: Job, rows: int) -> list[Array]:
-    """The float outputs on the first `rows` calibration rows, each flattened to (rows, values)."""
-    found: dict[str, list[Array]] = {}
-    left = rows
-    with graph_runner(graph, threads=job.threads) as session:
-        for batch in graph_inputs(graph, job):
-            for piece in in_pieces(batch, min(64, max(left, 1))):
-                if left <= 0:
-                    break
-                left -= len(next(iter(piece.values())))
-                for name, value in session.run(piece).items():
-                    if np.issubdtype(value.dtype, np.floating):
-                        found.setdefault(name, []).append(value.reshape(len(value), math.prod(value.shape[1:])))
-    return [np.concatenate(parts) for parts in found.values()]

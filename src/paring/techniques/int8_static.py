@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Self
@@ -11,13 +11,15 @@ import onnx
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, require_float_graph, weighted_layers
-from paring.graph.placement import PLACEMENTS, Group, Placement, Plan, planned
+from paring.graph.onnx_graph import Graph, require_float_graph
+from paring.graph.placement import PLACEMENTS, Placement, Plan, planned
 from paring.graph.qdq import quantized
-from paring.ops.quantization import CALIBRATIONS, Calibration, Histogram, Parameters, affine, chosen_range
+from paring.ops.quantization import Parameters, affine
+from paring.ops.ranges import CALIBRATIONS, Calibration, Histogram, chosen_range
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import observe
-from paring.types import Coverage, LayerChange
+from paring.techniques.layer_coverage import layer_coverage
+from paring.types import Coverage
 
 
 @dataclass(frozen=True)
@@ -47,49 +49,34 @@ class Int8Static(GraphTechnique):
             raise TechniqueError(f"percentile={self.percentile} must be above 50 and at most 100, for example 99.99.")
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
-        """The graph with integer layers. Raises TechniqueError where no layer can be, or one is quantized already."""
+        """The graph with integer layers. Raises TechniqueError where it is quantized already."""
         require_float_graph(graph, self.name)
         editable = Graph(graph)
         plan = planned(editable, self.placement, self.exclude)
-        activations = self.activations(plan, observe(editable.model, sources(plan), job))
-        return quantized(editable, plan, activations, per_channel=self.per_channel).finished()
+        return self.integer(editable, plan, observe(editable.model, plan.sources, job))
 
-    def activations(self, plan: Plan, seen: dict[str, Histogram]) -> dict[Group, Parameters]:
-        """Scale and zero point of each group, from what was seen of its sources."""
-        return {
-            group: affine(
-                chosen_range(
-                    reduce(Histogram.merged, (seen[name] for name in group.sources)), self.calibration, self.percentile
-                )
-            )
+    def integer(self, graph: Graph, plan: Plan, seen: Mapping[str, Histogram]) -> onnx.ModelProto:
+        """The graph as the plan says, with ranges from what was seen of the plan's sources; edits `graph`."""
+        activations = {
+            group: self.parameters(reduce(Histogram.merged, (seen[name] for name in group.sources)))
             for group in plan.groups
         }
+        return quantized(graph, plan, activations, per_channel=self.per_channel).finished()
+
+    def parameters(self, seen: Histogram) -> Parameters:
+        """Scale and zero point for values like those seen."""
+        return affine(chosen_range(seen, self.calibration, self.percentile))
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where it stayed float."""
         plan = planned(Graph(before), self.placement, self.exclude)
-        return Coverage(
-            self.name,
-            tuple(
-                LayerChange(
-                    layer.name,
-                    layer.name in plan.layers,
-                    plan.reasons.get(layer.name, ""),
-                    layer.parameters,
-                    layer.macs,
-                )
-                for layer in weighted_layers(Graph(before).model)
-            ),
-        )
+        return layer_coverage(self.name, before, after, plan.reasons, "")
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """Both placements with each calibration."""
-        for calibration in CALIBRATIONS:
+        """Both placements with each calibration; none where no layer can be integer."""
+        if not planned(Graph(graph), "inputs-only").layers:
+            return
+        for calibration in ("mse", "min-max", "percentile", "entropy"):
             for placement in PLACEMENTS:
                 yield cls(calibration=calibration, placement=placement)
-
-
-def sources(plan: Plan) -> list[str]:
-    """The tensors to observe."""
-    return [name for group in plan.groups for name in group.sources]

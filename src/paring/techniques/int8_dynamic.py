@@ -1,0 +1,92 @@
+"""Int8Dynamic: linear layers in 8-bit integers whose input ranges are found at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from paring.data.job import Job
+from paring.graph.onnx_graph import Graph, attribute, require_float_graph, weighted_layers
+from paring.graph.placement import float_reasons
+from paring.graph.qdq import gemm_folded
+from paring.ops.quantization import quantize, symmetric
+from paring.techniques.base import GraphTechnique
+from paring.techniques.layer_coverage import layer_coverage
+from paring.types import Coverage
+
+LINEAR = ("Gemm", "MatMul")
+WORTHWHILE_PARAMETERS = 4096
+"""Below this a linear layer is quicker in float than finding its input's range."""
+
+
+@dataclass(frozen=True)
+class Int8Dynamic(GraphTechnique):
+    """Linear layers as DynamicQuantizeLinear and MatMulInteger; weights int8 with a scale for each output channel.
+
+    No calibration, and no clipping of unseen inputs. The input's range is that of the whole batch, so an answer may
+    differ slightly with the rows that it shares a batch with. `exclude` names layers that stay float.
+    """
+
+    exclude: tuple[str, ...] = ()
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        """The graph with integer linear layers. Raises TechniqueError where it is quantized already."""
+        require_float_graph(graph, self.name)
+        editable = Graph(graph)
+        reasons = float_reasons(editable, self.exclude, LINEAR)
+        inputs: dict[str, tuple[str, str, str]] = {}
+        for node in [node for node in editable.nodes if reasons.get(node.name) == ""]:
+            if node.input[0] not in inputs:
+                inputs[node.input[0]] = _quantized_input(editable, node.input[0])
+            _replace(editable, node, inputs[node.input[0]])
+        return editable.finished()
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        """Each layer with weights, and why where it stayed float."""
+        return layer_coverage(self.name, before, after, float_reasons(Graph(before), self.exclude, LINEAR), "")
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        """One, where some linear layer has weights enough; the small ones stay float."""
+        named = Graph(graph)
+        able = {name for name, reason in float_reasons(named, operators=LINEAR).items() if not reason}
+        layers = [layer for layer in weighted_layers(named.model) if layer.name in able]
+        small = tuple(layer.name for layer in layers if layer.parameters < WORTHWHILE_PARAMETERS)
+        if len(small) < len(layers):
+            yield cls(exclude=small)
+
+
+def _quantized_input(graph: Graph, name: str) -> tuple[str, str, str]:
+    """Names of the tensor's integers, scale and zero point, found at run time."""
+    made = tuple(graph.unique(f"{name}_dynamic_{part}") for part in ("quantized", "scale", "zero_point"))
+    node = onnx.helper.make_node("DynamicQuantizeLinear", [name], made, name=graph.unique(f"{name}/DynamicQuantize"))
+    graph.model.graph.node.append(node)
+    return made[0], made[1], made[2]
+
+
+def _replace(graph: Graph, node: onnx.NodeProto, integers: tuple[str, str, str]) -> None:
+    """Integer product, then its scale and the bias, in place of the layer."""
+    weight = graph.constant(node.input[1])
+    assert weight is not None
+    factor, bias = gemm_folded(graph, node, weight)
+    weight = weight * factor
+    if node.op_type == "Gemm" and attribute(node, "transB", 0):
+        weight = weight.T
+    parameters = symmetric(weight, 1)
+    stored = graph.add_constant(quantize(weight, parameters), f"{node.input[1]}_quantized")
+    scale = graph.add_constant(parameters.scale, f"{node.input[1]}_scale")
+    output = node.output[0]
+    graph.model.graph.node.remove(node)
+    product = graph.add_node("MatMulInteger", [integers[0], stored, integers[2]], f"{output}_integer")
+    product = graph.add_node("Cast", [product], f"{output}_cast", to=TensorProto.FLOAT)
+    unit = graph.add_node("Mul", [integers[1], scale], f"{output}_unit")
+    if bias is None:
+        graph.add_named_node("Mul", [product, unit], output)
+        return
+    product = graph.add_node("Mul", [product, unit], f"{output}_scaled")
+    graph.add_named_node("Add", [product, graph.add_constant(np.array(bias), f"{output}_bias")], output)

@@ -1,0 +1,106 @@
+"""MixedPrecision: static int8 with the layers that hurt most back in float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import onnx
+
+from paring.backends.runner import graph_runner
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.onnx_graph import Graph, require_float_graph
+from paring.graph.placement import planned
+from paring.graph.switch import NO_LAYER, switchable
+from paring.ops.ranges import Histogram
+from paring.techniques.base import GraphTechnique
+from paring.techniques.calibration import graph_inputs, in_pieces, observe
+from paring.techniques.int8_static import Int8Static
+from paring.techniques.layer_coverage import layer_coverage
+from paring.types import Arrays, Coverage
+
+SENSITIVITY_ROWS = 64
+
+
+@dataclass(frozen=True)
+class MixedPrecision(GraphTechnique):
+    """`int8`, but for the `float_layers` layers whose own quantization changes the outputs most.
+
+    The change is measured, as "Integer Quantization for Deep Learning Inference" (Wu et al., 2020, section 5.1) does:
+    each layer alone in integers, the rest float. Differs in the measure: squared distance of the outputs from the
+    float graph's, relative to their variance, on at most 64 calibration rows, because that needs no labels.
+    """
+
+    int8: Int8Static = field(default_factory=Int8Static)
+    float_layers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.float_layers < 1:
+            raise TechniqueError(
+                f"float_layers={self.float_layers} must be 1 or more; with none, use Int8Static alone."
+            )
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        """The graph with integer layers but for the worst. Raises TechniqueError where it is quantized already."""
+        require_float_graph(graph, self.name)
+        editable = Graph(graph)
+        plan = planned(editable, self.int8.placement, self.int8.exclude)
+        nodes = {node.name: node for node in editable.nodes}
+        inputs = {name: nodes[name].input[0] for name in plan.layers}
+        if self.float_layers >= len(inputs):
+            raise TechniqueError(
+                f"float_layers={self.float_layers} leaves nothing in integers: the graph has {len(inputs)} such layers."
+            )
+        seen = observe(editable.model, sorted({*plan.sources, *inputs.values()}), job)
+        damage = self._damage(graph, inputs, seen, job)
+        worst = sorted(damage, key=lambda name: -damage[name])[: self.float_layers]
+        job.say(f"float layers: {', '.join(worst)}")
+        plan = planned(editable, self.int8.placement, (*self.int8.exclude, *worst))
+        return self.int8.integer(editable, plan, seen)
+
+    def _damage(
+        self, graph: onnx.ModelProto, inputs: Mapping[str, str], seen: Mapping[str, Histogram], job: Job
+    ) -> dict[str, float]:
+        """For each layer the outputs' distance from the float ones where it alone is in integers."""
+        parameters = {name: self.int8.parameters(seen[name]) for name in inputs.values()}
+        per_channel = self.int8.per_channel
+        model, switch = switchable(Graph(graph), list(inputs), parameters, per_channel=per_channel)
+        damage = dict.fromkeys(inputs, 0.0)
+        left = SENSITIVITY_ROWS
+        with graph_runner(model, threads=job.threads) as session:
+            for batch in graph_inputs(graph, job):
+                for piece in in_pieces(batch, SENSITIVITY_ROWS):
+                    if left <= 0:
+                        return damage
+                    left -= len(next(iter(piece.values())))
+                    reference = session.run(piece | {switch: np.array([NO_LAYER])})
+                    for number, name in enumerate(inputs):
+                        damage[name] += distance(session.run(piece | {switch: np.array([number])}), reference)
+        return damage
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        """Each layer with weights, and why where it stayed float."""
+        plan = planned(Graph(before), self.int8.placement, self.int8.exclude)
+        return layer_coverage(self.name, before, after, plan.reasons, f"among the {self.float_layers} that hurt most")
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        """A few layers in float, with both placements; none where there are too few layers to choose from."""
+        layers = len(planned(Graph(graph), "inputs-only").layers)
+        for count in sorted({1, 2, max(3, layers // 8)}):
+            if 2 * count < layers:
+                for int8 in (Int8Static("mse"), Int8Static("mse", placement="inputs-only")):
+                    yield cls(int8, count)
+
+
+def distance(outputs: Arrays, reference: Arrays) -> float:
+    """Mean squared difference relative to the reference's variance, summed over the float outputs."""
+    total = 0.0
+    for name, expected in reference.items():
+        if np.issubdtype(expected.dtype, np.floating) and expected.size:
+            error = np.mean(np.square(outputs[name].astype(np.float64) - expected))
+            total += float(error / max(float(np.var(expected)), 1e-12))
+    return total

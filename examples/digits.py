@@ -94,6 +94,9 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def trained_network(train: Shifted, epochs: int = EPOCHS) -> DigitsNet:
+    threads = torch.get_num_threads()
+    # So small a network gains nothing from a second thread, and on a busy machine waits for it.
+    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = DigitsNet().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -105,6 +108,7 @@ def trained_network(train: Shifted, epochs: int = EPOCHS) -> DigitsNet:
                 torch.autograd.backward(cross_entropy(network(images), labels))
                 optimizer.step()
                 schedule.step()
+    torch.set_num_threads(threads)
     return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from paring.data.job import Job
 from paring.errors import TaskError
 from paring.graph.macs import layer_costs
-from paring.techniques.base import ModuleTechnique
+from paring.techniques.base import TrainingTechnique
 from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import fit_
 from paring.train.mixing import Mixing
@@ -22,7 +22,7 @@ from paring.types import Coverage, LayerChange
 
 
 @dataclass(frozen=True)
-class FineTune(ModuleTechnique):
+class FineTune(TrainingTechnique):
     """Train the network to answer as the original does: knowledge distillation (Hinton, Vinyals, Dean 2015).
 
     loss = label_weight * task.loss + (1 - label_weight) * distance to the original's answers: T^2 KL for class scores,
@@ -37,8 +37,6 @@ class FineTune(ModuleTechnique):
     temperature: float = 4.0
     label_weight: float = 0.1
     mixing: Mixing = "none"
-
-    needs_training_data = True
 
     def __post_init__(self) -> None:
         self._training(Training.precision)
@@ -75,6 +73,10 @@ class FineTune(ModuleTechnique):
         yield cls()
         yield cls(epochs=8)
         yield replace(cls(), label_weight=0.5)
+
+    def with_epochs(self, epochs: int) -> Self:
+        """The same training, longer or shorter."""
+        return replace(self, epochs=epochs)
 
     def _training(self, precision: str) -> Training:
         return Training(self.epochs, self.learning_rate, precision="float32" if precision == "float32" else "auto")

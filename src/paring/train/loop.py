@@ -84,10 +84,12 @@ class _Run:
     def over(self, train: Iterable[Batch]) -> Trained:
         """All steps."""
         self.model.train()
-        pace = self._pace(train)
+        length = self._length(train)
+        source = self._source(train)
+        pace = Pace(self.training.epochs, length, self.now(), self.job.deadline_s)
         progress = Progress(self.job.say, self.training.epochs, self.now())
         last: Drawn | None = None
-        for drawn in self._source(train):
+        for drawn in source:
             if last and drawn.epoch > last.epoch:
                 pace = replace(pace, steps_per_epoch=last.step + 1)
             if self._expired():
@@ -100,21 +102,27 @@ class _Run:
         self._check_end()
         return self.trained
 
-    def _pace(self, train: Iterable[Batch]) -> Pace:
-        steps = len(train) if isinstance(train, Sized) else None
-        if steps is None and self.job.deadline_s is None:
-            # With neither a length nor a deadline nothing would tell when the learning rate has to come down.
-            self.job.say("counting the batches of train, which has no length")
-            steps = sum(1 for _ in train)
-        return Pace(self.training.epochs, steps, self.now(), self.job.deadline_s)
+    def _length(self, train: Iterable[Batch]) -> int | None:
+        """Batches in one pass, where that can be known."""
+        if isinstance(train, Sized):
+            return len(train)
+        if self.job.deadline_s is not None:
+            return None
+        # With neither a length nor a deadline nothing would tell when the learning rate has to come down.
+        self.job.say("counting the batches of train, which has no length")
+        return sum(1 for _ in train)
 
     def _source(self, train: Iterable[Batch]) -> Iterator[Drawn]:
+        """All batches that are large enough to train on."""
         drawn = epochs_of(train, self.training.epochs)
-        first = next(drawn)
+        usable = (item for item in drawn if rows_in(item.batch[0]) >= self.fewest_rows)
+        first = next(usable, None)
+        if first is None:
+            raise TaskError("every batch of train has a single row, and BatchNorm needs 2: use larger batches.")
         if self._rehearse(first):
             # Data and network share one random generator: with a thread, chance would say who draws first.
-            return chain([first], drawn)
-        return chain([first], prefetched(drawn, self._expired))
+            return chain([first], usable)
+        return chain([first], prefetched(usable, self._expired))
 
     def _rehearse(self, drawn: Drawn) -> bool:
         """One step on a copy: falls back to float32 where bfloat16 fails; True where the network draws at random."""
@@ -138,8 +146,6 @@ class _Run:
     def _timed_step(self, drawn: Drawn, pace: Pace) -> None:
         start_s = self.now()
         rows = rows_in(drawn.batch[0])
-        if rows < self.fewest_rows:
-            return
         # The middle of the step stands for all of it: the first rate is not zero, and the last one is not lost.
         share = pace.progress(drawn.epoch, drawn.step + 0.5, start_s)
         rate = self.training.learning_rate * one_cycle(share, self.training.warmup)
@@ -185,9 +191,7 @@ class _Run:
 
     def _check_end(self) -> None:
         if not self.trained.steps:
-            if self._expired():
-                raise TechniqueError("no training step fits before the deadline: give more time.")
-            raise TaskError("every batch of train has a single row, and BatchNorm needs 2: use larger batches.")
+            raise TechniqueError("no training step fits before the deadline: give more time.")
         if not self.guard.is_finite():
             self.guard.restore_()
 

@@ -45,6 +45,11 @@ def names(kind: Kind) -> tuple[str, ...]:
 
 def find(kind: Kind, name: str) -> type[Any]:
     """The class of that name; upper case, dashes and underscores do not matter. Raises InputError with close names."""
+    return reference(kind, name).load()
+
+
+def reference(kind: Kind, name: str) -> Reference:
+    """Where the class of that name is, without importing it. Raises InputError with close names."""
     table = _table(kind)
     plain = {_plain(known): known for known in table}
     known = plain.get(_plain(name))
@@ -56,7 +61,8 @@ def find(kind: Kind, name: str) -> type[Any]:
             else f"choose from {', '.join(table)}."
         )
         raise InputError(f"no {kind} is called {name!r}: {hint}")
-    return _attribute(table[known], f"the {kind} {known!r}")
+    module, _, qualname = table[known].partition(":")
+    return Reference(module, qualname, None)
 
 
 def _table(kind: Kind) -> dict[str, str]:
@@ -69,19 +75,10 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _attribute(path: str, what: str) -> type[Any]:
-    """The class at "module:qualname"."""
-    module, _, qualname = path.partition(":")
-    try:
-        return _member(importlib.import_module(module), qualname)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{what} can't be imported from {path}: {error}.") from error
-
-
 def _member(module: ModuleType, qualname: str) -> type[Any]:
     value: Any = module
     for part in qualname.split("."):
-        value = vars(value)[part] if part in vars(value) else getattr(value, part)
+        value = getattr(value, part)
     if not isinstance(value, type):
         raise AttributeError(f"{qualname} is no class")
     return value

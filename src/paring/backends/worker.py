@@ -20,6 +20,7 @@ import numpy as np
 from paring.backends.base import Backend
 from paring.backends.channel import Channel, ignore_interrupts
 from paring.backends.checks import in_one_sentence
+from paring.backends.probing import probed
 from paring.errors import BackendError, InputError, ParingError
 from paring.registry import Reference
 from paring.types import Arrays, Session
@@ -34,11 +35,12 @@ SETTLE_LIMIT_S = 0.5
 class Worker:
     """Answers commands; each method named after a command takes its fields and gives the answer's."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
         self._session: Session | None = None
         self._timed: tuple[Any, list[Arrays]] = (None, [])
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "available": self.available,
+            "probe": self.probe,
             "load": self.load,
             "run": self.run,
             "run_rows": self.run_rows,
@@ -55,9 +57,9 @@ class Worker:
         except Exception as error:
             return {"error": f"{type(error).__name__}: {in_one_sentence(error)}.", "input_error": False}
 
-    def available(self, command: dict[str, Any]) -> dict[str, Any]:
+    def probe(self, command: dict[str, Any]) -> dict[str, Any]:
         """Whether the runtime works here."""
-        return {"reason": _backend_class(command["class"]).available()}
+        return probed(_backend_class(command["class"]), self._scratch)
 
     def load(self, command: dict[str, Any]) -> dict[str, Any]:
         """Load the network."""
@@ -197,7 +199,7 @@ def main() -> None:
     ignore_interrupts()
     channel = Channel()
     channel.die_with_parent(sys.argv[1])
-    worker = Worker()
+    worker = Worker(Path(sys.argv[1]))
     for command in channel.commands():
         if command["command"] == "close":
             return

@@ -1,0 +1,54 @@
+"""The worker's side of a probe: is the runtime there, and does it answer as NumPy does?"""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paring.backends.base import Backend
+from paring.backends.checks import in_one_sentence
+from paring.backends.probe_network import TOLERANCE, expected_outputs, probe_inputs, write_probe_network
+
+ROWS = 3
+
+
+def probed(kind: type[Backend], folder: Path) -> dict[str, Any]:
+    """The answer to the command probe: reason, version, details."""
+    reason = kind.available()
+    if reason is not None:
+        return {"reason": reason, "version": _version(kind), "details": {}}
+    try:
+        reason, details = _trial_run(kind.with_options({}), folder)
+    except Exception as error:
+        reason, details = f"it fails on a small network: {in_one_sentence(error)}.", {}
+    return {"reason": reason, "version": _version(kind), "details": details}
+
+
+def _trial_run(backend: Backend, folder: Path) -> tuple[str | None, dict[str, str]]:
+    """Why its answers are wrong, or None; and how it went."""
+    network = write_probe_network(backend.format, folder)
+    inputs = probe_inputs(ROWS)
+    begin = time.perf_counter()
+    session = backend.load(network, threads=1)
+    load_s = time.perf_counter() - begin
+    outputs = session.run(inputs)
+    session.close()
+    expected = expected_outputs(inputs)
+    if set(outputs) != set(expected):
+        return f"it names the outputs {', '.join(outputs)} and not {', '.join(expected)}.", {}
+    error = max(float(np.abs(outputs[name] - value).max()) for name, value in expected.items())
+    details = {"format": backend.format, "load_s": f"{load_s:.2f}", "largest_error": f"{error:.1e}"}
+    return (None if error <= TOLERANCE else f"its answers are off by {error:.2g} on a small network."), details
+
+
+def _version(kind: type[Backend]) -> str:
+    if kind.package is None:
+        return ""
+    try:
+        return version(kind.package)
+    except PackageNotFoundError:
+        return ""

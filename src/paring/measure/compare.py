@@ -1,0 +1,230 @@
+"""How much faster one deployment is than another, with an interval that says how sure that is.
+
+Two things make a plain comparison of two runs wrong. The machine changes from second to second: so both run in turn, in
+short blocks, in random order, each in a process of its own, and only the ratio of neighbouring blocks counts. And a
+process is a few per cent faster or slower than the next one of the same program for as long as it lives, by where its
+memory happens to lie (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009;
+Kalibera and Jones, "Rigorous Benchmarking in Reasonable Time", 2013): so both are started anew again and again, and
+each pair of processes counts as one repetition.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from paring.backends.isolated import Deployment, IsolatedSession
+from paring.errors import BudgetError
+from paring.measure.interval import log_ratio_interval, student_quantile
+from paring.measure.latency import BlockPlan, Latency, Workload, block_plan, time_block, warm_up
+from paring.types import Array
+
+CONFIDENCE = 0.95
+LOOKS = (7, 10, 14, 20, 28, 40, 56, 80)
+"""Numbers of pairs after which the interval is looked at; look k may err with probability 0.05 / 2**k: 0.05 in all."""
+
+PAIR_TIME_S = 0.4
+"""Time on calls for each of the two processes of a pair."""
+
+PROCESS_EFFECT = 0.03
+"""By how much two processes of one program may differ as long as they live, as a log ratio."""
+
+FEWEST_PAIRS = 4
+"""With fewer, the spread between pairs can't be told from them: PROCESS_EFFECT is taken for it."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`ratio` is the original's time over the candidate's: above 1 the candidate is faster.
+
+    `low` and `high` hold the true ratio at 95 %. `pairs` counts the pairs of processes; peak memory is that of the
+    largest process.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    candidate: Latency
+    original: Latency
+    candidate_peak_memory_bytes: int
+    original_peak_memory_bytes: int
+    pairs: int
+
+    @property
+    def width(self) -> float:
+        """Width of the interval as a share of the ratio."""
+        return (self.high - self.low) / self.ratio
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What one pair of processes gave."""
+
+    log_ratios: tuple[float, ...]
+    candidate_ns: Array
+    original_ns: Array
+    candidate_memory: int
+    original_memory: int
+
+    @property
+    def log_ratio(self) -> float:
+        return statistics.median(self.log_ratios)
+
+
+def compare(
+    candidate: Deployment,
+    original: Deployment,
+    workload: Workload,
+    *,
+    time_limit_s: float = 20.0,
+    width: float = 0.02,
+    seed: int = 0,
+) -> Comparison:
+    """Measure both in turn until the ratio's interval is narrower than `width` (a share of the ratio) or time is up.
+
+    At least one pair of processes is measured, however long it takes.
+    Raises BackendError where one of them can't be run.
+    """
+    if not width > 0:
+        raise BudgetError(f"width={width} must be above 0: a share of the ratio, for example 0.02.")
+    order = random.Random(seed)
+    end = time.monotonic() + time_limit_s
+    pairs: list[_Pair] = []
+    longest_s, looks = 0.0, 0
+    while not pairs or time.monotonic() + longest_s < end:
+        begin = time.monotonic()
+        with _Both(candidate, original, workload.threads) as (first, second):
+            pairs.append(_measured_pair(first, second, workload, min(PAIR_TIME_S, time_limit_s / 10), order))
+        longest_s = max(longest_s, time.monotonic() - begin)
+        if len(pairs) in LOOKS:
+            looks += 1
+            result = _result(pairs, workload, looks)
+            if result.width < width:
+                return result
+    return _result(pairs, workload, looks + 1)
+
+
+class _Both:
+    """Two processes that start side by side and end together."""
+
+    def __init__(self, candidate: Deployment, original: Deployment, threads: int) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            started = [
+                pool.submit(IsolatedSession.of, deployment, threads=threads) for deployment in (candidate, original)
+            ]
+        failed = [error for error in (future.exception() for future in started) if error is not None]
+        self._sessions = [future.result() for future in started if future.exception() is None]
+        if failed:
+            self._close()
+            raise failed[0]
+
+    def __enter__(self) -> tuple[IsolatedSession, IsolatedSession]:
+        return self._sessions[0], self._sessions[1]
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for session in self._sessions:
+            session.close()
+
+
+def _measured_pair(
+    candidate: IsolatedSession, original: IsolatedSession, workload: Workload, time_s: float, order: random.Random
+) -> _Pair:
+    """Blocks in turn; which of the two goes first is drawn each time."""
+    slower_s = max(warm_up(candidate, workload), warm_up(original, workload))
+    plan = block_plan(slower_s, time_s)
+    candidate_ns, original_ns, ratios = [], [], []
+    for _ in range(plan.blocks):
+        ours, theirs = _block_pair(candidate, original, workload, plan, order)
+        candidate_ns.append(ours)
+        original_ns.append(theirs)
+        ratios.append(math.log(float(np.median(theirs)) / float(np.median(ours))))
+    return _Pair(
+        tuple(ratios),
+        np.concatenate(candidate_ns),
+        np.concatenate(original_ns),
+        candidate.peak_memory_bytes(),
+        original.peak_memory_bytes(),
+    )
+
+
+def _block_pair(
+    candidate: IsolatedSession, original: IsolatedSession, workload: Workload, plan: BlockPlan, order: random.Random
+) -> tuple[Array, Array]:
+    if order.random() < 0.5:
+        ours = time_block(candidate, workload, plan)
+        return ours, time_block(original, workload, plan)
+    theirs = time_block(original, workload, plan)
+    return time_block(candidate, workload, plan), theirs
+
+
+def _result(pairs: Sequence[_Pair], workload: Workload, look: int) -> Comparison:
+    """The comparison at the look of that number."""
+    ratio, low, high = (math.exp(value) for value in _interval(pairs, (1 - CONFIDENCE) / 2**look))
+    return Comparison(
+        ratio,
+        low,
+        high,
+        Latency.of(np.concatenate([pair.candidate_ns for pair in pairs]), workload.batch_size),
+        Latency.of(np.concatenate([pair.original_ns for pair in pairs]), workload.batch_size),
+        max(pair.candidate_memory for pair in pairs),
+        max(pair.original_memory for pair in pairs),
+        len(pairs),
+    )
+
+
+def _interval(pairs: Sequence[_Pair], error: float) -> tuple[float, float, float]:
+    """(estimate, low, high) of the log ratio."""
+    found = [pair.log_ratio for pair in pairs]
+    if len(pairs) >= FEWEST_PAIRS:
+        return log_ratio_interval(found, error)
+    half = PROCESS_EFFECT / math.sqrt(len(pairs))
+    blocks = [value for pair in pairs for value in pair.log_ratios]
+    if len(blocks) > 1:
+        quantile = student_quantile(1 - error / 2, len(blocks) - 1)
+        half = math.hypot(half, quantile * statistics.stdev(blocks) / math.sqrt(len(blocks)))
+    estimate = statistics.fmean(found)
+    return estimate, estimate - half, estimate + half
+
+
+class Yardstick:
+    """The original, kept running, so that a search compares many candidates with it in about a second each.
+
+    Its intervals are wider than those of `compare`, by what one process may differ from the next.
+    """
+
+    def __init__(self, original: Deployment, workload: Workload, *, seed: int = 0) -> None:
+        self._workload = workload
+        self._order = random.Random(seed)
+        self._original = IsolatedSession.of(original, threads=workload.threads)
+
+    def compare(self, candidate: Deployment, *, time_limit_s: float = 1.0) -> Comparison:
+        """Measure a candidate in turn with the original for about `time_limit_s` after it has loaded."""
+        with IsolatedSession.of(candidate, threads=self._workload.threads) as session:
+            return self.compare_loaded(session, time_limit_s=time_limit_s)
+
+    def compare_loaded(self, candidate: IsolatedSession, *, time_limit_s: float = 1.0) -> Comparison:
+        """The same for a candidate whose process runs already, and goes on."""
+        pair = _measured_pair(candidate, self._original, self._workload, time_limit_s / 2, self._order)
+        return _result([pair], self._workload, 0)
+
+    def close(self) -> None:
+        """End the original's process."""
+        self._original.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -88,8 +88,8 @@ def test_the_answer_stands_at_the_top_in_one_sentence() -> None:
     title = re.search(r"<h1>(.*?)</h1>", rendered(result(), rows()))
     assert title is not None
     assert re.sub("<.*?>", "", title[1]) == (
-        "2.44× faster (2.38–2.49) than the original on its fastest runtime, at a certified drop of at most 0.56 points "
-        "(95\u202f% confidence, n = 7,000)."
+        "2.44× faster (2.38–2.49) than the original on its fastest runtime, at a certified drop of at most 0.64 points "
+        "(95\u202f% confidence, n\u00a0=\u00a07,000)."
     )
 
 
@@ -212,27 +212,50 @@ def test_nan_and_nulls_read_as_nothing() -> None:
 
 def test_reasons_that_differ_in_numbers_only_are_folded() -> None:
     text = Reader(rendered(result(), rows())).text()
-    assert "after 512 rows it ran at …x the speed of the best so far (2 trials)" in text
+    assert "drop … on the first … rows, 0.01 is allowed (3 trials)" in text
     assert "torch can't run QLinearConv: int8 graphs need onnxruntime or openvino. (2 trials)" in text
-    assert "after 512 rows it ran at 0.67x the speed" in text
-    assert text.index("torch can't run QLinearConv") < text.index("found no channels") < text.index("rows it ran at")
+    assert "drop 0.0391 on the first 256 rows" in text
+    assert text.index("torch can't run QLinearConv") < text.index("found no channels") < text.index("is allowed (")
+
+
+def test_a_reason_that_fills_pages_is_folded_to_its_first_line() -> None:
+    long = "RuntimeError: no kernel for node 7\n" + "at frame\n" * 50
+    html = rendered(result(), [{"outcome": "failed", "reason": long, "recipe_text": "Mine"}])
+    assert re.search(r"<summary><b>RuntimeError: no kernel for node 7 …</b> \(1 trial\)</summary>", html)
+    assert html.count("at frame") == 50
+
+
+def test_the_machine_is_told_with_units_and_versions_and_the_commands_repeat_the_budget() -> None:
+    answer = result()
+    answer["budget"].update(max_size_bytes=2_000_000, max_memory_bytes=5e8)
+    text = Reader(rendered(answer, rows())).text()
+    for fact in ("memory16.8 GB", "onnxruntime1.31.0", "threads used2", "avx512_bf16, avx512_vnni"):
+        assert fact in text
+    assert "--max-drop 0.01 --confidence 0.95 --objective latency --max-size 2000000 --max-memory 500000000" in text
+    assert "--batch-size 1 --threads 2 --seed 0" in text
 
 
 def test_the_certificate_shows_its_evidence() -> None:
     text = Reader(rendered(result(), rows())).text()
-    for evidence in ("87 got worse", "70 got better", "6,843 scored the same", "corrected for 3 finalists"):
+    for evidence in (
+        "87 got worse",
+        "70 got better",
+        "6,843 scored the same",
+        "Corrected for 3 finalists",
+    ):
         assert evidence in text
-    assert "valid at this number of rows" in text
+    assert "Method: exact." in text
+    assert "holds at this very number of rows" in text
     assert "The smallest drop that this many rows can certify is 0.06 points." in text
 
 
 def test_an_approximate_certificate_says_so() -> None:
     answer = result()
-    answer["certificate"].update(method="paired bootstrap (approximate)", regressions=None, fixes=None)
+    answer["certificate"].update(method="bootstrap", regressions=None, fixes=None)
     text = Reader(rendered(answer, rows())).text()
     assert "an approximately certified drop" in text
-    assert "holds approximately" in text
-    assert "valid at this number of rows" not in text
+    assert "holds only as their number grows" in text
+    assert "at this very number of rows" not in text
     assert "got worse" not in text
 
 
@@ -266,8 +289,8 @@ def test_scores_outside_0_to_1_are_not_called_points() -> None:
     answer = copy.deepcopy(result())
     answer["baseline"]["score"] = 27.4
     text = Reader(rendered(answer, [])).text()
-    assert "at most 0.00553 (95" in text
-    assert "0.55 points" not in text
+    assert "at most 0.00637 (95" in text
+    assert "0.64 points" not in text
 
 
 def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:

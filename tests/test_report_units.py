@@ -82,6 +82,12 @@ def test_a_bound_is_never_shown_below_itself(bound: float) -> None:
     assert bound * 100 - 1e-9 <= shown < bound * 100 + 0.01 + 1e-9
 
 
+@given(st.floats(1e-4, 1e4))
+def test_a_bound_in_the_metrics_own_unit_is_rounded_up_too(bound: float) -> None:
+    shown = float(ScoreUnit(fraction=False).bound(bound).replace(",", ""))
+    assert bound * (1 - 1e-6) <= shown <= bound * 1.0101
+
+
 @given(st.floats(0.01, 500.0), st.floats(1.0, 3.0))
 def test_an_interval_is_never_shown_narrower_than_it_is(low: float, factor: float) -> None:
     ends = [float(end) for end in units.interval(low, low * factor).split("–")]

@@ -41,10 +41,15 @@ def _chosen_labels(plot: Plot) -> list[Label]:
 
 
 def _budget_labels(plot: Plot) -> list[Label]:
-    box, budget = plot.frame.plot, plot.answer.budget.max_drop
-    if budget is None:
-        return []
-    return [Label(f"budget: {plot.unit.drop(budget)}", box.right + 4, plot.y(budget) - FONT * 0.85, "needed", "limit")]
+    box, budget, limit = plot.frame.plot, plot.answer.budget.max_drop, plot.goal.limit
+    labels = []
+    if budget is not None:
+        text, height = f"budget: {plot.unit.drop(budget)}", plot.y(budget) - FONT * 0.85
+        labels.append(Label(text, box.right + 4, height, "needed", "limit"))
+    if limit:
+        low = box.bottom - 4 * FONT
+        labels.append(Label(f"limit: {plot.goal.shown(limit)}", plot.x(limit), low, "needed", "limit"))
+    return labels
 
 
 def _original_labels(plot: Plot) -> list[Label]:

@@ -9,15 +9,20 @@ from paring.report.records import Answer, Certified
 from paring.report.story import as_sentence
 from paring.report.units import ScoreUnit
 
-EXACT = (
-    "The certification rows were kept apart from the search, and each finalist was judged on them once. Original and "
-    "candidate were scored on the same rows. The bound is one-sided and valid at this number of rows; it is no normal "
-    "approximation."
+SPLIT = (
+    "These rows were kept apart from the search, and each finalist was judged on them once, on the same rows as the "
+    "original."
 )
-APPROXIMATE = (
-    "The certification rows were kept apart from the search, and each finalist was judged on them once. The score is "
-    "no mean over rows, so the bound comes from resampling them and holds approximately, not exactly."
-)
+METHODS = {
+    "exact": "Method: exact. Every score is right or wrong, so what is known are the counts of rows that changed; the "
+    "one-sided bound holds at this very number of rows and is no normal approximation.",
+    "betting": "Method: betting. Scores are bounded and of any shape; the one-sided bound rules out each larger drop "
+    "because bets against it would have paid too well. It holds at this very number of rows and is no normal "
+    "approximation.",
+    "bootstrap": "Method: paired bootstrap, approximate. The score is no mean over rows, so the bound comes from "
+    "drawing the rows again and again, and holds only as their number grows.",
+}
+"""What the certificate's methods are, for readers who were not there."""
 
 
 def certificate_section(answer: Answer, unit: ScoreUnit) -> Markup:
@@ -71,10 +76,11 @@ def _evidence(certificate: Certified, unit: ScoreUnit) -> list[Markup]:
         told.append(el("ul", {"class": "counts"}, *items))
     else:
         told.append(el("p", {"class": "lead-in"}, f"Judged on {units.counted(rows, 'row')} that the search never saw"))
-    told.append(el("p", None, APPROXIMATE if certificate.approximate else EXACT))
-    finalists = certificate.finalists
-    corrected = f", corrected for {finalists} finalists" if finalists > 1 else ""
-    told.append(el("p", None, as_sentence(f"method: {certificate.method}{corrected}")))
+    told.append(el("p", None, SPLIT))
+    told.append(el("p", None, METHODS.get(certificate.method, as_sentence(f"method: {certificate.method}"))))
+    if certificate.finalists > 1:
+        shared = f"Corrected for {certificate.finalists} finalists: the confidence holds for all of them together."
+        told.append(el("p", None, shared))
     if certificate.smallest_certifiable_drop is not None:
         smallest = unit.bound(certificate.smallest_certifiable_drop)
         told.append(el("p", None, f"The smallest drop that this many rows can certify is {smallest}."))

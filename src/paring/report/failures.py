@@ -15,6 +15,7 @@ OUTCOMES = {
     "stopped-early": "Stopped early: it was losing",
     "unavailable": "Not available here",
 }
+LONGEST = 240
 NUMBER = re.compile(r"\d[\d.,]*\d|\d")
 
 
@@ -60,15 +61,22 @@ def failures_section(answer: Answer, trials: tuple[Trial, ...]) -> Markup:
 
 def _entry(group: Group) -> Markup:
     reason = group.reason or "no reason was recorded"
-    if len(group.trials) == 1:
+    short = shortened(reason)
+    if len(group.trials) == 1 and short == reason:
         return el("li", None, el("b", None, reason), el("br"), *_named(group.trials[0]))
-    varied = len({trial.reason for trial in group.trials}) > 1
+    varied = short != reason or len({trial.reason for trial in group.trials}) > 1
     items = []
     for trial in group.trials:
         own = el("small", None, trial.reason) if varied else ""
         items.append(el("li", None, *_named(trial), own))
-    summary = el("summary", None, el("b", None, reason), f" ({units.counted(len(group.trials), 'trial')})")
+    summary = el("summary", None, el("b", None, short), f" ({units.counted(len(group.trials), 'trial')})")
     return el("li", None, el("details", None, summary, el("ul", None, *items)))
+
+
+def shortened(reason: str) -> str:
+    """The first line of a reason, cut where it is long: messages of runtimes can fill pages."""
+    line = reason.partition("\n")[0].rstrip()
+    return reason if line == reason and len(line) <= LONGEST else f"{line[:LONGEST].rstrip()} …"
 
 
 def _named(trial: Trial) -> tuple[str, ...]:

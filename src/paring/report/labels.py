@@ -64,6 +64,13 @@ class Placed:
         left = {"start": self.x, "middle": self.x - width / 2, "end": self.x - width}[self.anchor]
         return Box(left - 2, self.y - size, left + width + 2, self.y + size * 0.3)
 
+    def leader(self) -> Box:
+        """The room that the line to the point takes; none where there is no line."""
+        x, y = self.end()
+        if not self.far:
+            return Box(0, 0, 0, 0)
+        return Box(x - 2, min(y, self.label.y), x + 2, max(y, self.label.y))
+
     def end(self) -> tuple[float, float]:
         """Where the line from the point ends: the text's near edge."""
         return self.x, self.y + 3 if self.y < self.label.y else self.y - 11
@@ -75,15 +82,21 @@ def place(labels: Sequence[Label], obstacles: Iterable[Box], frame: Box, size: f
     Those without room are left out, but a needed one goes where it covers the least.
     """
     taken = list(obstacles)
+    texts: list[Box] = []
     placed: list[Placed] = []
     for label in labels:
         spots = [spot for spot in _spots(label, size) if spot.box(size).within(frame)]
-        covered = {spot: sum(spot.box(size).meets(other) for other in taken) for spot in spots}
+        covered = {spot: _covered(spot.box(size), taken) + _covered(spot.leader(), texts) for spot in spots}
         chosen = min(spots, key=covered.__getitem__, default=None)
         if chosen and (label.reach == "needed" or not covered[chosen]):
             placed.append(chosen)
-            taken.append(chosen.box(size))
+            texts.append(chosen.box(size))
+            taken += [chosen.box(size), chosen.leader()]
     return tuple(placed)
+
+
+def _covered(box: Box, others: Iterable[Box]) -> int:
+    return sum(box.meets(other) for other in others)
 
 
 def _spots(label: Label, size: float) -> Iterable[Placed]:

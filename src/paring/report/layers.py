@@ -16,7 +16,8 @@ FOLDED_FROM = 16
 def layers_section(answer: Answer) -> Markup:
     """A line for each technique, then the layers one by one."""
     if not answer.coverage:
-        return el("p", {"class": "empty"}, "No technique was applied: the answer is the network as it came.")
+        why = "no candidate was chosen" if answer.status == "infeasible" else "the answer is the network as it came"
+        return el("p", {"class": "empty"}, f"No technique was applied: {why}.")
     summaries = [_summary(coverage) for coverage in answer.coverage]
     return el("div", None, el("ul", {"class": "shares"}, *summaries), _by_layer(answer.coverage))
 
@@ -76,4 +77,4 @@ def _cell(layer: LayerChange | None) -> tuple[Markup, ...]:
         return (el("span", {"class": "faint"}, "not looked at"),)
     if layer.changed:
         return (el("span", {"class": "yes"}, "changed"), el("small", None, layer.reason))
-    return (el("span", {"class": "faint"}, "left alone"), el("small", None, layer.reason))
+    return (el("small", None, layer.reason or "left alone"),)

@@ -9,7 +9,7 @@ from paring.report.records import Answer
 
 def machine_section(answer: Answer) -> Markup:
     """A list of facts, then commands."""
-    facts = [(name.replace("_", " "), value) for name, value in answer.hardware]
+    facts = [fact for fact in answer.hardware if fact[0] != "paring"]
     if answer.threads:
         facts.append(("threads used", str(answer.threads)))
     facts += [("wall time", units.duration(answer.wall_time_s)), ("trials", _outcomes(answer))]
@@ -27,6 +27,7 @@ def commands_of(answer: Answer) -> list[str]:
     options += [f"--confidence {budget.confidence:g}", f"--objective {budget.objective}"]
     options += [f"--max-latency-ms {budget.max_latency_ms:g}" if budget.max_latency_ms is not None else ""]
     options += [f"--max-size {budget.max_size_bytes:.0f}" if budget.max_size_bytes is not None else ""]
+    options += [f"--max-memory {budget.max_memory_bytes:.0f}" if budget.max_memory_bytes is not None else ""]
     options += [f"--batch-size {budget.batch_size}", f"--threads {answer.threads}" if answer.threads else ""]
     options += [f"--seed {answer.seed}" if answer.seed is not None else ""]
     search = " ".join(["paring optimize TASK --out DIR", *filter(None, options)])

@@ -17,7 +17,10 @@
   const show = dot => {
     hide();
     dot.classList.add("now");
-    tip.textContent = told.get(dot);
+    const [recipe, ...rest] = told.get(dot).split("\n");
+    const name = document.createElement("b");
+    name.textContent = recipe;
+    tip.replaceChildren(name, "\n" + rest.join("\n"));
     tip.hidden = false;
     const at = dot.querySelector("path").getBoundingClientRect();
     const left = at.left + at.width / 2 - tip.offsetWidth / 2;

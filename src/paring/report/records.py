@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paring.report.fields import Fields
-from paring.report.units import ScoreUnit
+from paring.report.units import ScoreUnit, size
 from paring.types import Coverage, LayerChange
 
 
@@ -204,7 +204,7 @@ class Answer:
             speedup_over_source=Interval.of(fields.inner("speedup_over_source")),
             certificate=Certified.of(fields.inner("certificate")),
             coverage=tuple(_coverage(each) for each in fields.each("coverage")),
-            hardware=tuple((name, _plain(value)) for name, value in hardware.values.items()),
+            hardware=_facts(hardware.values),
             wall_time_s=fields.number("wall_time_s"),
             outcomes=tuple((name, outcomes.integer(name) or 0) for name in outcomes.values),
             unavailable=tuple((each.text("backend", "?"), each.text("reason")) for each in fields.each("unavailable")),
@@ -238,7 +238,20 @@ def _chain(recipe: tuple[Fields, ...]) -> str:
     return " -> ".join(each.text("technique", "?") for each in recipe) or "original"
 
 
+def _facts(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Names and values as people read them; what lies in an inner object (versions of packages) stands on its own."""
+    facts: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            facts += _facts(value)
+        elif name.endswith("_bytes") and isinstance(value, int | float):
+            facts.append((name.removesuffix("_bytes"), size(value)))
+        else:
+            facts.append((name.replace("_", " "), _plain(value)))
+    return tuple(facts)
+
+
 def _plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
-    return "–" if value is None else "yes" if value is True else "no" if value is False else str(value)
+    return "–" if value is None else str(value)

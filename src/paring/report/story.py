@@ -8,6 +8,8 @@ from paring.report import units
 from paring.report.records import Answer, Certified, Point
 from paring.report.units import ScoreUnit
 
+SPACE = "\u00a0"
+
 
 @dataclass(frozen=True)
 class Story:
@@ -43,7 +45,11 @@ def as_sentence(text: str) -> str:
 def budget_told(answer: Answer, unit: ScoreUnit) -> str:
     """What the result had to meet, in one line."""
     budget = answer.budget
-    limits = [f"a drop of at most {unit.drop(budget.max_drop)} with {units.percent(budget.confidence)} confidence"]
+    limits = []
+    if budget.max_drop is not None:
+        limits.append(
+            f"a drop of at most {unit.drop(budget.max_drop)} with {units.percent(budget.confidence)} confidence"
+        )
     if budget.max_latency_ms is not None:
         limits.append(f"at most {units.latency(budget.max_latency_ms)} a call")
     if budget.max_size_bytes is not None:
@@ -52,7 +58,7 @@ def budget_told(answer: Answer, unit: ScoreUnit) -> str:
         limits.append(f"at most {units.size(budget.max_memory_bytes)} of memory")
     goal = {"latency": "the lowest latency", "throughput": "the highest throughput", "size": "the smallest size"}
     best = goal.get(budget.objective, "the least memory")
-    return f"{'; '.join(limits)}. Within that, {best} at batch size {budget.batch_size}{_threads(answer)}."
+    return f"{'; '.join([*limits, best])} at batch size {budget.batch_size}{_threads(answer)}."
 
 
 def certified_told(certificate: Certified | None, unit: ScoreUnit) -> str:
@@ -62,7 +68,9 @@ def certified_told(certificate: Certified | None, unit: ScoreUnit) -> str:
     word = "an approximately certified" if certificate.approximate else "a certified"
     confidence = units.percent(certificate.confidence)
     bound = unit.bound(certificate.upper_bound)
-    return f"at {word} drop of at most {bound} ({confidence} confidence, n = {units.count(certificate.rows)})"
+    return (
+        f"at {word} drop of at most {bound} ({confidence} confidence, n{SPACE}={SPACE}{units.count(certificate.rows)})"
+    )
 
 
 def _improved(answer: Answer, best: Point, unit: ScoreUnit) -> Story:
@@ -116,9 +124,8 @@ def _kept(answer: Answer) -> Story:
     factor = answer.speedup_over_source
     if factor and factor.low > 1:
         interval = units.interval(factor.low, factor.high)
-        details.append(
-            f"That alone runs at {units.ratio(factor.ratio)} the speed of the model as it came ({interval})."
-        )
+        speed = units.ratio(factor.ratio)
+        details.append(f"Its runtime alone gives {speed} the speed of the model as it came ({interval}).")
     return Story("The original was kept", rest, tuple(details))
 
 

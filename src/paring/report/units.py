@@ -123,7 +123,8 @@ class ScoreUnit:
         if drop is None:
             return NONE
         if not self.fraction:
-            return self._with_unit(significant(drop))
+            step = 10.0 ** (2 - math.floor(math.log10(abs(drop)))) if drop else 1.0
+            return significant(_ceil(drop, step))
         return self._with_unit(signed(f"{_ceil(drop * 100, 100) + 0.0:.2f}"))
 
     @property

@@ -233,7 +233,8 @@ def _groups(wanted: set[str], movers: list[onnx.NodeProto], graph: Graph) -> tup
             if name in parent and name not in graph.initializers:
                 parent[root(name)] = root(node.output[0])
     members: dict[str, list[str]] = {}
-    for name in sorted(parent):
+    order = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
+    for name in (name for name in order if name in parent):
         members.setdefault(root(name), []).append(name)
     return tuple(
         Group(tuple(n for n in names if n not in moved), tuple(n for n in names if n in moved))

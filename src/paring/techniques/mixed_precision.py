@@ -54,7 +54,7 @@ class MixedPrecision(GraphTechnique):
             raise TechniqueError(
                 f"float_layers={self.float_layers} leaves nothing in integers: the graph has {len(inputs)} such layers."
             )
-        seen = observe(editable.model, sorted({*plan.sources, *inputs.values()}), job)
+        seen = observe(editable.model, list(dict.fromkeys([*plan.sources, *inputs.values()])), job)
         damage = self._damage(graph, inputs, seen, job)
         worst = sorted(damage, key=lambda name: -damage[name])[: self.float_layers]
         job.say(f"float layers: {', '.join(worst)}")

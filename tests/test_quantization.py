@@ -1,0 +1,179 @@
+"""8-bit numerics against a slow oracle, and ranges against what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from paring.ops.quantization import Parameters, Range, affine, dequantize, quantize, symmetric, to_bfloat16
+from paring.ops.ranges import CALIBRATIONS, Histogram, chosen_range
+
+numbers = st.floats(-1e4, 1e4, width=32)
+matrices = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=numbers)
+
+
+def slow_round_trip(value: float, scale: float, zero_point: int, low: int, high: int) -> float:
+    """One number, in Python's own arithmetic: round half to even, then saturate."""
+    integer = min(max(round(float(np.float32(value) / np.float32(scale))) + zero_point, low), high)
+    return (integer - zero_point) * scale
+
+
+@given(matrices)
+@settings(max_examples=200, deadline=None)
+def test_affine_round_trip_equals_the_oracle_and_errs_by_half_a_step(values: np.ndarray) -> None:
+    parameters = affine(Range(float(values.min()), float(values.max())))
+    found = dequantize(quantize(values, parameters), parameters)
+    scale, zero_point = float(parameters.scale), int(parameters.zero_point)
+    expected = [slow_round_trip(v, scale, zero_point, 0, 255) for v in values.reshape(-1)]
+    np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-6, atol=1e-30)
+    if float(np.ptp(np.append(values, 0))) / 255 >= 1e-37:
+        assert np.abs(found - values).max() <= scale * 1.001  # half a step, and half of one of the zero point
+
+
+@given(matrices, st.sampled_from([None, 0, 1, -1]))
+@settings(max_examples=200, deadline=None)
+def test_symmetric_round_trip_equals_the_oracle(weight: np.ndarray, axis: int | None) -> None:
+    parameters = symmetric(weight, axis)
+    found = dequantize(quantize(weight, parameters), parameters)
+    scales = np.broadcast_to(
+        parameters.scale if axis is None else np.expand_dims(parameters.scale, 1 if axis == 0 else 0), weight.shape
+    )
+    expected = [
+        slow_round_trip(v, float(s), 0, -128, 127) for v, s in zip(weight.reshape(-1), scales.reshape(-1), strict=True)
+    ]
+    np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-6, atol=1e-30)
+    assert (np.abs(found - weight) <= scales * 0.501).all()
+    assert quantize(weight, parameters).min() >= -127
+
+
+@given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
+@settings(deadline=None)
+def test_zero_is_exact_in_every_affine_range(a: float, b: float) -> None:
+    parameters = affine(Range(min(a, b), max(a, b)))
+    zero = np.zeros(1, np.float32)
+    assert dequantize(quantize(zero, parameters), parameters)[0] == 0
+    assert parameters.scale > 0
+    if min(a, b) >= 0:
+        assert parameters.zero_point == 0
+
+
+def test_symmetric_channels_of_zeros_get_a_usable_scale() -> None:
+    weight = np.zeros((3, 4), np.float32)
+    weight[1] = 12.7
+    parameters = symmetric(weight, 0)
+    np.testing.assert_allclose(parameters.scale, 0.1, rtol=1e-6)
+    assert (symmetric(np.zeros((3, 4), np.float32), 0).scale == 1).all()
+    assert symmetric(np.zeros((3, 4), np.float32)).scale == 1
+
+
+def test_least_scale_coarsens_tiny_channels_alone() -> None:
+    weight = np.array([[1.0], [1e-9]], np.float32)
+    scale = symmetric(weight, 0, np.array([1e-6, 1e-6])).scale
+    np.testing.assert_allclose(scale, [1 / 127, 1e-6], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "axis"),
+    [(0.0, 0, None), (np.nan, 0, None), (np.inf, 0, None), ([1.0, 1.0], [0], 0), ([1.0], [0], None), (1.0, 0, 0)],
+)
+def test_parameters_that_contradict_themselves_are_refused(scale: object, zero_point: object, axis: int | None) -> None:
+    with pytest.raises(ValueError, match=r"scale|shapes"):
+        Parameters(np.array(scale, np.float32), np.array(zero_point, np.uint8), axis)
+
+
+@given(arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32)))
+@settings(deadline=None)
+def test_bfloat16_is_the_nearest_one(values: np.ndarray) -> None:
+    import torch
+
+    expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    found = to_bfloat16(values)
+    nan = np.isnan(values)
+    np.testing.assert_array_equal(found[~nan], expected[~nan])
+    back = (found.astype(np.uint32) << 16).view(np.float32)
+    assert np.isnan(back[nan]).all()
+
+
+def filled(*parts: np.ndarray) -> Histogram:
+    histogram = Histogram()
+    for part in parts:
+        histogram.add(part)
+    return histogram
+
+
+@given(st.lists(arrays(np.float32, st.integers(0, 30), elements=numbers), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_histogram_keeps_the_count_and_the_exact_ends(parts: list[np.ndarray]) -> None:
+    histogram = filled(*parts)
+    values = np.concatenate(parts)
+    assert histogram.counts.sum() == values.size
+    if values.size:
+        assert (histogram.low, histogram.high) == (values.min(), values.max())
+        mean = histogram.counts @ histogram.centers / values.size
+        assert abs(mean - values.astype(np.float64).mean()) <= histogram.reach / 2048 + 1e-30
+    assert histogram.counts.size == Histogram().counts.size
+
+
+def test_merged_histograms_equal_one_that_saw_both() -> None:
+    small, large = np.linspace(0, 1, 1001, dtype=np.float32), np.linspace(-9, 70, 777, dtype=np.float32)
+    merged, both = filled(small).merged(filled(large)), filled(small, large)
+    assert merged.range == both.range
+    assert merged.counts.sum() == both.counts.sum()
+    quantiles = [chosen_range(h, "percentile", 90.0) for h in (merged, both)]
+    assert quantiles[0].high == pytest.approx(quantiles[1].high, rel=0.02)
+    assert filled(small).merged(Histogram()).counts.sum() == small.size
+
+
+def test_histogram_tells_of_values_that_are_not_finite() -> None:
+    assert filled(np.array([1.0, 2.0])).finite
+    assert not filled(np.array([1.0, np.nan])).finite
+    assert not filled(np.array([1.0, np.inf])).finite
+
+
+@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@given(values=arrays(np.float32, st.integers(1, 60), elements=numbers))
+@settings(max_examples=40, deadline=None)
+def test_a_chosen_range_lies_in_what_was_seen(calibration: str, values: np.ndarray) -> None:
+    seen = filled(values)
+    chosen = chosen_range(seen, calibration)  # type: ignore[arg-type]
+    slack = 1e-5 * max(abs(seen.low), abs(seen.high)) + 1e-6
+    assert min(seen.low, 0) - slack <= chosen.low <= max(chosen.high, 0) + slack
+    assert chosen.high <= max(seen.high, 0) + slack
+    assert affine(chosen).scale > 0
+
+
+def test_percentile_cuts_what_it_says() -> None:
+    values = np.random.default_rng(0).normal(size=200_000).astype(np.float32)
+    two_sided = chosen_range(filled(values), "percentile", 99.0)
+    expected = np.quantile(values, [0.005, 0.995])
+    np.testing.assert_allclose([two_sided.low, two_sided.high], expected, atol=0.01)
+    one_sided = chosen_range(filled(np.abs(values)), "percentile", 99.0)
+    assert one_sided.low == pytest.approx(0, abs=1e-3)
+    assert one_sided.high == pytest.approx(np.quantile(np.abs(values), 0.99), abs=0.01)
+    everything = chosen_range(filled(values), "percentile", 100.0)
+    np.testing.assert_allclose([everything.low, everything.high], [values.min(), values.max()], atol=1e-3)
+
+
+@pytest.mark.parametrize("one_sided", [True, False])
+@pytest.mark.parametrize("calibration", ["percentile", "entropy"])
+def test_outliers_are_cut_off(calibration: str, one_sided: bool) -> None:
+    values = np.random.default_rng(1).normal(size=100_000).astype(np.float32)
+    values = np.abs(values) if one_sided else values
+    seen = filled(np.append(values, np.float32(200.0)))
+    assert chosen_range(seen, "min-max").high == 200
+    assert chosen_range(seen, calibration).high < 60  # type: ignore[arg-type]
+
+
+def test_mse_is_no_worse_than_any_other_range() -> None:
+    values = np.random.default_rng(2).laplace(size=50_000).astype(np.float32)
+    seen = filled(values)
+
+    def error(calibration: str) -> float:
+        parameters = affine(chosen_range(seen, calibration))  # type: ignore[arg-type]
+        return float(np.mean((dequantize(quantize(values, parameters), parameters) - values) ** 2))
+
+    assert error("mse") <= min(error(c) for c in CALIBRATIONS) * 1.01
+    assert error("mse") < error("min-max") * 0.95

@@ -155,10 +155,9 @@ class PruneChannels(ModuleTechnique):
                 raise TechniqueError(
                     f"ratios names {layer!r}, which makes no channels: use a layer that does ({close})."
                 )
-            for group in named:
-                if group.frozen and ratio > 0:
-                    raise TechniqueError(f"{layer!r} can't be pruned: {group.frozen}.")
-                result[group.name] = ratio
+            if ratio > 0 and all(group.frozen for group in named):
+                raise TechniqueError(f"{layer!r} can't be pruned: {named[0].frozen}.")
+            result.update({group.name: ratio for group in named})
         return result
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
 from paring.graph.macs import layer_costs
 from paring.techniques.base import ModuleTechnique
-from paring.types import Batch, Coverage, LayerChange
+from paring.types import Batch, Coverage, Inputs, LayerChange
 
 JUDGED_ROWS = 256
 SAMPLE_ROWS = 2
@@ -60,9 +60,8 @@ class RemoveBlocks(ModuleTechnique):
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
         if not self.blocks:
             return _greedy(network, job, removable_blocks(network, inputs), self.count or 1)
-        keeping = shape_keeping_modules(network, inputs)
         for block in self.blocks:
-            _check_block(network, block, keeping)
+            _check_block(network, block, inputs)
         result = without_blocks(network, outermost(self.blocks))
         try:
             with torch.no_grad():
@@ -128,15 +127,16 @@ def _kept_because(layer: str, candidates: Sequence[str]) -> str:
     return "is in no block that keeps the shape of its input and passes it on"
 
 
-def _check_block(model: nn.Module, block: str, keeping: Collection[str]) -> None:
+def _check_block(model: nn.Module, block: str, inputs: Inputs) -> None:
     """TechniqueError for a block that does not exist or that changes the shape of its input."""
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if block not in names:
         close = ", ".join(difflib.get_close_matches(block, names, n=3, cutoff=0.0))
         raise TechniqueError(f"blocks names {block!r}, which the network does not have; the closest are {close}.")
-    if block not in keeping:
-        close = ", ".join(difflib.get_close_matches(block, keeping, n=3, cutoff=0.0)) or "none in this network"
-        raise TechniqueError(f"block {block!r} does not give one tensor of its input's shape and type; {close} would.")
+    keeping = {id(call.module) for call in shape_keeping_modules(model, inputs).values()}
+    if id(model.get_submodule(block)) not in keeping:
+        fitting = ", ".join(removable_blocks(model, inputs)) or "no block of this network"
+        raise TechniqueError(f"block {block!r} does not keep the shape and type of its input; {fitting} would.")
 
 
 def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -> nn.Module:

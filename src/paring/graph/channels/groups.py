@@ -71,7 +71,7 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
             gathered[tuple(counts.items())].append(root)
     order = {name: position for position, name in enumerate(traced.names)}
     groups = [_group(atoms, classes, roots) for roots in gathered.values()]
-    return _named(sorted(groups, key=lambda group: order[group.main.slot.tensor]))
+    return _named(sorted(groups, key=lambda group: (order[group.main.slot.tensor], bool(group.frozen))))
 
 
 def _group(atoms: Atoms, classes: dict[int, list[int]], roots: list[int]) -> ChannelGroup:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from paring.errors import TechniqueError
 from paring.graph.channels.atoms import Slot
 from paring.graph.channels.groups import ChannelGroup
 from paring.graph.channels.trace import state, state_names
@@ -19,10 +20,12 @@ Removal: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 def removed_indices(groups: Iterable[ChannelGroup], removal: Removal) -> dict[Slot, set[int]]:
-    """Which indices go from which parameter dimension."""
+    """Which indices go from which parameter dimension. TechniqueError for a frozen group."""
     gone: dict[Slot, set[int]] = defaultdict(set)
     for group in groups:
         rows = list(removal.get(group.name, ()))
+        if rows and group.frozen:
+            raise TechniqueError(f"channels of {group.name!r} can't be removed: {group.frozen}.")
         for member in group.members if rows else ():
             gone[member.slot].update(member.indices[rows].ravel().tolist())
     return dict(gone)
@@ -78,7 +81,7 @@ def _resize_(module: nn.Module) -> None:
 def _resize_convolution_(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
     """Depthwise layers lose groups; other grouped layers keep their groups, which become narrower."""
     outputs, fan_in = int(module.weight.shape[0]), int(module.weight.shape[1])
-    if fan_in == 1 and module.groups == module.in_channels:
+    if 1 < module.groups == module.in_channels:
         module.groups = outputs // (module.out_channels // module.groups)
     module.out_channels, module.in_channels = outputs, fan_in * module.groups
 

@@ -1,0 +1,258 @@
+"""PruneChannels as users see it: settings, what goes, what stays and why."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.errors import TechniqueError
+from paring.graph.channels import ChannelGroup, Member, channel_groups
+from paring.graph.channels.atoms import Slot
+from paring.graph.macs import total_macs
+from paring.ops.importance import (
+    GroupWeights,
+    importance,
+    magnitude_l1,
+    magnitude_l2,
+    norm_scale,
+)
+from paring.techniques.prune_channels import PruneChannels
+from structures import HardCoded, Mobile, ResNet, TwoInputs, conv_bn, images, job_of, trained
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"ratio": 1.0}, "ratio=1.0 must be at least 0 and below 1"),
+        ({"ratio": -0.1}, "ratio=-0.1 must be at least 0"),
+        ({"ratio": float("nan")}, "ratio=nan must be at least 0"),
+        ({"ratios": (("conv", 1.5),)}, "ratio of 'conv'=1.5 must be at least 0"),
+        ({"round_to": 0}, "round_to=0 must be 1 or more"),
+        ({"criterion": "magnitude_l3"}, "criterion='magnitude_l3' is unknown: choose magnitude_l"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(TechniqueError, match=message):
+        PruneChannels(**setting)  # type: ignore[arg-type]
+
+
+def test_an_unknown_layer_is_refused_with_the_closest() -> None:
+    model = trained(Mobile())
+    with pytest.raises(TechniqueError, match=r"names 'block.expnd.0'.*\(block.expand.0"):
+        PruneChannels(ratios=(("block.expnd.0", 0.5),)).apply(model, job_of(model, images()))
+
+
+def test_a_frozen_layer_asked_for_by_name_is_refused_with_its_reason() -> None:
+    model = trained(ResNet(project=False))
+    with pytest.raises(TechniqueError, match=r"'stem.0' can't be pruned: pad in 'blocks.2' changes their number"):
+        PruneChannels(ratios=(("stem.0", 0.5),)).apply(model, job_of(model, images()))
+
+
+def test_half_the_channels_of_every_free_group_go_and_the_input_is_untouched() -> None:
+    model = trained(ResNet(project=True)).train()
+    before = copy.deepcopy(model.state_dict())
+    smaller = PruneChannels(ratio=0.5, round_to=4).apply(model, job_of(model, images()))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert not any(module.training for module in smaller.modules())
+    assert smaller(images()).shape == (4, 5)
+    assert total_macs(smaller, images()) < 0.3 * total_macs(model, images())
+
+
+def test_the_weakest_channels_go() -> None:
+    model = trained(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)))
+    weak = [1, 2, 5, 7, 8, 11, 13, 14]
+    model[0].weight.detach()[weak] *= 1e-3
+    smaller = PruneChannels(ratio=0.5).apply(model, job_of(model, torch.randn(4, 4)))
+    strong = [channel for channel in range(16) if channel not in weak]
+    torch.testing.assert_close(smaller.get_parameter("0.weight"), model[0].weight[strong])
+    torch.testing.assert_close(smaller.get_parameter("2.weight"), model[2].weight[:, strong])
+
+
+def test_ratios_name_any_layer_of_a_group_and_zero_keeps_it() -> None:
+    model = trained(Mobile())
+    technique = PruneChannels(ratio=0.5, ratios=(("block.depthwise.0", 0.75), ("stem.0", 0.0)))
+    smaller = technique.apply(model, job_of(model, images()))
+    assert smaller.get_submodule("block.expand.0").out_channels == 8
+    assert smaller.get_submodule("stem.0").out_channels == 16
+
+
+@given(st.floats(0, 0.999), st.sampled_from([1, 4, 8, 16, 12]), st.integers(1, 80))
+def test_kept_channels_are_a_multiple_and_never_fewer_than_asked(ratio: float, round_to: int, width: int) -> None:
+    member = Member(Slot("layer.weight", 0), np.arange(width)[:, None], True, False)
+    group = ChannelGroup("layer", ("layer",), (member,))
+    kept = PruneChannels(ratio=ratio, round_to=round_to).kept(group, ratio)
+    assert kept == width or kept % round_to == 0
+    assert 1 <= kept <= width
+    assert kept >= width * (1 - ratio) - 1e-6
+    assert kept - round_to < width * (1 - ratio) or kept == round_to
+
+
+def test_a_function_of_the_weights_decides() -> None:
+    def last_first(weights: GroupWeights) -> Tensor:
+        return -torch.arange(weights.channels)
+
+    model = trained(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)))
+    technique = PruneChannels(criterion=last_first)
+    smaller = technique.apply(model, job_of(model, torch.randn(4, 4)))
+    torch.testing.assert_close(smaller.get_parameter("0.bias"), model[0].bias[:8])
+    assert "last_first" in json.dumps(technique.settings())
+    assert "last_first" in str(technique)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (lambda weights: torch.ones(3), r"gave shape \(3,\) for '0': it must return a tensor of shape \(16,\)"),
+        (lambda weights: 1.0, "gave float for '0'"),
+        (lambda weights: torch.full((16,), torch.nan), "gave nan for channel 0 of '0': it must be finite"),
+    ],
+)
+def test_a_function_with_a_wrong_answer_is_refused(criterion: object, message: str) -> None:
+    model = trained(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)))
+    with pytest.raises(TechniqueError, match=message):
+        PruneChannels(criterion=criterion).apply(model, job_of(model, torch.randn(4, 4)))  # type: ignore[arg-type]
+
+
+def test_criteria_by_hand() -> None:
+    weights = GroupWeights(
+        producers=(torch.tensor([[3.0, -4.0], [1.0, 0.0]]), torch.tensor([[12.0], [1.0]])),
+        consumers=(),
+        scales=(torch.tensor([[-2.0], [0.5]]),),
+    )
+    assert magnitude_l1(weights).tolist() == [19.0, 2.0]
+    assert magnitude_l2(weights).tolist() == pytest.approx([13.0, 2**0.5])
+    assert norm_scale(weights).tolist() == [2.0, 0.5]
+    bare = GroupWeights(weights.producers, (), ())
+    assert torch.equal(importance("norm_scale", bare, "layer"), importance("magnitude_l2", bare, "layer"))
+
+
+def test_normalisation_factors_reach_the_criterion() -> None:
+    model = trained(nn.Sequential(conv_bn(3, 16), nn.ReLU(), nn.Conv2d(16, 2, 1)))
+    smaller = PruneChannels(criterion="norm_scale").apply(model, job_of(model, images()))
+    strong = model[0][1].weight.abs().argsort()[8:].sort().values
+    torch.testing.assert_close(smaller.get_parameter("0.1.weight"), model[0][1].weight[strong])
+
+
+def test_coverage_counts_every_layer_and_says_why_the_rest_stayed() -> None:
+    model = trained(ResNet(project=False, widths=(8, 16, 32)))
+    job, technique = job_of(model, images()), PruneChannels(round_to=16)
+    smaller = technique.apply(model, job)
+    layers = {change.layer: change for change in technique.coverage(model, smaller, job).layers}
+    assert layers["blocks.4.conv1"].reason == "weight 32x16x3x3 -> 16x16x3x3"
+    assert layers["blocks.0.conv1"].reason == "ratio 0.5 in multiples of 16 keeps all 8 channels"
+    assert layers["stem.0"].reason == "pad in 'blocks.2' changes their number from 8 to 16"
+    assert layers["head"].reason == "they are the network's output"
+    assert [name for name, change in layers.items() if change.changed] == [
+        f"blocks.{block}.conv{conv}" for block in (4, 5) for conv in (1, 2)
+    ]
+    assert sum(change.macs for change in layers.values()) == total_macs(model, images())
+    assert layers["blocks.4.conv1"].parameters == 32 * 16 * 9
+
+
+def test_nothing_to_prune_changes_nothing_and_says_so() -> None:
+    model = trained(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)))
+    job = job_of(model, images())
+    same = PruneChannels().apply(model, job)
+    assert PruneChannels().coverage(model, same, job).changed == 0
+    assert torch.equal(same(images()), model(images()))
+    assert list(PruneChannels.variants(model, job)) == []
+
+
+def test_a_layer_whose_channels_are_spelled_out_stays_and_the_rest_is_pruned() -> None:
+    model = trained(HardCoded())
+    job = job_of(model, images())
+    smaller = PruneChannels().apply(model, job)
+    conv, hidden, _ = PruneChannels().coverage(model, smaller, job).layers
+    assert not conv.changed
+    assert conv.reason.startswith("the network's own forward relies on the original number of channels (shape")
+    assert hidden.reason == "weight 32x1024 -> 16x1024, bias 32 -> 16"
+    with pytest.raises(TechniqueError, match="'conv' can't be pruned: the network's own forward relies"):
+        PruneChannels(ratios=(("conv", 0.5),)).apply(model, job)
+
+
+def test_where_no_group_passes_the_check_it_is_an_error_that_names_the_module() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 16, 1), nn.Linear(16 * 64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(F.relu(self.conv(x)).view(-1, 16 * 64))
+            return y
+
+    model = trained(Fixed())
+    with pytest.raises(TechniqueError, match=r"PruneChannels can't be applied: module 'head' relies on|network's own"):
+        PruneChannels().apply(model, job_of(model, images()))
+
+
+def test_encoder_layers_of_torch_lose_hidden_channels_only() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, tokens = trained(nn.Sequential(nn.Embedding(11, 16), layer, nn.Linear(16, 3))), torch.randint(0, 11, (4, 7))
+    job = job_of(model, tokens)
+    smaller = PruneChannels().apply(model, job)
+    layers = {change.layer: change for change in PruneChannels().coverage(model, smaller, job).layers}
+    assert layers["1.linear1"].reason == "weight 32x16 -> 16x16, bias 32 -> 16"
+    assert "module '1.self_attn' relies on the original number of channels" in layers["0"].reason
+    assert layers["1.self_attn"].reason == "unflatten in '1.self_attn' splits them into 3 x 16"
+
+
+def test_named_inputs() -> None:
+    model = trained(TwoInputs())
+    inputs = {"numbers": torch.randn(4, 6), "picture": images(channels=1)}
+    smaller = PruneChannels().apply(model, job_of(model, inputs))
+    assert smaller.get_submodule("mix").in_features == 16
+
+
+def test_variants_are_a_ladder_without_repetition() -> None:
+    model = trained(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)))
+    job = job_of(model, torch.randn(4, 4))
+    ladder = list(PruneChannels.variants(model, job))
+    assert ladder[0] == PruneChannels(ratio=0.5, round_to=16)
+    widths = [technique.apply(model, job).get_submodule("0").out_features for technique in ladder]
+    assert sorted(widths) == [8, 16, 24]
+
+
+def test_two_prunings_in_a_row() -> None:
+    model = trained(ResNet(project=True))
+    job = job_of(model, images())
+    once = PruneChannels(round_to=4).apply(model, job)
+    twice = PruneChannels(round_to=4).apply(once, job)
+    assert total_macs(twice, images()) < total_macs(once, images())
+
+
+def _resnet20(folder: Path) -> nn.Module:
+    model = ResNet(project=False, widths=(16, 32, 64), depth=3)
+    model.head = nn.Linear(64, 10)
+    weights = torch.load(folder / "models/cifar10_resnet20/resnet20-12fca82f.th", map_location="cpu", weights_only=True)
+    renamed = {}
+    for name, value in weights["state_dict"].items():
+        parts = name.removeprefix("module.").split(".")
+        if parts[0].startswith("layer"):
+            parts[:2] = ["blocks", str(3 * (int(parts[0][-1]) - 1) + int(parts[1]))]
+        else:
+            parts[:1] = {"conv1": ["stem", "0"], "bn1": ["stem", "1"], "linear": ["head"]}[parts[0]]
+        renamed[".".join(parts)] = value
+    model.load_state_dict(renamed)
+    return model.eval()
+
+
+def test_resnet20_of_the_shared_weights() -> None:
+    folder = os.environ.get("PARING_DATA")
+    if not folder:
+        pytest.skip("PARING_DATA is not set: the shared weights are not here")
+    model, inputs = _resnet20(Path(folder)), images(size=32)
+    smaller = PruneChannels(ratio=0.5).apply(model, job_of(model, inputs))
+    assert (total_macs(model, inputs), total_macs(smaller, inputs)) == (40_551_040, 20_497_024)
+    frozen = {group.name for group in channel_groups(model, inputs) if group.frozen}
+    assert frozen == {"stem.0", "blocks.3.conv2", "blocks.6.conv2", "head"}

@@ -1,0 +1,218 @@
+"""RemoveBlocks as users see it: what counts as a block, which go, and that the rest is as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.blocks import Passthrough
+from paring.techniques.remove_blocks import RemoveBlocks
+from paring.types import Task
+from structures import Block, Mobile, ResNet, images, job_of, trained
+
+
+class Body(nn.Module):
+    """A residual wrapper around any body; its body keeps the shape too, and must not be taken for the block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.body(x)
+        return y
+
+
+def stack(depth: int = 4, width: int = 6) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, width), nn.Sequential(*[Body(width) for _ in range(depth)]), nn.Linear(width, 3))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"count": 0}, "count=0 must be 1 or more"),
+        ({"blocks": ("a",), "count": 1}, "contradict each other"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(TechniqueError, match=message):
+        RemoveBlocks(**setting)  # type: ignore[arg-type]
+
+
+def test_only_blocks_that_keep_the_shape_are_candidates() -> None:
+    model = trained(ResNet(project=False))
+    assert RemoveBlocks.candidates(model, job_of(model, images())) == ("blocks.0", "blocks.1", "blocks.3", "blocks.5")
+
+
+def test_the_residual_wrapper_is_the_block_neither_its_body_nor_the_stage() -> None:
+    model = trained(stack(3))
+    assert RemoveBlocks.candidates(model, job_of(model, torch.randn(8, 5))) == ("1.0", "1.1", "1.2")
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_encoder_layers_are_blocks(norm_first: bool) -> None:
+    layers = [nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first) for _ in range(2)]
+    model = trained(nn.Sequential(nn.Embedding(11, 16), *layers, nn.Linear(16, 3)))
+    job = job_of(model, torch.randint(0, 11, (8, 5)))
+    assert RemoveBlocks.candidates(model, job) == ("1", "2")
+
+
+def test_a_network_without_blocks_has_no_candidates_and_no_variants() -> None:
+    model = trained(nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)))
+    job = job_of(model, torch.randn(8, 5))
+    assert RemoveBlocks.candidates(model, job) == ()
+    assert list(RemoveBlocks.variants(model, job)) == []
+    with pytest.raises(TechniqueError, match="count=1, but only 0 blocks"):
+        RemoveBlocks(count=1).apply(model, job)
+
+
+def test_named_blocks_give_way_to_the_identity_and_the_input_is_untouched() -> None:
+    model, inputs = trained(stack()), torch.randn(8, 5)
+    before = copy.deepcopy(model.state_dict())
+    smaller = RemoveBlocks(blocks=("1.1", "1.3")).apply(model, job_of(model, inputs))
+    first, blocks, last = model
+    torch.testing.assert_close(smaller(inputs), last(blocks[2](blocks[0](first(inputs)))))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not isinstance(model[1][1], Passthrough)
+
+
+def test_a_block_within_a_removed_block_goes_with_it() -> None:
+    model, inputs = trained(stack()), torch.randn(8, 5)
+    job, technique = job_of(model, inputs), RemoveBlocks(blocks=("1.0.body", "1.0", "1"))
+    smaller = technique.apply(model, job)
+    assert isinstance(smaller.get_submodule("1"), Passthrough)
+    layers = {change.layer: change for change in technique.coverage(model, smaller, job).layers}
+    assert layers["1.0.body.0"].reason == "removed with block '1'"
+    assert not layers["0"].changed
+
+
+def test_blocks_that_do_not_exist_or_do_not_fit_are_refused_with_the_closest() -> None:
+    model = trained(ResNet(project=False))
+    job = job_of(model, images())
+    with pytest.raises(TechniqueError, match=r"'block.1', which the network does not have; the closest are blocks.1"):
+        RemoveBlocks(blocks=("block.1",)).apply(model, job)
+    with pytest.raises(
+        TechniqueError, match=r"'blocks.2' does not keep the shape and type of its input; blocks.0, blocks.1"
+    ):
+        RemoveBlocks(blocks=("blocks.2",)).apply(model, job)
+
+
+def test_the_block_that_does_least_goes_first() -> None:
+    model, inputs = trained(stack()), torch.randn(64, 5)
+    for block, size in ((2, 1e-4), (0, 1e-2)):
+        model[1][block].body[2].weight.detach().mul_(size)
+        model[1][block].body[2].bias.detach().zero_()
+    job = job_of(model, inputs)
+    for count, gone in ((1, {2}), (2, {0, 2})):
+        smaller = RemoveBlocks(count=count).apply(model, job)
+        assert {n for n, block in enumerate(smaller[1]) if isinstance(block, Passthrough)} == gone
+
+
+def test_labels_decide_where_there_are_some() -> None:
+    """The block that moves the outputs most is the one that spoils the loss: with labels it goes first."""
+    torch.manual_seed(0)
+    model, inputs = trained(stack(2)), torch.randn(64, 5)
+    without_last = nn.Sequential(model[0], model[1][0], model[2])
+    targets = without_last(inputs).argmax(1)
+    model[1][1].body[2].bias.detach().mul_(10)
+    model[1][0].body[2].weight.detach().mul_(0.01)
+    labelled = Job.of(Task(model, [(inputs, targets)]))
+    assert isinstance(RemoveBlocks().apply(model, labelled).get_submodule("1.1"), Passthrough)
+    assert isinstance(RemoveBlocks().apply(model, job_of(model, inputs)).get_submodule("1.0"), Passthrough)
+
+
+def test_shared_blocks_go_under_all_their_names() -> None:
+    block = Body(6)
+    model = trained(nn.Sequential(nn.Linear(5, 6), block, block, nn.Linear(6, 3)))
+    job = job_of(model, torch.randn(8, 5))
+    assert RemoveBlocks.candidates(model, job) == ("1",)
+    smaller = RemoveBlocks(blocks=("2",)).apply(model, job)
+    assert [isinstance(layer, Passthrough) for layer in smaller] == [False, True, True, False]
+
+
+class Peeks(nn.Module):
+    """Reads an attribute of its first block, which the identity does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = Block(3, 3, 1, False), Block(3, 3, 1, False), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.second(self.first(x)).mean((2, 3)) / self.first.stride)
+        return y
+
+
+def test_a_block_that_others_look_into_is_passed_over() -> None:
+    model = trained(Peeks())
+    job = job_of(model, images())
+    smaller = RemoveBlocks(count=1).apply(model, job)
+    assert isinstance(smaller.get_submodule("second"), Passthrough)
+    with pytest.raises(TechniqueError, match=r"only 1 blocks can be removed .*without 'first'"):
+        RemoveBlocks(count=2).apply(model, job)
+    with pytest.raises(TechniqueError, match="without blocks first the network does not run"):
+        RemoveBlocks(blocks=("first",)).apply(model, job)
+
+
+class Attends(nn.Module):
+    """A block with two inputs, called by name; residual in its first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, *, state: Tensor, memory: Tensor) -> Tensor:
+        return state + F.relu(self.left(state) + self.right(memory))
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList([Attends(), Attends()]), nn.Linear(4, 2)
+
+    def forward(self, state: Tensor, memory: Tensor) -> Tensor:
+        for block in self.blocks:
+            state = block(state=state, memory=memory)
+        y: Tensor = self.head(state)
+        return y
+
+
+def test_blocks_with_several_inputs_by_name_pass_the_first_on() -> None:
+    model = trained(Decoder())
+    inputs = (torch.randn(8, 4), torch.randn(8, 4))
+    job = job_of(model, inputs)
+    assert RemoveBlocks.candidates(model, job) == ("blocks.0", "blocks.1")
+    smaller = RemoveBlocks(blocks=("blocks.0", "blocks.1")).apply(model, job)
+    torch.testing.assert_close(smaller(*inputs), model.head(inputs[0]))
+
+
+def test_coverage_says_why_layers_stayed() -> None:
+    model = trained(Mobile())
+    job, technique = job_of(model, images()), RemoveBlocks(count=1)
+    smaller = technique.apply(model, job)
+    covered = technique.coverage(model, smaller, job)
+    layers = {change.layer: change for change in covered.layers}
+    assert layers["block.expand.0"].reason == "removed with block 'block'"
+    assert layers["stem.0"].reason == "is in no block that keeps the shape of its input and passes it on"
+    assert 0.7 < covered.share("macs") < 0.8
+    assert technique.coverage(model, copy.deepcopy(model), job).changed == 0
+
+
+def test_variants_go_up_to_half_of_the_blocks() -> None:
+    model = trained(stack(5))
+    job = job_of(model, torch.randn(8, 5))
+    assert [technique.count for technique in RemoveBlocks.variants(model, job)] == [1, 2, 3]
+
+
+def test_what_is_left_runs_in_eval_mode_and_can_be_pruned_again() -> None:
+    model = trained(stack()).train()
+    job = job_of(model, torch.randn(8, 5))
+    once = RemoveBlocks(count=1).apply(model, job)
+    assert model.training
+    assert not once.training
+    assert len(RemoveBlocks.candidates(once, job)) == 3

@@ -9,6 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
+
+from paring.errors import TechniqueError
+from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
+from paring.ops.ranges import CALIBRATIONS
+from paring.techniques.int8_static import Int8Static
 from quantization_nets import (
     Array,
     attention_block,
@@ -25,11 +30,6 @@ from quantization_nets import (
     token_ids,
     weights,
 )
-
-from paring.errors import TechniqueError
-from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
-from paring.ops.ranges import CALIBRATIONS
-from paring.techniques.int8_static import Int8Static
 
 X = rows(32, 3, 8, 8)
 BOTH = pytest.mark.parametrize("placement", ["every-edge", "inputs-only"])
@@ -298,7 +298,7 @@ def test_bad_graphs_are_refused_by_name() -> None:
         Int8Static().apply(old, job(rows(4, 64)))
     with pytest.raises(TechniqueError, match="'x' holds NaN"):
         Int8Static().apply(perceptron(), job(np.full((4, 64), np.nan, np.float32)))
-    with pytest.raises(TechniqueError, match="takes 1 inputs .* has 2"):
+    with pytest.raises(TechniqueError, match=r"takes 1 inputs .* has 2"):
         Int8Static().apply(perceptron(), job(rows(4, 64), rows(4, 64)))
 
 

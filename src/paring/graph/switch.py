@@ -18,18 +18,22 @@ NO_LAYER = -1
 def switchable(
     graph: Graph, layers: Sequence[str], activations: Mapping[str, Parameters], *, per_channel: bool
 ) -> tuple[onnx.ModelProto, str]:
-    """The graph, edited, and the name of its new input, int64 of shape (1,): which of `layers` runs in integers.
+    """The graph, edited, and the name of its new input: the number of the one of `layers` that runs in integers.
 
-    `activations` holds scale and zero point of each tensor that a layer reads. NO_LAYER leaves all of them float.
+    That input is int64 of shape (rows,), equal in all rows because sessions want the batch as axis 0 of every input;
+    NO_LAYER leaves all layers float. `activations` holds scale and zero point of each tensor that a layer reads.
     """
     switch = graph.unique("integer_layer")
-    graph.model.graph.input.append(helper.make_tensor_value_info(switch, TensorProto.INT64, [1]))
+    graph.model.graph.input.append(helper.make_tensor_value_info(switch, TensorProto.INT64, [None]))
     graph.inputs.append(switch)
+    number_now = graph.add_node("ReduceMax", [switch], f"{switch}_number", keepdims=1)
     weights = IntegerWeights(graph, per_channel)
     nodes = {node.name: node for node in graph.nodes}
     for number, name in enumerate(layers):
         node = nodes[name]
-        chosen = graph.add_node("Equal", [switch, graph.add_constant(np.array([number]), "number")], f"{name}_chosen")
+        chosen = graph.add_node(
+            "Equal", [number_now, graph.add_constant(np.array([number]), "number")], f"{name}_chosen"
+        )
         output = node.output[0]
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import onnx
@@ -13,10 +13,10 @@ from paring.backends.runner import graph_runner
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph, require_float_graph
-from paring.graph.placement import planned
+from paring.graph.placement import PLACEMENTS, planned
 from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.ranges import Histogram
-from paring.techniques.base import GraphTechnique
+from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import graph_inputs, in_pieces, observe
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.layer_coverage import layer_coverage
@@ -36,6 +36,8 @@ class MixedPrecision(GraphTechnique):
 
     int8: Int8Static = field(default_factory=Int8Static)
     float_layers: int = 1
+
+    role: ClassVar[Role] = "around"
 
     def __post_init__(self) -> None:
         if self.float_layers < 1:
@@ -75,10 +77,11 @@ class MixedPrecision(GraphTechnique):
                 for piece in in_pieces(batch, SENSITIVITY_ROWS):
                     if left <= 0:
                         return damage
-                    left -= len(next(iter(piece.values())))
-                    reference = session.run(piece | {switch: np.array([NO_LAYER])})
+                    rows = len(next(iter(piece.values())))
+                    left -= rows
+                    reference = session.run(piece | {switch: np.full(rows, NO_LAYER)})
                     for number, name in enumerate(inputs):
-                        damage[name] += distance(session.run(piece | {switch: np.array([number])}), reference)
+                        damage[name] += distance(session.run(piece | {switch: np.full(rows, number)}), reference)
         return damage
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
@@ -89,11 +92,18 @@ class MixedPrecision(GraphTechnique):
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
         """A few layers in float, with both placements; none where there are too few layers to choose from."""
-        layers = len(planned(Graph(graph), "inputs-only").layers)
+        for placement in PLACEMENTS:
+            yield from cls.around(Int8Static("mse", placement=placement), graph)
+
+    @classmethod
+    def around(cls, technique: GraphTechnique, graph: onnx.ModelProto) -> Iterator[Self]:
+        """A few layers of this Int8Static in float; less than half of them."""
+        if not isinstance(technique, Int8Static):
+            return
+        layers = len(planned(Graph(graph), technique.placement, technique.exclude).layers)
         for count in sorted({1, 2, max(3, layers // 8)}):
             if 2 * count < layers:
-                for int8 in (Int8Static("mse"), Int8Static("mse", placement="inputs-only")):
-                    yield cls(int8, count)
+                yield cls(technique, count)
 
 
 def distance(outputs: Arrays, reference: Arrays) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ import onnx
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Array, Graph, attribute, require_finite, require_float_graph
-from paring.techniques.base import GraphTechnique
+from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import absolute_maxima
 from paring.techniques.layer_coverage import layer_coverage
 from paring.types import Coverage
@@ -44,6 +44,8 @@ class SmoothQuant(GraphTechnique):
     """
 
     alpha: float = 0.5
+
+    role: ClassVar[Role] = "before"
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:

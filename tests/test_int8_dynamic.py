@@ -1,0 +1,92 @@
+"""Dynamic int8: linear layers whose input ranges are found at run time."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from paring.errors import TechniqueError
+from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
+from paring.techniques.int8_dynamic import Int8Dynamic
+from paring.techniques.int8_static import Int8Static
+from quantization_nets import (
+    attention_block,
+    constant,
+    job,
+    make,
+    node,
+    operators,
+    perceptron,
+    relative_error,
+    residual_net,
+    rows,
+    run,
+    token_ids,
+    weights,
+)
+
+
+def test_equals_numpy_with_the_range_of_each_batch() -> None:
+    model, x = perceptron(), rows(7, 64) * 3
+    graph = Int8Dynamic().apply(model, job(x))
+
+    def linear(value: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        inputs, columns = affine(Range(float(value.min()), float(value.max()))), symmetric(weight, 1)
+        return dequantize(quantize(value, inputs), inputs) @ dequantize(quantize(weight, columns), columns) + bias
+
+    w0, b0, w1, b1 = (constant(model, name) for name in ("w0", "b0", "w1", "b1"))
+    expected = linear(np.maximum(linear(x, w0, b0), 0), w1.T, b1)
+    # One step of the hidden layer's integers may round the other way.
+    np.testing.assert_allclose(run(graph, x, optimized=False)[0], expected, atol=0.05)
+    assert relative_error(run(graph, x)[0], expected) < 0.01
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 2.0)])
+def test_any_batch_and_gemm_factors(alpha: float, beta: float) -> None:
+    model, x = perceptron(alpha=alpha, beta=beta), rows(5, 64)
+    graph = Int8Dynamic().apply(model, job(x))
+    onnx.checker.check_model(graph, full_check=True)
+    for batch in (1, 5):
+        assert relative_error(run(graph, x[:batch])[0], run(model, x[:batch])[0]) < 0.03
+
+
+def test_layers_that_read_the_same_tensor_share_its_integers() -> None:
+    model, ids = attention_block(), token_ids()
+    graph = Int8Dynamic().apply(model, job(ids))
+    found = operators(graph)
+    assert (found["MatMulInteger"], found["DynamicQuantizeLinear"], found["MatMul"]) == (3, 2, 0)
+    assert relative_error(run(graph, ids)[0], run(model, ids)[0]) < 0.06
+
+
+def test_inputs_of_zeros_give_the_bias() -> None:
+    model = perceptron()
+    graph = Int8Dynamic().apply(model, job(rows(2, 64)))
+    x = np.zeros((3, 64), np.float32)
+    np.testing.assert_allclose(run(graph, x)[0], run(model, x)[0], atol=0.02)
+
+
+def test_convolutions_and_excluded_layers_stay_float_and_say_why() -> None:
+    technique = Int8Dynamic()
+    x = rows(4, 3, 8, 8)
+    coverage = technique.coverage(residual_net(), technique.apply(residual_net(), job(x)), job(x))
+    assert [layer.changed for layer in coverage.layers] == [False, False, False, True]
+    assert "Conv" in coverage.layers[0].reason
+    excluded = Int8Dynamic(exclude=("Gemm_h",))
+    flat = rows(4, 64)
+    layers = excluded.coverage(perceptron(), excluded.apply(perceptron(), job(flat)), job(flat)).layers
+    assert [(layer.changed, layer.reason) for layer in layers] == [(False, "excluded by the settings"), (True, "")]
+
+
+def test_a_quantized_graph_is_refused() -> None:
+    x = rows(4, 64)
+    with pytest.raises(TechniqueError, match="Int8Dynamic needs a float graph"):
+        Int8Dynamic().apply(Int8Static().apply(perceptron(), job(x)), job(x))
+
+
+def test_variants_leave_small_layers_float() -> None:
+    x = rows(4, 64)
+    assert list(Int8Dynamic.variants(perceptron(), job(x))) == [Int8Dynamic(exclude=("Gemm_y",))]
+    small = make([node("MatMul", "x w", "y")], {"x": ("n", 4)}, {"y": ("n", 4)}, {"w": weights(4, 4)})
+    assert not list(Int8Dynamic.variants(small, job(rows(4, 4))))
+    assert not list(Int8Dynamic.variants(residual_net(), job(rows(4, 3, 8, 8))))

@@ -24,7 +24,18 @@ Kind = Literal["technique", "backend"]
 
 BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
     {
-        "technique": MappingProxyType({}),
+        "technique": MappingProxyType(
+            {
+                "Int8Static": "paring.techniques.int8_static:Int8Static",
+                "HalfPrecision": "paring.techniques.half_precision:HalfPrecision",
+                "Int8Dynamic": "paring.techniques.int8_dynamic:Int8Dynamic",
+                "SmoothQuant": "paring.techniques.smooth_quant:SmoothQuant",
+                "MixedPrecision": "paring.techniques.mixed_precision:MixedPrecision",
+                "RemoveBlocks": "paring.techniques.remove_blocks:RemoveBlocks",
+                "PruneChannels": "paring.techniques.prune_channels:PruneChannels",
+                "FineTune": "paring.techniques.fine_tune:FineTune",
+            }
+        ),
         "backend": MappingProxyType(
             {
                 "onnxruntime": "paring.backends.onnxruntime:OnnxRuntime",
@@ -119,26 +130,38 @@ class Reference:
 
     def _module(self) -> ModuleType:
         """The module by name where that name leads to the same file, else the file itself."""
-        loaded = sys.modules.get(self.module)
-        if loaded is not None and self.module != "__main__":
-            return loaded
-        if self.file is None or self._importable():
+        if self.file is None:
             return importlib.import_module(self.module)
-        name = Path(self.file).stem if self.module == "__main__" else self.module
-        spec = importlib.util.spec_from_file_location(name, self.file)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{self.file} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        # Dataclasses look their own module up while it is being executed.
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module
+        loaded = sys.modules.get(self.module)
+        if loaded is not None and _is_file(vars(loaded).get("__file__"), self.file):
+            return loaded
+        if loaded is None and self._importable():
+            return importlib.import_module(self.module)
+        return _executed(self.module if loaded is None else f"paring_{Path(self.file).stem}", self.file)
 
     def _importable(self) -> bool:
-        if self.module == "__main__":
-            return False
         try:
             spec = importlib.util.find_spec(self.module)
         except (ImportError, ValueError):
             return False
-        return spec is not None and spec.origin is not None and str(Path(spec.origin).resolve()) == self.file
+        return spec is not None and _is_file(spec.origin, self.file)
+
+
+def _is_file(path: str | None, file: str | None) -> bool:
+    return path is not None and str(Path(path).resolve()) == file
+
+
+def _executed(name: str, file: str) -> ModuleType:
+    """A Python file as the module `name`."""
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their own module up while it is being executed.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

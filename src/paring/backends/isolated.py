@@ -42,8 +42,6 @@ class IsolatedSession:
         device: str = "cpu",
         time_limit_s: float = LOAD_LIMIT_S,
     ) -> None:
-        self._limit_s = time_limit_s
-        self._worker = WorkerProcess(str(backend))
         command = {
             "command": "load",
             "class": class_reference(backend),
@@ -52,6 +50,8 @@ class IsolatedSession:
             "threads": threads,
             "device": device,
         }
+        self._limit_s = time_limit_s
+        self._worker = WorkerProcess(str(backend))
         try:
             self._worker.ask(command, time_limit_s)
         except BaseException:
@@ -71,6 +71,7 @@ class IsolatedSession:
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run one batch; every value has the batch as axis 0."""
+        self._worker.check_open()
         with tempfile.TemporaryDirectory(dir=self._worker.scratch) as folder:
             files = {}
             for number, (name, array) in enumerate(inputs.items()):

@@ -48,6 +48,11 @@ class WorkerProcess:
         """The worker's process id."""
         return self._process.pid
 
+    def check_open(self) -> None:
+        """Raise BackendError where it was closed."""
+        if self._stderr.closed:
+            raise BackendError(f"{self.name} was closed: load the network again.")
+
     def ask(self, command: dict[str, Any], time_limit_s: float) -> dict[str, Any]:
         """Send a command and wait for its answer.
 
@@ -56,8 +61,7 @@ class WorkerProcess:
         """
         assert self._process.stdin is not None
         with self._lock:
-            if self._process.stdin.closed:
-                raise BackendError(f"{self.name} was closed: load the network again.")
+            self.check_open()
             try:
                 self._process.stdin.write(json.dumps(command).encode() + b"\n")
                 self._process.stdin.flush()

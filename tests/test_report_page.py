@@ -109,7 +109,7 @@ def test_every_trial_with_a_drop_and_a_latency_is_a_point_that_says_its_recipe()
     for row in drawn:
         said = [title for title in titles if title.startswith(f"#{row['number']} ")]
         assert len(said) == 2, "one in the wide chart and one in the narrow chart"
-        assert row["recipe_text"].replace("->", "-&gt;") in said[0]
+        assert row["recipe_text"].replace("->", "→") in said[0]
         assert row["backend_text"] in said[0]
 
 

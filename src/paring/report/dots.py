@@ -80,7 +80,7 @@ def tip(trial: Trial, drop: float, unit: ScoreUnit) -> str:
     if point.size_bytes is not None:
         figures.append(units.size(point.size_bytes))
     ending = "" if trial.outcome == "measured" else f", {trial.outcome}"
-    return f"{number}{point.recipe}\n{point.backend_text}, {trial.stage}{ending}\n{' · '.join(figures)}"
+    return f"{number}{point.chain}\n{point.backend_text}, {trial.stage}{ending}\n{' · '.join(figures)}"
 
 
 def colour(backend: str) -> int:

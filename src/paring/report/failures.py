@@ -80,7 +80,7 @@ def shortened(reason: str) -> str:
 
 
 def _named(trial: Trial) -> tuple[str, ...]:
-    return (el("span", {"class": "recipe"}, trial.point.recipe), f" on {trial.point.backend_text}")
+    return (el("span", {"class": "recipe"}, trial.point.chain), f" on {trial.point.backend_text}")
 
 
 def _common(reasons: list[str]) -> str:

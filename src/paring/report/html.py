@@ -105,7 +105,7 @@ def _chart(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: ScoreUni
 
 def _nearest(answer: Answer, unit: ScoreUnit) -> Markup:
     columns: list[Column[Point]] = [
-        Column("Recipe", lambda p: p.recipe, style="recipe"),
+        Column("Recipe", lambda p: p.chain, style="recipe"),
         Column("Backend", lambda p: p.backend_text, style="recipe"),
         Column("What it misses", lambda p: p.misses or "–", style="misses"),
         *point_columns(unit),

@@ -54,11 +54,11 @@ class TerminalProgress:
     def __init__(self, time_limit_s: float) -> None:
         self._end_s = time.monotonic() + time_limit_s
         self._console = Console(file=sys.stderr, highlight=False)
-        self._live = Live(get_renderable=self._line, console=self._console, refresh_per_second=2, transient=True)
         self._stage = "starting"
         self._doing = ""
         self._trials = 0
         self._best = ""
+        self._live = Live(get_renderable=self._line, console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

@@ -47,6 +47,11 @@ class Point:
     number: int | None
     misses: str = ""
 
+    @property
+    def chain(self) -> str:
+        """The recipe with true arrows, which no line break can split."""
+        return self.recipe.replace(" -> ", " → ")
+
     @classmethod
     def of(cls, fields: Fields) -> Point:
         """From a row or a point of the result."""

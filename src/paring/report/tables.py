@@ -68,11 +68,11 @@ def trials_table(trials: Sequence[Trial], chosen: Trial | None, goal: Goal, unit
     """Every trial, the best of what was made best first."""
     ranked = sorted(trials, key=lambda trial: (goal.rank(trial.point), trial.point.number or 0))
     columns: list[Column[Trial]] = [
-        Column("Recipe", lambda t: t.point.recipe, style="recipe"),
+        Column("Recipe", lambda t: t.point.chain, style="recipe"),
         Column("Backend", lambda t: t.point.backend_text, style="recipe"),
         Column("#", lambda t: str(t.point.number or "–"), lambda t: t.point.number),
-        Column("Stage", lambda t: t.stage),
-        Column("Outcome", lambda t: t.outcome),
+        Column("Stage", lambda t: t.stage, style="word"),
+        Column("Outcome", lambda t: t.outcome, style="word"),
         Column("Speed-up", lambda t: _factor(t.point.speedup), _ratio),
         Column("Drop", lambda t: unit.bare(t.drop), lambda t: t.drop),
         Column("Rows", lambda t: units.count(t.rows) if t.rows else "–", lambda t: t.rows),

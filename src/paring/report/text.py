@@ -18,7 +18,7 @@ from paring.report.story import told
 from paring.report.units import ScoreUnit
 
 HEADINGS = ("", "backend", "latency p50", "throughput", "size", "score")
-ASCII = str.maketrans({"×": "x", "–": "-", "−": "-", "µ": "u", "→": ">", "…": "...", units.NARROW: " ", "\u00a0": " "})
+ASCII = str.maketrans({"×": "x", "–": "-", "−": "-", "µ": "u", "→": "->", "…": "...", units.NARROW: " ", "\u00a0": " "})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""The chart, whatever the run gave it to draw."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paring.report.charts import scatter
+from paring.report.dots import dots_of
+from paring.report.fields import Fields
+from paring.report.goal import Goal
+from paring.report.html import NARROW, WIDE, page
+from paring.report.plot import Plot
+from paring.report.records import Answer, Trial
+
+NUMBERS = st.none() | st.floats(-1e3, 1e9) | st.just(float("nan")) | st.just(0.0)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "number": st.integers(0, 9999),
+            "stage": st.sampled_from(["baseline", "post-training", "training", "finalist", "other"]),
+            "outcome": st.sampled_from(["measured", "stopped-early", "failed", "no-change", "unavailable"]),
+            "recipe_text": st.text(max_size=12),
+            "reason": st.text(max_size=12),
+            "backend_text": st.sampled_from(["openvino", "torch", "mine(x=1)"]),
+            "latency_ms": st.none() | st.fixed_dictionaries({"p50": NUMBERS}),
+            "throughput_per_s": NUMBERS,
+            "size_bytes": NUMBERS,
+            "peak_memory_bytes": NUMBERS,
+            "score": NUMBERS,
+            "drop": st.none() | st.floats(-1, 100),
+            "rows": st.integers(0, 10**6),
+            "frontier": st.booleans(),
+            "speedup": st.none() | st.fixed_dictionaries({"ratio": st.floats(0.001, 1e4)}),
+        },
+    ),
+    max_size=12,
+)
+BUDGETS = st.fixed_dictionaries(
+    {"objective": st.sampled_from(["latency", "throughput", "size", "memory"])},
+    optional={"max_drop": st.floats(0, 1), "max_latency_ms": st.floats(1e-3, 1e4), "max_size_bytes": st.floats(1, 1e9)},
+)
+STATUSES = st.sampled_from(["improved", "kept-original", "infeasible"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(STATUSES, BUDGETS, ROWS)
+def test_any_run_makes_a_page_with_every_point_inside_its_frame(
+    status: str, budget: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    values: dict[str, Any] = {"status": status, "budget": budget}
+    if rows:
+        values |= {"best": rows[0], "baseline": rows[-1], "baselines": rows[:2], "nearest": rows[:1]}
+    answer, trials = Answer.of(values), tuple(Trial.of(Fields(row)) for row in rows)
+    assert page(answer, trials).endswith("</html>\n")
+    unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
+    dots = dots_of(answer, trials, goal, unit)
+    for size in (WIDE, NARROW) if dots else ():
+        plot = Plot.of(answer, dots, goal, unit, size)
+        for dot in dots:
+            assert plot.frame.plot.left <= plot.x(dot.value) <= plot.frame.plot.right
+            assert plot.frame.top <= plot.y(dot.drop) <= plot.frame.plot.bottom
+
+
+def row(number: int, p50: float, drop: float, backend: str = "openvino", frontier: bool = False) -> dict[str, Any]:
+    return {
+        "number": number,
+        "stage": "post-training",
+        "outcome": "measured",
+        "recipe_text": f"Step{number}",
+        "backend": {"name": backend},
+        "latency_ms": {"p50": p50},
+        "drop": drop,
+        "score": 0.9,
+        "frontier": frontier,
+    }
+
+
+def drawn(rows: list[dict[str, Any]], **changes: Any) -> str:
+    answer = Answer.of({"status": "improved", "budget": {"max_drop": 0.01}, **changes})
+    trials = tuple(Trial.of(Fields(values)) for values in rows)
+    unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
+    return scatter(Plot.of(answer, dots_of(answer, trials, goal, unit), goal, unit, WIDE), "wide")
+
+
+def test_the_frontier_joins_only_what_no_other_beats() -> None:
+    rows = [row(1, 1.0, 0.0, frontier=True), row(2, 0.5, 0.002, frontier=True), row(3, 0.7, 0.004, frontier=True)]
+    path = re.search(r'd="(M[^"]*)" class="frontier"', drawn(rows))
+    assert path is not None
+    joined = set(re.findall(r"[\d.]+ [\d.]+", path[1]))
+    at = {number: f"{x} {y}" for x, y, number in re.findall(r'translate\(([\d.]+) ([\d.]+)\)[^>]*"#(\d)', drawn(rows))}
+    assert joined == {at["1"], at["2"]}
+
+
+def test_one_trial_alone_has_no_frontier_line_and_still_an_axis() -> None:
+    svg = drawn([row(1, 0.4, 0.0, frontier=True)])
+    assert "frontier" not in re.findall(r'class="([^"]*)"', svg)
+    assert svg.count('class="tick"') >= 2
+
+
+def test_backends_keep_their_colour_from_run_to_run() -> None:
+    both = drawn([row(1, 1.0, 0.0, "torch"), row(2, 0.5, 0.0, "openvino")])
+    alone = drawn([row(2, 0.5, 0.0, "openvino")])
+    styles = re.findall(r'class="mark (c\d)', both)
+    assert len(set(styles)) == 2
+    assert re.findall(r'class="mark (c\d)', alone)[0] in styles
+
+
+def test_the_chosen_point_is_ringed_and_carries_its_certified_bound() -> None:
+    best = row(2, 0.5, 0.002)
+    certificate = {"drop": 0.002, "upper_bound": 0.006, "confidence": 0.95, "n": 500, "method": "exact"}
+    svg = drawn([row(1, 1.0, 0.0), best], best=best, certificate=certificate)
+    assert svg.count('class="ring"') == 1
+    assert "chosen: 0.500 ms" in svg
+    assert "certified: at most 0.60 points" in svg
+    assert svg.count('class="whisker"') == 2
+
+
+def test_the_latest_of_two_equal_trials_is_the_chosen_one() -> None:
+    best = {key: value for key, value in row(0, 0.5, 0.002).items() if key != "number"}
+    rows = [{**best, "stage": "training"}, {**best, "stage": "finalist"}]
+    chosen = [dot for dot in re.findall(r'(?s)<g class="dot".*?</g>', drawn(rows, best=best)) if "ring" in dot]
+    assert len(chosen) == 1
+    assert "finalist" in chosen[0]

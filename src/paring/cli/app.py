@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from paring.cli import tables
 from paring.cli.quantities import duration_s, size_bytes
 from paring.errors import InfeasibleError
 from paring.types import Budget, Objective
@@ -63,10 +65,12 @@ def optimize(
     as_json: Json = False,
 ) -> None:
     """Search for the best network within the budget, certify it, and write it to a folder."""
+    from paring.cli.chosen import chosen
     from paring.cli.tasks import load_task
-    from paring.flow import optimize as flow
+    from paring.flow.optimize import run
     from paring.flow.plan import make_plan
-    from paring.report.text import print_plan, print_summary
+    from paring.flow.request import Request
+    from paring.report.text import print_summary
 
     budget = Budget(
         max_drop=max_drop,
@@ -77,36 +81,83 @@ def optimize(
         objective=_objective(objective),
         batch_size=batch_size,
     )
-    request = flow.Request(
+    request = Request(
         task=load_task(task, data),
         budget=budget,
         out=out,
         time_limit_s=duration_s(time_limit),
-        techniques=flow.chosen_techniques(_listed(techniques)),
-        backends=flow.chosen_backends(_listed(backends)),
+        techniques=chosen("technique", techniques),
+        backends=chosen("backend", backends),
         threads=threads,
         seed=seed,
         resume=not fresh,
     )
     if plan:
-        planned = make_plan(request)
-        _show(planned, as_json, print_plan)
+        _show(make_plan(request), as_json, tables.print_plan)
         return
-    result = flow.run(request)
+    result = run(request)
     _show(result.values, as_json, print_summary)
     if result.status == "infeasible":
         raise InfeasibleError(result.reason)
+
+
+@app.command(epilog="[bold]Example[/bold]\n\n  paring bench out/demo/best out/demo/frontier/03")
+def bench(
+    paths: Annotated[list[Path], typer.Argument(help="Artifacts, or output folders (their best).")],
+    threads: Annotated[int | None, typer.Option(help="Default: as in the manifest.")] = None,
+    time_limit: Annotated[str, typer.Option(help="For each pair.")] = "20s",
+    as_json: Json = False,
+) -> None:
+    """Time artifacts in turn, each in a process of its own, against the first one."""
+    from paring.flow.bench import bench as measure
+
+    _show(measure(paths, threads=threads, time_limit_s=duration_s(time_limit)), as_json, tables.print_bench)
+
+
+@app.command(epilog="[bold]Example[/bold]\n\n  paring verify out/demo")
+def verify(
+    path: Annotated[Path, typer.Argument(help="An artifact or an output folder, on this or another host.")],
+    threads: Annotated[int | None, typer.Option(help="Default: as in the manifest.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the golden inputs, compare the outputs, measure, and say whether accuracy and speed-up hold here."""
+    from paring.flow.verify import verify as check
+
+    found = check(path, threads=threads)
+    _show(found, as_json, tables.print_verify)
+    if not found["holds"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="[bold]Example[/bold]\n\n  paring inspect out/demo/best")
+def inspect(path: Annotated[Path, typer.Argument(help="An artifact.")], as_json: Json = False) -> None:
+    """Show what an artifact says of itself, after checking every file's sha256."""
+    from paring.artifact import Artifact
+
+    _show(Artifact.open(path).manifest.to_json(), as_json, tables.print_inspect)
+
+
+@app.command(epilog="[bold]Example[/bold]\n\n  paring report out/demo")
+def report(path: Annotated[Path, typer.Argument(help="An output folder.")]) -> None:
+    """Write report.html again from what the folder holds."""
+    from paring.report import write_report
+
+    typer.echo(write_report(path))
+
+
+@app.command(epilog="[bold]Example[/bold]\n\n  paring doctor --json")
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine is, which backends work on it, and why the others do not."""
+    from paring.flow.doctor import doctor as examine
+
+    _show(examine(), as_json, tables.print_doctor)
 
 
 def _objective(text: str) -> Objective:
     return text  # type: ignore[return-value]  # Budget checks it and says what is allowed.
 
 
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _show(values: Any, as_json: bool, show: Any) -> None:
+def _show(values: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:

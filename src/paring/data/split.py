@@ -12,7 +12,7 @@ from paring.data.rows import Rows, write_rows
 from paring.errors import TaskError
 from paring.types import Task
 
-SELECTION_SHARE = 0.3
+SELECTION_SHARE = 0.25
 """The certificate's bound narrows with the root of its rows; the search only ranks, so it gets the smaller share."""
 
 

@@ -6,13 +6,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.artifact.files import unwritable, write_json
+from paring.artifact.files import unwritable, write_json, write_text
 from paring.errors import OutputError
 from paring.tune import Trial
 
@@ -60,14 +60,12 @@ class RunFolder:
                 ) from error
             yield
 
-    def resume(self, identity: dict[str, Any], *, fresh: bool) -> list[Trial]:
+    def resume(self, identity: dict[str, Any]) -> list[Trial]:
         """The finished trials of an earlier run of the same question; [] for a new run.
 
-        Raises OutputError where the folder holds a run of another question: `fresh` discards it.
+        Raises OutputError where the folder holds a run of another question.
         """
         file = self.trials / "run.json"
-        if fresh:
-            self._clear()
         earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         if earlier is not None and earlier != identity:
             changed = sorted(k for k in identity if identity[k] != earlier.get(k)) or sorted(
@@ -81,7 +79,8 @@ class RunFolder:
             write_json(file, identity)
         return list(self._logged())
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Discard what an earlier run left."""
         for name in ("trials.jsonl", "run.json", "data", "modules", "networks", "finalists.json"):
             path = self.trials / name
             if path.is_dir():
@@ -104,6 +103,10 @@ class RunFolder:
                 stream.truncate(end)
         for line in whole[:end].splitlines():
             yield Trial.from_json(json.loads(line))
+
+    def rewrite(self, trials: Sequence[Trial]) -> None:
+        """Replace the log by the same trials with what is known of them at the end."""
+        write_text(self.log, "".join(json.dumps(trial.to_json()) + "\n" for trial in trials))
 
     def append(self, trial: Trial) -> None:
         """Add a finished trial; it is on disk when this returns."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from paring.data.job import Job
 from paring.types import Coverage
@@ -13,6 +13,9 @@ from paring.types import Coverage
 if TYPE_CHECKING:
     import onnx
     from torch import nn
+
+
+Role = Literal["alone", "before", "around"]
 
 
 class Technique:
@@ -62,10 +65,11 @@ class TrainingTechnique(ModuleTechnique):
 class GraphTechnique(Technique):
     """onnx.ModelProto -> onnx.ModelProto.
 
-    `prepares` is set for a technique that gains nothing by itself and makes the next one in a recipe lose less.
+    `role` tells the search where it belongs: "alone"; "before" another one, which it makes lose less while it gains
+    nothing itself; or "around" another one, which it holds as a setting and applies to a part of the network.
     """
 
-    prepares: ClassVar[bool] = False
+    role: ClassVar[Role] = "alone"
 
     @abstractmethod
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
@@ -80,8 +84,9 @@ class GraphTechnique(Technique):
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
         """The settings that are worth a try on this graph, most promising first; none where it does not apply."""
 
-    def gentler(self, graph: onnx.ModelProto) -> Iterator[GraphTechnique]:
-        """Techniques of the same kind that lose less accuracy and gain less, the nearest first; none by default."""
+    @classmethod
+    def around(cls, technique: GraphTechnique, graph: onnx.ModelProto) -> Iterator[Self]:
+        """For the role "around": itself with another technique inside, the nearest to it first; none where it can't."""
         return iter(())
 
 

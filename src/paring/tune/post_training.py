@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from paring.techniques.base import GraphTechnique
+from paring.techniques.base import GraphTechnique, Technique
 from paring.tune.candidate import Candidate
 from paring.tune.scene import Round, Rounds, Scene
 from paring.tune.trial import Trial
@@ -31,7 +31,7 @@ def first_techniques(scene: Scene) -> Rounds:
         Candidate((variant,), backend, "post-training")
         for technique in scene.techniques
         for variant in scene.graph_variants(technique, FIRST_VARIANTS)
-        if not variant.prepares
+        if variant.role == "alone"
         for backend in scene.graph_backends()
     ]
 
@@ -71,7 +71,7 @@ class Refinement:
 
     def _preparation(self) -> Round:
         """Techniques that only make another one lose less, in front of the leaders."""
-        prepares = [v for t in self.scene.techniques for v in self.scene.graph_variants(t) if v.prepares]
+        prepares = [v for t in self.scene.techniques for v in self.scene.graph_variants(t) if v.role == "before"]
         return [
             Candidate((first, *leader.recipe), leader.backend, "post-training")
             for leader in self._leaders(most=ARMS_REFINED, lossy=True)
@@ -79,18 +79,22 @@ class Refinement:
         ]
 
     def _gentler(self) -> Round:
-        """Where the cheapest recipe loses too much, forms of it that lose less."""
-        leaders = self._leaders(most=ARMS_REFINED, lossy=True)
+        """Where a leading recipe loses too much, forms of it that lose less."""
         over = {t.key for t in self.trials if not self.scene.ranking.feasible(t)}
-        found: list[Candidate] = []
-        for leader in leaders:
-            last = leader.recipe[-1]
-            if leader.key in over and isinstance(last, GraphTechnique):
-                found += [
-                    Candidate((*leader.recipe[:-1], gentle), leader.backend, "post-training")
-                    for gentle in last.gentler(self.scene.graph)
-                ]
-        return found
+        return [
+            Candidate((*leader.recipe[:-1], gentle), leader.backend, "post-training")
+            for leader in self._leaders(most=ARMS_REFINED, lossy=True)
+            if leader.key in over
+            for gentle in self._around(leader.recipe[-1])
+        ]
+
+    def _around(self, technique: Technique) -> Iterator[GraphTechnique]:
+        """Techniques of the role "around", with this one inside."""
+        if not isinstance(technique, GraphTechnique):
+            return
+        for kind in self.scene.techniques:
+            if isinstance(kind, type) and issubclass(kind, GraphTechnique):
+                yield from kind.around(technique, self.scene.graph)
 
     def _options(self) -> Round:
         """Every option of the backend for the leading recipes."""

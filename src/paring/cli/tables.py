@@ -1,0 +1,86 @@
+"""Plain tables for people, on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from paring.report import units
+
+
+def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    console = Console(highlight=False)
+    if title:
+        console.print(Text(title, style="bold"))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _speedup(value: Mapping[str, float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{units.ratio(value['ratio'])} ({units.interval(value['low'], value['high'])})"
+
+
+def print_plan(plan: Mapping[str, Any]) -> None:
+    """What would be tried, what can't be, and how long it takes."""
+    _print("Would try", ("stage", "recipe", "backend"), [tuple(row.values()) for row in plan["tried"]])
+    if plan["not_tried"]:
+        _print("Can't try", ("what", "why"), [tuple(row.values()) for row in plan["not_tried"]])
+    for line in plan["notes"]:
+        print(line)
+
+
+def print_bench(found: Mapping[str, Any]) -> None:
+    """One row for each artifact."""
+    rows = [
+        (
+            row["path"],
+            row["backend"],
+            units.latency(row["latency_ms"]["p50"]),
+            units.latency(row["latency_ms"]["p99"]),
+            units.throughput(row["throughput_per_s"]),
+            units.size(row["size_bytes"]),
+            _speedup(row["speedup"]),
+        )
+        for row in found["artifacts"]
+    ]
+    _print("", ("artifact", "backend", "p50", "p99", "throughput", "size", "speed-up over the first"), rows)
+
+
+def print_verify(found: Mapping[str, Any]) -> None:
+    """One row for each thing that was promised."""
+    rows = [(check["what"], check["promised"], check["here"], check["verdict"]) for check in found["checks"]]
+    _print(f"{found['path']} on {found['host']}", ("", "promised", "here", ""), rows)
+
+
+def print_inspect(manifest: Mapping[str, Any]) -> None:
+    """The manifest, a line for each field."""
+    rows = [(name.replace("_", " "), _short(value)) for name, value in manifest.items()]
+    _print("", ("", ""), rows)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_short(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return "; ".join(_short(inner) for inner in value) or "-"
+    return "-" if value is None else str(value)
+
+
+def print_doctor(found: Mapping[str, Any]) -> None:
+    """The machine, then a row for each backend."""
+    _print("This machine", ("", ""), [(name, _short(value)) for name, value in found["hardware"].items()])
+    rows = [
+        (probe["name"], probe["version"] or "-", "works" if probe["reason"] is None else probe["reason"])
+        for probe in found["backends"]
+    ]
+    _print("Backends", ("backend", "version", ""), rows)

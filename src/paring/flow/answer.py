@@ -1,0 +1,132 @@
+"""result.json: the answer as plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+from paring import __version__
+from paring.certify import Certificate
+from paring.flow.prepare import Prepared
+from paring.flow.result import Status
+from paring.flow.trials import latency_json
+from paring.measure.compare import Comparison
+from paring.measure.hardware import hardware
+from paring.measure.latency import Latency
+from paring.tune import Ranking, Speedup, Trial
+
+POINT_FIELDS = (
+    "recipe",
+    "recipe_text",
+    "backend",
+    "backend_text",
+    "latency_ms",
+    "throughput_per_s",
+    "size_bytes",
+    "peak_memory_bytes",
+    "score",
+    "drop",
+    "speedup",
+    "number",
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the run found, before it is written."""
+
+    status: Status
+    reason: str
+    best: Trial
+    baseline: Trial
+    nearest: tuple[tuple[Trial, str], ...] = ()
+    comparison: Comparison | None = None
+    over_source: Comparison | None = None
+    certificate: Certificate | None = None
+
+    @classmethod
+    def of(cls, original: Trial, winner: Trial | None, ranking: Ranking, trials: Sequence[Trial], reason: str) -> Self:
+        """Improved by a winner; else infeasible if the original breaks a limit of the budget; else kept."""
+        if winner is not None:
+            return cls("improved", "", winner, original)
+        broken = ranking.misses(original)
+        if not broken:
+            return cls("kept-original", reason, original, original)
+        binding = f"no candidate meets the budget; the original itself misses it: {'; '.join(broken)}"
+        return cls("infeasible", binding, original, original, nearest_points(trials, ranking))
+
+    def measured_at_length(self, comparison: Comparison, certificate: Certificate) -> Self:
+        """With the figures of the long comparison in place of the quick ones."""
+        return replace(
+            self,
+            best=_with_latency(self.best, comparison.candidate, comparison),
+            baseline=_with_latency(self.baseline, comparison.original, None),
+            comparison=comparison,
+            certificate=certificate,
+        )
+
+
+def _with_latency(trial: Trial, latency: Latency, comparison: Comparison | None) -> Trial:
+    speedup = Speedup(comparison.ratio, comparison.low, comparison.high) if comparison else Speedup(1.0, 1.0, 1.0)
+    return replace(trial, latency_ms=latency_json(latency), throughput_per_s=latency.throughput_per_s, speedup=speedup)
+
+
+def nearest_points(trials: Sequence[Trial], ranking: Ranking) -> tuple[tuple[Trial, str], ...]:
+    """The points on each side of an infeasible budget: fewest limits missed, least drop, fastest, smallest."""
+    pool = [t for t in trials if t.latency_ms is not None and ranking.misses(t)]
+    ways: tuple[Callable[[Trial], float], ...] = (
+        lambda t: len(ranking.misses(t)),
+        lambda t: float("inf") if t.drop is None else t.drop,
+        lambda t: t.latency_ms["p50"] if t.latency_ms else float("inf"),
+        lambda t: t.size_bytes or float("inf"),
+    )
+    chosen = {trial.key: trial for way in ways for trial in sorted(pool, key=way)[:1]}
+    return tuple((trial, "; ".join(ranking.misses(trial))) for trial in chosen.values())
+
+
+def point_json(trial: Trial) -> dict[str, Any]:
+    """What result.json says of one recipe on one backend."""
+    values = trial.to_json()
+    return {name: values[name] for name in POINT_FIELDS}
+
+
+def speedup_json(comparison: Comparison | None) -> dict[str, float] | None:
+    """Ratio and interval."""
+    if comparison is None:
+        return None
+    return {"ratio": comparison.ratio, "low": comparison.low, "high": comparison.high}
+
+
+def result_json(
+    prepared: Prepared, findings: Findings, trials: Sequence[Trial], originals: Sequence[Trial], wall_time_s: float
+) -> dict[str, Any]:
+    """The whole of result.json."""
+    request = prepared.request
+    unchanged = {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    certificate = None
+    if findings.certificate is not None:
+        smallest = prepared.smallest_certifiable_drop
+        certificate = {**findings.certificate.to_json(), "smallest_certifiable_drop": smallest}
+    return {
+        "task": request.task.name,
+        "status": findings.status,
+        "reason": findings.reason,
+        "budget": asdict(request.budget),
+        "threads": request.thread_count,
+        "seed": request.seed,
+        "version": __version__,
+        "best": None if findings.status == "infeasible" else point_json(findings.best),
+        "baseline": point_json(findings.baseline),
+        "baselines": [point_json(trial) for trial in originals],
+        "speedup": speedup_json(findings.comparison) or unchanged,
+        "speedup_over_source": speedup_json(findings.over_source),
+        "certificate": certificate,
+        "coverage": findings.best.coverage,
+        "nearest": [{**point_json(trial), "misses": missed} for trial, missed in findings.nearest],
+        "unavailable": [{"backend": name, "reason": reason} for name, reason in prepared.unavailable.items()],
+        "trials": dict(Counter(trial.outcome for trial in trials)),
+        "hardware": hardware(),
+        "wall_time_s": round(wall_time_s, 1),
+    }

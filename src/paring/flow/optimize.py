@@ -1,0 +1,185 @@
+"""optimize: the loop that asks the search, runs trials, certifies finalists and writes the answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from paring.backends.base import Backend
+from paring.data.job import Job
+from paring.flow.conclusion import conclude
+from paring.flow.finalists import EARLY_SHARE, FINAL_SHARE, Finals
+from paring.flow.folder import RunFolder
+from paring.flow.prepare import Prepared, prepare
+from paring.flow.request import Executor, Request
+from paring.flow.result import Result
+from paring.flow.trials import TrialRunner
+from paring.report.progress import Progress, Silent, TerminalProgress
+from paring.techniques.base import Technique
+from paring.tune import Candidate, Ranking, Scene, Search, Trial
+from paring.types import Budget, Task
+
+CONCLUSION_SHARE = 0.25
+LONGEST_CONCLUSION_S = 75.0
+"""Time kept for certifying, measuring at length and writing."""
+
+EARLY_GAIN = 0.9
+"""An early certificate is spent on a candidate that costs at most this share of the original."""
+
+
+def optimize(
+    task: Task,
+    budget: Budget | None = None,
+    *,
+    out: Path | str,
+    time_limit_s: float = 1200,
+    techniques: Sequence[Technique | type[Technique]] | None = None,
+    backends: Sequence[Backend | type[Backend]] | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> Result:
+    """Search for the best network within the budget, certify it, and write it to `out`.
+
+    Returns what was found; `result.values` is result.json. With `resume` a run that was cut short goes on; without it
+    what an earlier run left in `out` is discarded. `executor` runs the trials of a round, as the built-in `map` does.
+    Raises InputError (and its kinds) for what can't be used, BackendError where no runtime works here.
+    """
+    return run(
+        Request(
+            task=task,
+            budget=budget or Budget(),
+            out=Path(out),
+            time_limit_s=time_limit_s,
+            techniques=techniques,
+            backends=backends,
+            threads=threads,
+            seed=seed,
+            resume=resume,
+            executor=executor or map,
+            progress=progress,
+        )
+    )
+
+
+def run(request: Request) -> Result:
+    """Carry out a request."""
+    start_s = time.monotonic()
+    folder = RunFolder(request.out)
+    with folder.locked(), TerminalProgress(request.time_limit_s) if request.progress else nullcontext(Silent()) as told:
+        if not request.resume:
+            folder.clear()
+        conclusion_s = min(LONGEST_CONCLUSION_S, CONCLUSION_SHARE * request.time_limit_s)
+        end_s = start_s + request.time_limit_s
+        job = replace(
+            Job.of(request.task, seed=request.seed, threads=request.thread_count),
+            deadline_s=end_s - conclusion_s,
+            say=told.say,
+        )
+        told.stage("preparing")
+        prepared = prepare(request, folder, job)
+        try:
+            with prepared.runner() as runner:
+                hunt = Hunt(prepared, runner, job, told)
+                hunt.follow(Search(hunt.scene()))
+            told.stage("concluding")
+            return conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, start_s)
+        except KeyboardInterrupt:
+            told.note(f"interrupted: what had finished is saved in {request.out}; the same command goes on from there.")
+            raise
+
+
+class Hunt:
+    """One search as it runs: candidates are asked for, tried or remembered, told, and kept or forgotten on disk."""
+
+    def __init__(self, prepared: Prepared, runner: TrialRunner, job: Job, told: Progress) -> None:
+        self.prepared = prepared
+        self.runner = runner
+        self.job = job
+        self.told = told
+        self.finals = Finals(prepared)
+        self.candidates: dict[str, Candidate] = {}
+        self.trials: list[Trial] = []
+        self.known = {trial.key: trial for trial in prepared.finished}
+        budget = prepared.request.budget
+        risk = (1 - budget.confidence) * FINAL_SHARE
+        self.ranking = Ranking(budget, len(prepared.splits.certification), 1 - risk)
+
+    def scene(self) -> Scene:
+        """What the search is told of the run."""
+        request = self.prepared.request
+        model = request.task.model
+        return Scene(
+            budget=request.budget,
+            ranking=self.ranking,
+            job=self.job,
+            model=None if isinstance(model, Path) else model,
+            graph=self.prepared.networks.original_graph(),
+            techniques=request.all_techniques(),
+            backends=self.prepared.usable_backends(),
+            threads=request.thread_count,
+            time_left_s=self.job.time_left_s,
+        )
+
+    def follow(self, search: Search) -> None:
+        """Until the search is over or the time is up."""
+        stage = ""
+        while self.job.time_left_s() > 0 and (asked := search.ask()):
+            if asked[0].stage != stage:
+                stage = asked[0].stage
+                self.told.stage(stage)
+            self.candidates.update((candidate.key, candidate) for candidate in asked)
+            search.tell(asked, self._round(asked))
+            self._certify_early()
+            self._forget_the_beaten()
+
+    def _round(self, asked: Sequence[Candidate]) -> list[Trial]:
+        """The trials of a round, fewer where the time ends first; those of an earlier run are not repeated."""
+        numbers = {candidate.key: len(self.trials) + i for i, candidate in enumerate(asked)}
+        done: list[Trial] = []
+        for trial in self.prepared.request.executor(self._tried(numbers), asked):
+            if trial.key not in self.known:
+                self.prepared.folder.append(trial)
+                self.known[trial.key] = trial
+            done.append(trial)
+            self.trials.append(trial)
+            self.told.trial(len(self.trials), self._best_in_words())
+            if self.job.time_left_s() <= 0:
+                break
+        return done
+
+    def _tried(self, numbers: dict[str, int]) -> Callable[[Candidate], Trial]:
+        def tried(candidate: Candidate) -> Trial:
+            self.told.say(str(candidate))
+            return self.known.get(candidate.key) or self.runner.run(candidate, numbers[candidate.key])
+
+        return tried
+
+    def _best_in_words(self) -> str:
+        best = self.ranking.best(self.trials)
+        if best is None or best.speedup is None:
+            return ""
+        return f"{best.speedup.ratio:.2f}x, drop {best.drop or 0.0:.4f}: {best.recipe_text} on {best.backend_text}"
+
+    def _certify_early(self) -> None:
+        """Spend one look as soon as something is clearly better, so that a run that is cut short has an answer."""
+        best = self.ranking.best([t for t in self.trials if t.recipe])
+        originals = [self.ranking.cost(t) for t in self.trials if not t.recipe]
+        if self.finals.seen or best is None or self.ranking.cost(best) > EARLY_GAIN * min(originals, default=0.0):
+            return
+        finalist = self.finals.certify(self.candidates[best.key], EARLY_SHARE)
+        allowed = self.prepared.request.budget.max_drop
+        verdict = "certified" if finalist.certificate.meets(allowed) else "not certified"
+        self.told.note(f"  {verdict}: {best.recipe_text} on {best.backend_text}: {finalist.certificate}")
+
+    def _forget_the_beaten(self) -> None:
+        """Keep the networks of the frontier and of finalists; the others can be built again."""
+        kept = {trial.key for trial in self.ranking.frontier(self.trials)} | {f.key for f in self.finals.seen}
+        for trial in self.trials:
+            if trial.key not in kept:
+                self.prepared.networks.discard(trial.key)

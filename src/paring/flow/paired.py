@@ -1,0 +1,65 @@
+"""A candidate's scores beside the original's, on the same rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from paring.backends.isolated import IsolatedSession
+from paring.data.rows import Rows
+from paring.measure.scores import row_scores
+from paring.types import Array, CorpusMetric, Signature, Task
+
+EVALUATION_BATCH = 64
+JACKKNIFE_GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The drop on so many rows: `deviation` is that of one row's paired difference."""
+
+    score: float
+    drop: float
+    deviation: float
+    rows: int
+
+    def certainly_above(self, allowed: float, errors: float) -> bool:
+        """Whether the drop lies more than so many standard errors above what is allowed."""
+        return self.drop - errors * self.deviation / math.sqrt(self.rows) > allowed
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The task's metric on a split, as a network in another process answers it."""
+
+    task: Task
+    signature: Signature
+    rows: Rows
+
+    def scores(self, session: IsolatedSession, start: int = 0, stop: int | None = None) -> Array:
+        """(rows,) scores, or (rows, k) statistics of a CorpusMetric."""
+        return row_scores(
+            session, self.rows, self.task, self.signature, start=start, stop=stop, batch_size=EVALUATION_BATCH
+        )
+
+    def paired(self, original: Array, candidate: Array) -> Paired:
+        """Compare the first rows of the original with as many of the candidate."""
+        original = original[: len(candidate)]
+        if isinstance(self.task.metric, CorpusMetric):
+            return _corpus_paired(self.task.metric, original, candidate)
+        differences = original - candidate
+        deviation = float(differences.std())
+        return Paired(float(candidate.mean()), float(differences.mean()), deviation, len(candidate))
+
+
+def _corpus_paired(metric: CorpusMetric, original: Array, candidate: Array) -> Paired:
+    """The drop of a score over the whole corpus, its deviation by a grouped jackknife."""
+    rows = len(candidate)
+    groups = np.arange(rows) % min(JACKKNIFE_GROUPS, rows)
+    kept = [groups != group for group in range(groups.max() + 1)]
+    without = np.array([metric.reduce(original[k]) - metric.reduce(candidate[k]) for k in kept if k.any()])
+    error = math.sqrt((len(without) - 1) * without.var()) if len(without) > 1 else 0.0
+    score = metric.reduce(candidate)
+    return Paired(score, metric.reduce(original) - score, error * math.sqrt(rows), rows)

@@ -1,0 +1,106 @@
+"""Running one candidate: build it, time it in turn with the reference, score it on growing slices of rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paring.backends.isolated import IsolatedSession
+from paring.errors import ParingError
+from paring.flow.networks import Built, Networks, NothingChangedError
+from paring.flow.paired import Scorer
+from paring.measure.compare import Yardstick
+from paring.measure.latency import Latency
+from paring.measure.size import network_size_bytes
+from paring.tune import Candidate, Speedup, Trial
+from paring.tune.trial import Outcome
+from paring.types import Array, Budget
+
+FIRST_SLICE_ROWS = 256
+SLICE_GROWTH = 4
+COMPARISON_TIME_S = 1.0
+STOP_ERRORS = 3.0
+"""A candidate is given up once its drop lies so many standard errors above what is allowed."""
+
+
+@dataclass(frozen=True)
+class TrialRunner:
+    """Turns candidates into trials. Nothing that a candidate does ends the run, except an interrupt."""
+
+    networks: Networks
+    scorer: Scorer
+    original_scores: Array
+    yardstick: Yardstick
+    reference: str
+    budget: Budget
+    threads: int
+    unavailable: dict[str, str]
+
+    def run(self, candidate: Candidate, number: int) -> Trial:
+        """The trial of a candidate."""
+        start_s = time.monotonic()
+        trial = self._outcome(candidate, number)
+        return replace(trial, wall_time_s=round(time.monotonic() - start_s, 3))
+
+    def _outcome(self, candidate: Candidate, number: int) -> Trial:
+        def ended(outcome: Outcome, reason: object) -> Trial:
+            self.networks.discard(candidate.key)
+            return Trial.of(candidate, number, outcome, str(reason))
+
+        if candidate.backend.name in self.unavailable:
+            return ended("unavailable", self.unavailable[candidate.backend.name])
+        try:
+            built = self.networks.build(candidate)
+            return self._measured(Trial.of(candidate, number, "measured"), candidate, built)
+        except NothingChangedError as error:
+            return ended("no-change", error)
+        except ParingError as error:
+            return ended("failed", error)
+        except Exception as error:  # A technique may be anybody's code: whatever it raises ends this trial alone.
+            return ended("failed", f"{type(error).__name__}: {error}")
+
+    def _measured(self, trial: Trial, candidate: Candidate, built: Built) -> Trial:
+        """Speed first, as it is known within a second; then the drop, on as many rows as it takes."""
+        with IsolatedSession(candidate.backend, built.network, threads=self.threads) as session:
+            comparison = self.yardstick.compare_loaded(session, time_limit_s=COMPARISON_TIME_S)
+            trial = replace(
+                trial,
+                coverage=built.coverage,
+                size_bytes=network_size_bytes(built.network),
+                peak_memory_bytes=session.peak_memory_bytes(),
+                latency_ms=latency_json(comparison.candidate),
+                throughput_per_s=comparison.candidate.throughput_per_s,
+                speedup=Speedup(comparison.ratio, comparison.low, comparison.high),
+                reference=self.reference,
+            )
+            return self._scored(trial, session)
+
+    def _scored(self, trial: Trial, session: IsolatedSession) -> Trial:
+        """The trial with its drop, on no more rows than it takes to see that it is too large."""
+        scores = self.original_scores[:0]
+        for stop in self._slices():
+            scores = np.concatenate([scores, self.scorer.scores(session, len(scores), stop)])
+            paired = self.scorer.paired(self.original_scores, scores)
+            trial = replace(trial, score=paired.score, drop=paired.drop, rows=stop, drop_deviation=paired.deviation)
+            # A structure that is to be trained is judged by how much it lost: that must be known well.
+            hopeless = trial.stage != "training" and paired.certainly_above(self.budget.max_drop, STOP_ERRORS)
+            if hopeless and stop < len(self.original_scores):
+                reason = f"drop {paired.drop:.4f} on the first {stop} rows, {self.budget.max_drop:g} is allowed"
+                return replace(trial, outcome="stopped-early", reason=reason)
+        return trial
+
+    def _slices(self) -> Iterator[int]:
+        """Growing numbers of rows, up to all of the selection split."""
+        stop = FIRST_SLICE_ROWS
+        while stop < len(self.original_scores):
+            yield stop
+            stop *= SLICE_GROWTH
+        yield len(self.original_scores)
+
+
+def latency_json(latency: Latency) -> dict[str, float]:
+    """As result files hold it."""
+    return {"p50": latency.p50_ms, "p90": latency.p90_ms, "p99": latency.p99_ms}

@@ -109,11 +109,14 @@ def load_graph(network: Path, options: Any, providers: Providers) -> onnxruntime
     """A loaded graph. Raises BackendError, also where the first provider was silently replaced by another."""
     import onnxruntime
 
+    wanted = providers[0][0]
+    reason = missing_provider(wanted)
+    if reason is not None:
+        raise BackendError(reason)
     try:
         session = onnxruntime.InferenceSession(str(network), options, providers=providers)
     except Exception as error:
         raise BackendError(f"ONNX Runtime can't load {network.name}: {in_one_sentence(error)}.") from error
-    wanted = providers[0][0]
     if session.get_providers()[0] != wanted:
         raise BackendError(f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}: check its driver.")
     precision = execution_precision(session.get_modelmeta().custom_metadata_map.get(EXECUTION_PRECISION_KEY))

@@ -60,11 +60,12 @@ class Torch(Backend):
         try:
             program = torch.export.load(network)
             module = program.module().to(device)
+            if self.channels_last:
+                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = torch.compile(module) if self.compiled else module
         except Exception as error:
             raise BackendError(f"torch can't load {network.name}: {in_one_sentence(error)}.") from error
-        if self.channels_last:
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        run = _lane(program, torch.compile(module) if self.compiled else module, device, self.channels_last)
+        run = _lane(program, module, device, self.channels_last)
         return SplitSession(str(self), [run], _input_specs(program), micro_batch=self.micro_batch)
 
     @classmethod

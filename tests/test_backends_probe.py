@@ -1,0 +1,51 @@
+"""Which backends work here: a row for each, whatever it does to its process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from faulty_backends import AbortsOnImport, Absent, Doubles, Faulty, Hangs
+from paring.backends.probe import Probe, probe
+from paring.registry import names
+
+
+def test_every_named_backend_gets_a_row_and_those_of_the_default_install_work():
+    found = {row.name: row for row in probe()}
+    assert tuple(found) == names("backend")
+    for name in ("onnxruntime", "openvino", "torch"):
+        assert found[name].reason is None
+        assert found[name].works
+        assert found[name].version[:1].isdigit()
+        assert float(found[name].details["largest_error"]) < 1e-4
+    for name in ("cuda", "tensorrt"):
+        assert found[name].works or "ONNX Runtime" in found[name].reason
+
+
+def test_faults_are_rows_with_a_reason_in_the_order_asked_for():
+    absent, aborts, hangs, wrong, named = probe([Absent, AbortsOnImport, Hangs, Doubles, "no-such"], time_limit_s=15)
+    assert absent == Probe("absent", "its licence has run out: renew it.")
+    assert "signal SIGABRT" in aborts.reason
+    assert "did not answer 'probe' within 15 s" in hangs.reason
+    assert "off by" in wrong.reason
+    assert wrong.version == ""
+    assert "no backend is called 'no-such'" in named.reason
+    assert not any(row.works for row in (absent, aborts, hangs, wrong, named))
+
+
+def test_a_backend_that_fails_on_the_small_network_says_how():
+    (row,) = probe([Faulty])
+    assert row.reason == "it fails on a small network: 'x'."
+
+
+def test_nothing_to_probe_is_no_rows():
+    assert probe([]) == ()
+
+
+def test_probing_imports_no_runtime_into_this_process():
+    code = (
+        "import sys; from paring.backends.probe import probe; rows = probe(['onnxruntime', 'openvino']);"
+        "assert all(row.works for row in rows), rows;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'onnxruntime', 'openvino')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

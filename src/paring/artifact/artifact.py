@@ -76,9 +76,7 @@ class Artifact:
             if not file.is_file():
                 raise ArtifactError(f"{self.path} is incomplete: {name} is missing. Copy the artifact again.")
             if sha256_of(file) != digest:
-                raise ArtifactError(
-                    f"{file} is damaged or was changed: its sha256 differs. Copy it again."
-                )
+                raise ArtifactError(f"{file} is damaged or was changed: its sha256 differs. Copy it again.")
         present = {file.name for file in self.path.iterdir() if not file.name.startswith(".")}
         extra = sorted(present - set(self.manifest.files) - {MANIFEST})
         if extra:

@@ -59,9 +59,9 @@ class Torch(Backend):
         torch.set_num_threads(threads)
         try:
             program = torch.export.load(network)
-            module = program.module().to(device)
+            module: Any = program.module().to(device)
             if self.channels_last:
-                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                module = module.to(memory_format=torch.channels_last)
             module = torch.compile(module) if self.compiled else module
         except Exception as error:
             raise BackendError(f"torch can't load {network.name}: {in_one_sentence(error)}.") from error

@@ -17,7 +17,6 @@ from paring.types import Array
 Floats = npt.NDArray[np.float64]
 Reduce = Callable[[Array], float]
 
-_RESAMPLES = 2000
 _JACKKNIFE_GROUPS = 50
 
 
@@ -52,7 +51,7 @@ def certify_corpus(
 
 
 def paired_bootstrap_upper_bound(
-    original: Array, candidate: Array, reduce: Reduce, alpha: float, *, seed: int = 0
+    original: Array, candidate: Array, reduce: Reduce, alpha: float, *, resamples: int = 2000, seed: int = 0
 ) -> float:
     """Upper bound on reduce(original) - reduce(candidate), approximate: (n, k), (n, k) with the same rows.
 
@@ -68,7 +67,7 @@ def paired_bootstrap_upper_bound(
     drop = drop_on(np.arange(n))
     if n < 2:
         return drop
-    drops = np.sort([drop_on(draw.integers(0, n, n)) for _ in range(_RESAMPLES)])
+    drops = np.sort([drop_on(draw.integers(0, n, n)) for _ in range(resamples)])
     groups = np.array_split(draw.permutation(n), min(_JACKKNIFE_GROUPS, n))
     left_out = np.array([drop_on(np.setdiff1d(np.arange(n), group)) for group in groups])
     return float(np.quantile(drops, _corrected_share(drops, drop, left_out, 1 - alpha)))

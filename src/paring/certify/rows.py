@@ -66,7 +66,7 @@ def smallest_certifiable_drop(
     score_range: Range = (0.0, 1.0),
     method: Method = "exact",
 ) -> float:
-    """The upper bound that `n` rows give where no row differs, about log(finalists / (1 - confidence)) / n of the range.
+    """The bound that `n` rows give where no row differs, about log(finalists / (1 - confidence)) / n of the range.
 
     `method` is that of the certificate to come: "betting" where scores are more than right or wrong.
     """

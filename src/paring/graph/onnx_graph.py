@@ -172,7 +172,11 @@ class Graph:
         names = {tensor.name for tensor in kept}
         inputs = [v for v in graph.input if v.name in names or v.name not in self.initializers]
         tensors = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+        # Runtimes fuse more where shapes are known that they can't infer, so what the exporter wrote is kept.
+        described = [v for v in graph.value_info if v.name in self.producers]
+        described = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in described]
         del graph.initializer[:], graph.value_info[:]
+        graph.value_info.extend(described)
         graph.initializer.extend(tensors)
         values = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in inputs]
         del graph.input[:]

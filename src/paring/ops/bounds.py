@@ -42,7 +42,8 @@ def betting_upper_bound(differences: Floats, alpha: float, span: float = 1.0) ->
       where we leave the paper, whose bets are for all n at once; the bound is a third nearer to the mean.
 
     The bound depends on the order of the rows a little: averaging over the orders leaves some 3 % of its distance from
-    the mean. It is the largest mean not ruled out on a grid that is refined around it.
+    the mean. It is the largest mean not ruled out on a grid that is refined around it;
+    the wealth of the aiming bets is not proven to rise with m between the points of that grid.
     """
     scaled = np.clip(np.asarray(differences, dtype=np.float64) / span, -1.0, 1.0)
     if scaled.min() == 1.0:

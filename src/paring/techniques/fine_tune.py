@@ -32,7 +32,7 @@ class FineTune(TrainingTechnique):
     """
 
     epochs: int = 30
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     distillation: Distillation = "auto"
     temperature: float = 4.0
     label_weight: float = 0.1

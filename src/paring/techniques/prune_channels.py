@@ -19,6 +19,7 @@ from paring.graph.channels import (
     Removal,
     Trace,
     check_removal,
+    frozen_layers,
     groups_of,
     remove_channels,
     trace,
@@ -184,7 +185,7 @@ class PruneChannels(ModuleTechnique):
         """Why a layer kept its size."""
         groups = [group for group in plan.groups if layer in group.layers]
         if not groups:
-            return "makes no channels that could be removed"
+            return frozen_layers(plan.traced).get(layer, "makes no more than one channel, or takes no part")
         group = groups[0]
         if group.frozen:
             return group.frozen

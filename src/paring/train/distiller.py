@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,9 +72,9 @@ class Distiller:
         if self._channels_last:
             with_layout_(self.teacher, torch.channels_last)
         self._generator = torch.Generator().manual_seed(job.seed)
-        inputs, targets = _labelled_example(job)
-        self._read_answers(inputs, targets)
-        self._mixes = can_mix(inputs, teaching.mixing)
+        self._read_kind(*_labelled_example(job))
+        self._variances = self._read_variances(job.calibrate)
+        self._mixes = can_mix(job.calibrate[0][0], teaching.mixing)
 
     def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """The loss of one batch."""
@@ -88,18 +89,23 @@ class Distiller:
         labelled = self.task_loss(outputs, targets)
         return labelled if weight == 1 else weight * labelled + (1 - weight) * self._gap(outputs, inputs)
 
-    def _read_answers(self, inputs: Any, targets: Any) -> None:
-        """Settles what the outputs are, from one batch of the teacher's answers."""
+    def _read_kind(self, inputs: Any, targets: Any) -> None:
+        """Settles what the outputs are: class scores, probabilities or anything else."""
         outputs = self._taught(placed(inputs, device_of(self.teacher), self._channels_last))
         self.holds_classes = (
             isinstance(outputs, Tensor) and isinstance(targets, Tensor) and holds_class_scores(outputs, targets.cpu())
         )
-        self._probabilities = isinstance(outputs, Tensor) and self.holds_classes and holds_probabilities(outputs)
+        self._probabilities = self.holds_classes and holds_probabilities(outputs)
         wanted = self.teaching.distillation
         self.distillation = wanted if wanted != "auto" else "kl" if self.holds_classes else "mse"
-        self._variances = [_variance(values) for values in _floating(outputs)]
-        if not self._variances:
+
+    def _read_variances(self, batches: Iterable[Batch]) -> list[float]:
+        """How much the teacher's answers differ between rows, one number for each output."""
+        device = device_of(self.teacher)
+        answers = [_floating(self._taught(placed(inputs, device, self._channels_last))) for inputs, _ in batches]
+        if not answers[0]:
             raise TaskError("the network has no floating-point output: there is nothing that a teacher could show.")
+        return [_variance(values) for values in zip(*answers, strict=True)]
 
     @torch.no_grad()
     def _taught(self, inputs: Any) -> Any:
@@ -142,6 +148,7 @@ def _floating(outputs: Any) -> list[Tensor]:
     return [value for value in tensors_of(outputs) if value.is_floating_point()]
 
 
-def _variance(outputs: Tensor) -> float:
-    """How much the teacher's answers differ between rows; 1 where they don't, so that nothing is divided by zero."""
-    return float(outputs.var(0, correction=0).mean()) or 1.0
+def _variance(batches: tuple[Tensor, ...]) -> float:
+    """Mean over all places of the variance between rows; 1 where rows don't differ, as it will be divided by."""
+    alike = [values for values in batches if values.shape[1:] == batches[0].shape[1:]]
+    return float(torch.cat(alike).var(0, correction=0).mean()) or 1.0

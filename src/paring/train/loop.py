@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
 from paring.data.batches import rows_in, tensors_of
 from paring.data.job import Job
-from paring.errors import TaskError, TechniqueError
-from paring.train.batch_norm import normalisers
+from paring.errors import ParingError, TaskError, TechniqueError
 from paring.train.guard import Guard
 from paring.train.optimizer import make_optimizer, set_learning_rate_
 from paring.train.precision import device_of, has_bf16, is_convolutional, placed, with_layout_
@@ -75,7 +75,7 @@ class _Run:
         if self.channels_last:
             with_layout_(model, torch.channels_last)
         self.bf16 = training.precision == "auto" and has_bf16(self.device)
-        self.fewest_rows = 2 if normalisers(model) else 1
+        self.fewest_rows = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
         self.optimizer = make_optimizer(model, training)
         self.guard = Guard(model)
         self.step_s = 0.0
@@ -100,7 +100,8 @@ class _Run:
             progress.count(rows_in(drawn.batch[0]), self.trained.loss)
             progress.tell(share, drawn.epoch, pace.time_left_s(share, self.now()), self.now())
         self._check_end()
-        return self.trained
+        # Only the clock ends a training early; a length that `train` announced wrongly does not.
+        return self.trained if self._expired() else replace(self.trained, share=1.0)
 
     def _length(self, train: Iterable[Batch]) -> int | None:
         """Batches in one pass, where that can be known."""
@@ -134,7 +135,12 @@ class _Run:
                 self.job.say(f"training in float32, because bfloat16 fails: {error}")
                 self.bf16 = False
         if not self.bf16:
-            self._loss(copy.deepcopy(self.model), drawn)
+            try:
+                self._loss(copy.deepcopy(self.model), drawn)
+            except ParingError:
+                raise
+            except Exception as error:
+                raise TaskError(f"the first training step fails: {type(error).__name__}: {error}") from error
         draws = not torch.equal(before, torch.get_rng_state())
         torch.set_rng_state(before)
         return draws

@@ -8,6 +8,9 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any
 
+from torch import Tensor
+
+from paring.data.batches import tensors_of
 from paring.errors import ParingError, TaskError
 from paring.types import Batch
 
@@ -86,13 +89,19 @@ def _put(item: Any, queue: Queue[Any], stopped: Event) -> bool:
 
 
 def _checked(batch: Any, epoch: int, step: int) -> Batch:
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        inputs, targets = batch
-        return (tuple(inputs) if isinstance(inputs, list) else inputs), targets
-    raise TaskError(
-        f"batch {step} of epoch {epoch + 1} of train is a {type(batch).__name__}: "
-        "give pairs (inputs, targets), with targets None where there are no labels."
-    )
+    where = f"batch {step} of epoch {epoch + 1} of train"
+    if not (isinstance(batch, list | tuple) and len(batch) == 2):
+        raise TaskError(
+            f"{where} is a {type(batch).__name__}: "
+            "give pairs (inputs, targets), with targets None where there are no labels."
+        )
+    inputs, targets = (tuple(values) if isinstance(values, list) else values for values in batch)
+    if not tensors_of(inputs):
+        raise TaskError(f"{where} has no inputs: give a tensor, a tuple of tensors or a dict of tensors.")
+    for value in (*tensors_of(inputs), *tensors_of(targets)):
+        if not isinstance(value, Tensor):
+            raise TaskError(f"{where} holds a {type(value).__name__} where a tensor belongs: use torch.as_tensor.")
+    return inputs, targets
 
 
 def _why_empty(epoch: int) -> str:

@@ -1,6 +1,6 @@
 """Channels: which can be removed together, removing them, and the proof that it was right."""
 
-from paring.graph.channels.groups import ChannelGroup, Member, channel_groups, groups_of
+from paring.graph.channels.groups import ChannelGroup, Member, channel_groups, frozen_layers, groups_of
 from paring.graph.channels.remove import Removal, remove_channels
 from paring.graph.channels.trace import Trace, trace
 from paring.graph.channels.verify import check_removal
@@ -12,6 +12,7 @@ __all__ = [
     "Trace",
     "channel_groups",
     "check_removal",
+    "frozen_layers",
     "groups_of",
     "remove_channels",
     "trace",

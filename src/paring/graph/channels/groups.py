@@ -74,6 +74,17 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     return _named(sorted(groups, key=lambda group: (order[group.main.slot.tensor], bool(group.frozen))))
 
 
+def frozen_layers(traced: Trace) -> dict[str, str]:
+    """Why channels of a layer must stay, for every layer that has such; the first reason of each."""
+    atoms = traced.atoms
+    reasons: dict[str, str] = {}
+    for atom in range(len(atoms.parent)):
+        reason = atoms.reasons.get(atoms.find(atom))
+        if reason is not None:
+            reasons.setdefault(atoms.place(atom)[0].layer, reason)
+    return reasons
+
+
 def _group(atoms: Atoms, classes: dict[int, list[int]], roots: list[int]) -> ChannelGroup:
     """Channels with the same members, in the order of the first member's indices."""
     rows: dict[Slot, list[list[int]]] = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from torch.fx import Node
 from paring.data.batches import tensors_of
 from paring.errors import TechniqueError
 from paring.graph.channels.atoms import Atoms, Dims, Slot
-from paring.graph.channels.calls import Call, Value, is_tensor
+from paring.graph.channels.calls import Call, Value, fixed, is_tensor
 from paring.graph.channels.rules import followed
 from paring.types import Inputs
 
@@ -38,7 +39,9 @@ def export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     """The graph of the network for one sample. TechniqueError where its control flow depends on the data."""
     arguments, named = ((), dict(inputs)) if isinstance(inputs, dict) else (tensors_of(inputs), {})
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Recurrent layers list their weights anew at each call; only the graph is used, so that does no harm.
+            warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
             return torch.export.export(model, arguments, kwargs=named, strict=False)
     except Exception as error:
         first = str(error).strip().splitlines()
@@ -81,6 +84,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             if name is not None:
                 traced.states[node] = name
             traced.known[node] = born[name] if name else (None,) * (value.dim() if isinstance(value, Tensor) else 0)
+        elif node.op == "get_attr" and is_tensor(node):
+            traced.known[node] = fixed(node.meta["val"].dim())
         elif node.op == "call_function":
             traced.known[node] = _value(node, traced)
         elif node.op == "output":

@@ -1,0 +1,226 @@
+"""ResNet-20 on CIFAR-10, budget 1.0 point at 95 %, beside what a practitioner gets by hand from the same runtimes.
+
+Run: PARING_DATA=FOLDER python benchmarks/cifar10_resnet20.py [latency] [throughput] [training]
+     (pip install 'paring[peers]' for NNCF; about 5, 5 and 60 minutes of search, and the comparisons)
+
+Peers, each on the network as the exporter gives it: ONNX Runtime's quantize_static (QDQ, per channel, u8 x s8, 512
+training images) and NNCF's quantize on OpenVINO (300 training images, its defaults), each with the best of the options
+that a user would try. All are measured in turn with paring's result, in processes of their own, and scored on the
+full test set. Writes results/cifar10_resnet20.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import paring
+from paring import registry
+from paring.backends.base import Backend
+from paring.backends.isolated import Deployment, IsolatedSession
+from paring.backends.onnxruntime import OnnxRuntime
+from paring.backends.openvino import OpenVINO
+from paring.cli.tasks import load_task
+from paring.data.rows import Rows, write_rows
+from paring.flow.verify import deployment_of
+from paring.graph.export import export_onnx, export_program, signature_of
+from paring.measure.compare import compare
+from paring.measure.hardware import hardware
+from paring.measure.latency import Workload
+from paring.measure.scores import row_scores
+from paring.types import Budget, Signature, Task
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "cifar10_resnet20.json"
+OUT = HERE.parent / "out" / "benchmarks" / "cifar10_resnet20"
+TASK = f"{HERE.parent / 'examples' / 'cifar10_resnet20.py'}"
+POST_TRAINING = ("Int8Static", "HalfPrecision", "Int8Dynamic", "SmoothQuant", "MixedPrecision")
+COMPARISON_S = 60.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One run of paring, and the batch at which all are compared."""
+
+    name: str
+    batch_size: int
+    objective: str
+    time_limit_s: float
+    training: bool
+
+
+QUESTIONS = (
+    Question("latency", 1, "latency", 300, training=False),
+    Question("throughput", 64, "throughput", 300, training=False),
+    Question("training", 64, "throughput", 3600, training=True),
+)
+
+PEER_SCRIPTS = {
+    "ONNX Runtime static int8": """
+import sys, numpy as np
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+source, rows, target = sys.argv[1:]
+images = np.load(rows)[:512]
+class Reader(CalibrationDataReader):
+    def __init__(self): self.batches = iter([{"input": images[i:i + 32]} for i in range(0, 512, 32)])
+    def get_next(self): return next(self.batches, None)
+quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+""",
+    "NNCF int8 on OpenVINO": """
+import sys, numpy as np, nncf, openvino
+source, rows, target = sys.argv[1:]
+images = np.load(rows)[:300]
+data = nncf.Dataset([images[i:i + 1] for i in range(len(images))], lambda value: {"input": value})
+openvino.save_model(nncf.quantize(openvino.Core().read_model(source), data), target)
+""",
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A network made by hand, and the options of its runtime that a user would try."""
+
+    name: str
+    network: Path
+    backends: tuple[Backend, ...]
+
+
+def make_peers(task: Task, folder: Path, batch_size: int) -> tuple[Peer, ...]:
+    """The two peers' files, made in processes of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source, rows = folder / "float.onnx", folder / "calibration.npy"
+    inputs, _ = next(iter(task.evaluate))
+    signature = signature_of(task.model, inputs)  # type: ignore[arg-type]
+    source.write_bytes(export_onnx(export_program(task.model, inputs), signature).SerializeToString())  # type: ignore[arg-type]
+    np.save(rows, np.concatenate([batch.numpy() for batch, _ in task.calibrate or ()])[:512])  # type: ignore[union-attr]
+    targets = {"ONNX Runtime static int8": folder / "ort.onnx", "NNCF int8 on OpenVINO": folder / "nncf.xml"}
+    for name, target in targets.items():
+        if not target.is_file():
+            command = [sys.executable, "-c", PEER_SCRIPTS[name], str(source), str(rows), str(target)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return (
+        Peer("ONNX Runtime static int8", folder / "ort.onnx", (OnnxRuntime(),)),
+        Peer("NNCF int8 on OpenVINO", folder / "nncf.xml", (OpenVINO(), OpenVINO(static_batch=batch_size))),
+    )
+
+
+def accuracy_of(deployment: Deployment, task: Task, signature: Signature, rows: Rows, threads: int) -> float:
+    """Accuracy on the full test set."""
+    with IsolatedSession.of(deployment, threads=threads) as session:
+        return float(row_scores(session, rows, task, signature).mean())
+
+
+def answer(question: Question, threads: int) -> dict[str, Any]:
+    """Run paring, make the peers, and compare all of them with paring's result in turn."""
+    task = load_task(TASK, None)
+    result = paring.optimize(
+        task,
+        Budget(max_drop=0.01, objective=question.objective, batch_size=question.batch_size),  # type: ignore[arg-type]
+        out=OUT / question.name,
+        time_limit_s=question.time_limit_s,
+        techniques=None if question.training else [registry.find("technique", n) for n in POST_TRAINING],
+        threads=threads,
+        resume=False,
+    )
+    assert result.best is not None
+    best = deployment_of(result.best)
+    folder = OUT / f"peers-{question.name}"
+    peers = make_peers(task, folder, question.batch_size)
+    signature = signature_of(task.model, next(iter(task.evaluate))[0])  # type: ignore[arg-type]
+    rows = write_rows(task.evaluate, folder / "rows", signature.input_names)
+    timing = folder / "timing.npy"
+    np.save(timing, rows.take(0, question.batch_size)[0]["input"])
+    workload = Workload({"input": timing}, question.batch_size, threads)
+    table = []
+    for peer in peers:
+        for backend in peer.backends:
+            deployment = Deployment(backend, peer.network)
+            found = compare(best, deployment, workload, time_limit_s=COMPARISON_S)
+            accuracy = accuracy_of(deployment, task, signature, rows, threads)
+            table.append(
+                {
+                    "peer": peer.name,
+                    "options": str(backend),
+                    "p50_ms": found.original.p50_ms,
+                    "images_per_s": found.original.throughput_per_s,
+                    "accuracy": accuracy,
+                    "paring_p50_ms": found.candidate.p50_ms,
+                    "paring_images_per_s": found.candidate.throughput_per_s,
+                    "ratio": found.ratio,
+                    "low": found.low,
+                    "high": found.high,
+                    "pairs": found.pairs,
+                }
+            )
+            print(json.dumps(table[-1]), file=sys.stderr)
+    return {
+        "question": question.name,
+        "batch_size": question.batch_size,
+        "threads": threads,
+        "time_limit_s": question.time_limit_s,
+        "wall_time_s": result.values["wall_time_s"],
+        "recipe": result.values["best"]["recipe_text"],
+        "backend": result.values["best"]["backend_text"],
+        "accuracy": accuracy_of(best, task, signature, rows, threads),
+        "certificate": result.values["certificate"],
+        "speedup": result.values["speedup"],
+        "speedup_over_source": result.values["speedup_over_source"],
+        "over_best_peer": min(row["ratio"] for row in table),
+        "peers": table,
+    }
+
+
+def as_markdown(answers: dict[str, Any]) -> str:
+    """The table that is committed beside the figures."""
+    lines = ["# ResNet-20 on CIFAR-10, budget 1.0 point at 95 %", ""]
+    for found in answers["questions"].values():
+        certificate = found["certificate"]
+        lines += [
+            f"## {found['question']}: batch {found['batch_size']}, {found['threads']} threads, "
+            f"time limit {found['time_limit_s']:g} s (took {found['wall_time_s']:g} s)",
+            "",
+            f"`{found['recipe']}` on `{found['backend']}`: {100 * found['accuracy']:.2f} % on the full test set, "
+            f"certified drop at most {100 * certificate['upper_bound']:.2f} points (n = {certificate['n']}, "
+            f"seen {100 * certificate['drop']:.2f}); {found['speedup']['ratio']:.2f}x "
+            f"({found['speedup']['low']:.2f} to {found['speedup']['high']:.2f}) over the original on its fastest runtime.",
+            "",
+            "| peer | options | accuracy | p50 ms | images/s | paring's images/s in the same run | paring's speed-up |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['peer']} | `{row['options']}` | {100 * row['accuracy']:.2f} | {row['p50_ms']:.3f} "
+            f"| {row['images_per_s']:,.0f} | {row['paring_images_per_s']:,.0f} "
+            f"| {row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f}) |"
+            for row in found["peers"]
+        ]
+        lines.append("")
+    machine = answers["hardware"]
+    lines.append(f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['isa'])}; {machine['packages']}.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [question.name for question in QUESTIONS]
+    parser.add_argument("questions", nargs="*", choices=[*names, []], default=names)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    answers: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"questions": {}}
+    for question in QUESTIONS:
+        if question.name in arguments.questions:
+            answers["questions"][question.name] = answer(question, arguments.threads)
+            answers["hardware"] = hardware()
+            RESULTS.write_text(json.dumps(answers, indent=2) + "\n")
+            RESULTS.with_suffix(".md").write_text(as_markdown(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""bench: artifacts in turn, each in a process of its own, against the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paring.errors import InputError
+from paring.flow.verify import deployment_of, located
+from paring.flow.workload import golden_workload
+from paring.measure.compare import compare
+from paring.measure.latency import Latency, measure_alone
+
+
+def bench(paths: Sequence[Path], *, threads: int | None = None, time_limit_s: float = 20.0) -> dict[str, Any]:
+    """Latency of each artifact (or of an output folder's best) and its speed-up over the first one.
+
+    Raises InputError where there is none, ArtifactError where one is damaged, BackendError where one can't be run.
+    """
+    if not paths:
+        raise InputError("nothing to bench: name at least one artifact or output folder.")
+    artifacts = [located(path)[0] for path in paths]
+    first = deployment_of(artifacts[0])
+    rows = []
+    with golden_workload(artifacts[0], threads) as workload:
+        for number, artifact in enumerate(artifacts):
+            speedup = None
+            if number == 0:
+                latency = measure_alone(first, workload).latency
+            else:
+                found = compare(deployment_of(artifact), first, workload, time_limit_s=time_limit_s)
+                latency = found.candidate
+                speedup = {"ratio": found.ratio, "low": found.low, "high": found.high}
+            rows.append(_row(artifact.path, artifact.manifest.backend, artifact.size_bytes, latency, speedup))
+    return {"batch_size": workload.batch_size, "threads": workload.threads, "artifacts": rows}
+
+
+def _row(
+    path: Path, backend: str, size_bytes: int, latency: Latency, speedup: dict[str, float] | None
+) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "backend": backend,
+        "latency_ms": {"p50": latency.p50_ms, "p90": latency.p90_ms, "p99": latency.p99_ms},
+        "throughput_per_s": latency.throughput_per_s,
+        "size_bytes": size_bytes,
+        "speedup": speedup,
+    }

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,6 @@ from torch.nn.functional import mse_loss
 
 from paring.data.job import Job
 from paring.errors import TaskError, TechniqueError
-from paring.train.batch_norm import reestimate_
 from paring.train.loop import Trained, fit_
 from paring.train.precision import has_bf16
 from paring.train.prefetch import epochs_of, prefetched
@@ -155,6 +156,7 @@ def test_an_epoch_shorter_than_announced_is_noticed(monkeypatch: pytest.MonkeyPa
 
     rates, _, trained = paced(monkeypatch, Boasting(line_data()), None, epochs=5)
     assert trained.steps == 40
+    assert trained.share == 1.0
     assert rates[-1] < 0.01 * EASY.learning_rate
 
 
@@ -253,9 +255,26 @@ def test_data_that_raises_is_told_with_its_place() -> None:
         fit_(linear(), Broken(line_data()), squared, EASY, job_of())
 
 
-def test_a_batch_that_is_no_pair_is_refused() -> None:
-    with pytest.raises(TaskError, match="batch 0 of epoch 1 of train is a Tensor"):
-        fit_(linear(), [torch.zeros(4, 3)], squared, EASY, job_of())  # type: ignore[list-item]
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        (torch.zeros(4, 3), "is a Tensor: give pairs"),
+        (((), None), "has no inputs"),
+        ((np.zeros((4, 3)), None), "holds a ndarray where a tensor belongs"),
+        ((torch.zeros(4, 3), [0, 1, 2, 3]), "holds a int where a tensor belongs"),
+    ],
+)
+def test_a_malformed_batch_is_refused(batch: Any, told: str) -> None:
+    with pytest.raises(TaskError, match=rf"batch 0 of epoch 1 of train {told}"):
+        fit_(linear(), [batch], squared, EASY, job_of())
+
+
+def test_a_loss_that_raises_is_told() -> None:
+    def failing(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        raise IndexError("no such class")
+
+    with pytest.raises(TaskError, match="the first training step fails: IndexError: no such class"):
+        fit_(linear(), line_data(), failing, replace(EASY, precision="float32"), job_of())
 
 
 def test_a_loss_for_each_row_is_refused() -> None:
@@ -372,17 +391,3 @@ def test_data_that_keeps_us_waiting_does_not_hold_the_deadline_up() -> None:
     job = replace(job_of(), deadline_s=time.monotonic() + 1.0)
     assert fit_(linear(), Stuck(line_data()), squared, EASY, job).steps == 1
     woken.set()
-
-
-def test_batch_norm_statistics_measured_anew_are_the_plain_mean() -> None:
-    model = nn.BatchNorm1d(3).eval()
-    data = line_data(4)
-    assert reestimate_(model, data, lambda: False)
-    rows = torch.cat([inputs for inputs, _ in data])  # type: ignore[arg-type]
-    torch.testing.assert_close(model.running_mean, rows.mean(0))
-    assert model.momentum == 0.1
-    assert not model.training
-    kept = weights(model)
-    assert not reestimate_(model, data, lambda: True)
-    assert torch.equal(weights(model), kept)
-    assert not reestimate_(nn.Linear(3, 1), data, lambda: False)

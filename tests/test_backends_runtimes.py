@@ -78,9 +78,7 @@ def test_openvino_refuses_a_precision_that_the_cpu_lacks(tmp_path, monkeypatch):
 
 def test_onnxruntime_refuses_to_run_bf16_as_f32(tmp_path):
     network = product(tmp_path / "n.onnx", "bf16")
-    with pytest.raises(
-        BackendError, match=r"n\.onnx asks to be executed in bf16, which ONNX Runtime can't do: use openvino"
-    ):
+    with pytest.raises(BackendError, match=r"n\.onnx asks to be executed in bf16, which ONNX Runtime can't do"):
         OnnxRuntime().load(network, threads=1)
 
 

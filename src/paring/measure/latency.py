@@ -107,9 +107,12 @@ def warm_up(session: IsolatedSession, workload: Workload) -> float:
 
 
 def measure_alone(deployment: Deployment, workload: Workload, *, time_limit_s: float = 3.0) -> Measured:
-    """Latency and peak memory of a deployment, in one process of its own. Raises BackendError where it can't be run."""
-    end = time.monotonic() + time_limit_s
+    """Latency and peak memory of a deployment in a process of its own, over `time_limit_s` of calls once loaded.
+
+    Raises BackendError where it can't be run.
+    """
     with IsolatedSession.of(deployment, threads=workload.threads) as session:
+        end = time.monotonic() + time_limit_s
         call_s = warm_up(session, workload)
         plan = block_plan(call_s, max(call_s, end - time.monotonic()))
         taken = [time_block(session, workload, plan)]

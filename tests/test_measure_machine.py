@@ -1,0 +1,116 @@
+"""Bytes on disk, and the machine that a figure was measured on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from paring.backends.base import usable_cores
+from paring.backends.probe_network import write_probe_network
+from paring.backends.runner import write_graph
+from paring.errors import InputError
+from paring.measure.hardware import differences, hardware
+from paring.measure.size import network_files, network_size_bytes
+
+
+def graph_with(weight):
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 32]) for name in "xy")
+    tensor = numpy_helper.from_array(weight, "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [tensor])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def test_a_file_is_its_own_bytes(tmp_path):
+    network = write_probe_network("onnx", tmp_path)
+    assert network_files(network) == (network,)
+    assert network_size_bytes(network) == network.stat().st_size
+
+
+def test_weights_in_a_file_beside_the_graph_count(tmp_path):
+    path = tmp_path / "network.onnx"
+    onnx.save(
+        graph_with(np.ones((32, 32), np.float32)),
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    assert network_files(path) == (path, tmp_path / "weights.bin")
+    assert network_size_bytes(path) == path.stat().st_size + 4096
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(InputError, match=r"weights\.bin is missing, and .*network\.onnx needs it"):
+        network_size_bytes(path)
+
+
+def test_a_folder_is_all_of_its_files(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.bin").write_bytes(b"12345")
+    (tmp_path / "inner" / "b.bin").write_bytes(b"678")
+    assert network_size_bytes(tmp_path) == 8
+
+
+def test_a_missing_network_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.onnx is missing"):
+        network_size_bytes(tmp_path / "absent.onnx")
+
+
+def test_constants_inside_branches_count(tmp_path):
+    bulk = helper.make_tensor("bulk", TensorProto.FLOAT, [4], np.ones(4, np.float32).tobytes(), raw=True)
+    bulk.ClearField("raw_data")
+    bulk.data_location = TensorProto.EXTERNAL
+    entry = bulk.external_data.add()
+    entry.key, entry.value = "location", "branch.bin"
+    out = helper.make_tensor_value_info("o", TensorProto.FLOAT, [4])
+    branch = helper.make_graph([helper.make_node("Identity", ["bulk"], ["o"])], "branch", [], [out], [bulk])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    graph = helper.make_graph([node], "g", [condition], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])])
+    path = tmp_path / "network.onnx"
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    (tmp_path / "branch.bin").write_bytes(bytes(16))
+    assert network_size_bytes(path) == path.stat().st_size + 16
+
+
+def test_a_graph_too_large_for_one_file_is_written_in_two(tmp_path, monkeypatch):
+    monkeypatch.setattr("paring.backends.runner.MAXIMUM_FILE_BYTES", 1000)
+    graph = graph_with(np.ones((32, 32), np.float32))
+    before = graph.SerializeToString()
+    write_graph(graph, tmp_path / "network.onnx")
+    assert network_files(tmp_path / "network.onnx")[1].name == "network.onnx.data"
+    assert graph.SerializeToString() == before
+    (weight,) = onnx.load(tmp_path / "network.onnx").graph.initializer
+    assert np.array_equal(numpy_helper.to_array(weight), np.ones((32, 32)))
+
+
+def test_the_fingerprint_is_plain_and_tells_what_decides_speed():
+    found = hardware()
+    assert json.loads(json.dumps(found)) == found
+    assert found["cpu"]
+    assert found["cores"] == usable_cores()
+    assert found["memory_bytes"] > 2**28
+    assert {"numpy", "onnx", "onnxruntime", "torch"} <= set(found["packages"])
+    assert found["isa"] == sorted(found["isa"])
+
+
+def test_a_machine_does_not_differ_from_itself():
+    assert differences(hardware(), hardware()) == ()
+
+
+def test_differences_are_told_in_words():
+    here = hardware()
+    there = {
+        **here,
+        "cpu": "Another 3000",
+        "cores": 96,
+        "os": "elsewhere",
+        "packages": {**here["packages"], "torch": "1.0"},
+    }
+    told = differences(there, here)
+    assert told[0] == f"cpu: Another 3000 there, {here['cpu']} here"
+    assert told[1] == f"cores: 96 there, {here['cores']} here"
+    assert told[2] == f"torch: 1.0 there, {here['packages']['torch']} here"
+    assert len(told) == 3

@@ -1,0 +1,120 @@
+"""The task's metric on what a network in another process answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from faulty_backends import Faulty
+from paring.backends.isolated import Deployment, IsolatedSession
+from paring.backends.onnxruntime import OnnxRuntime
+from paring.backends.probe_network import expected_outputs, probe_inputs, write_probe_network
+from paring.data.rows import write_rows
+from paring.errors import TaskError
+from paring.measure import scores as scoring
+from paring.measure.scores import metric_scores, row_scores
+from paring.types import CorpusMetric, Signature, Task, TensorSpec
+
+SPECS = (TensorSpec("a", "float32", (None, 3, 8, 6)), TensorSpec("b", "float32", (None, 4)))
+OUTPUTS = (TensorSpec("y", "float32", (None, 4)), TensorSpec("z", "float32", (None,)))
+SIGNATURE = Signature(SPECS, OUTPUTS, "dict", "dict")
+ONE = Signature((TensorSpec("x", "float32", (None, 2)),), (TensorSpec("y", "float32", (None, 2)),), "tensor", "tensor")
+COUNT = 23
+
+
+def closeness(outputs, targets):
+    return torch.exp(-(outputs["z"] - targets["wanted"]).abs())
+
+
+def task(metric, **changes):
+    return Task(Path("none.onnx"), evaluate=[], metric=metric, **changes)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    inputs = {name: torch.from_numpy(array) for name, array in probe_inputs(COUNT).items()}
+    wanted = {"wanted": torch.arange(COUNT, dtype=torch.float32)}
+    return write_rows([(inputs, wanted)], tmp_path_factory.mktemp("rows"), ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    network = write_probe_network("onnx", tmp_path_factory.mktemp("network"))
+    with IsolatedSession.of(Deployment(OnnxRuntime(), network), threads=1) as loaded:
+        yield loaded
+
+
+def expected(start=0, stop=COUNT):
+    z = expected_outputs(probe_inputs(COUNT))["z"]
+    return np.exp(-np.abs(z - np.arange(COUNT)))[start:stop]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (0, 5), (5, 23), (20, 99)])
+@pytest.mark.parametrize("chunk", [4, 1000])
+def test_scores_of_any_slice_are_those_of_its_rows(session, rows, start, stop, chunk, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK_ROWS", chunk)
+    found = row_scores(session, rows, task(closeness), SIGNATURE, start=start, stop=stop, batch_size=3)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected(start, stop), atol=1e-5)
+
+
+def test_statistics_of_a_corpus_metric_keep_their_columns(session, rows):
+    metric = CorpusMetric(lambda out, to: torch.stack([out["z"], to["wanted"]], 1) * 100, lambda s: float(s.mean()))
+    found = row_scores(session, rows, task(metric), SIGNATURE)
+    assert found.shape == (COUNT, 2)
+    np.testing.assert_allclose(found[:, 1], np.arange(COUNT) * 100)
+
+
+def test_no_rows_are_refused(session, rows):
+    with pytest.raises(TaskError, match="rows 23 to 23 of 23 are none"):
+        row_scores(session, rows, task(closeness), SIGNATURE, start=23)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda out, to: 0.5, "returned a float: return a tensor of shape"),
+        (lambda out, to: out["z"].mean(), r"returned shape \(\) for 23 rows: return one score a row, shape \(23,\)"),
+        (lambda out, to: out["y"], r"returned shape \(23, 4\) for 23 rows"),
+        (lambda out, to: out["z"][:3], r"returned shape \(3,\) for 23 rows"),
+        (lambda out, to: out["z"] * float("nan"), "the metric's 'score' holds NaN"),
+        (lambda out, to: out["z"] + 5, r"scores from .* outside score_range=\(0.0, 1.0\)"),
+        (lambda out, to: out["logits"], "the metric raised KeyError on 23 rows: 'logits'"),
+    ],
+)
+def test_a_metric_that_breaks_its_word_is_named(session, rows, metric, message):
+    with pytest.raises(TaskError, match=message):
+        row_scores(session, rows, task(metric), SIGNATURE)
+
+
+def test_a_wider_range_allows_higher_scores(session, rows):
+    wide = task(lambda out, to: out["z"] + 5, score_range=(0.0, 1000.0))
+    assert row_scores(session, rows, wide, SIGNATURE).min() >= 5
+
+
+def test_an_output_that_is_not_finite_names_its_row(tmp_path):
+    values = torch.ones(6, 2)
+    values[4, 1] = float("nan")
+    stored = write_rows([(values, torch.zeros(6))], tmp_path / "rows", ("x",))
+    with (
+        IsolatedSession(Faulty(), Path("none.onnx"), threads=1) as loaded,
+        pytest.raises(TaskError, match="the network's output 'y' holds NaN or infinity, first in row 4"),
+    ):
+        row_scores(loaded, stored, task(lambda out, to: out[:, 0]), ONE)
+
+
+def test_the_metric_sees_the_users_own_structure():
+    seen = []
+
+    def metric(outputs, targets):
+        seen.append((type(outputs), type(targets)))
+        return torch.ones(2)
+
+    pair = Signature((), (TensorSpec("p", "float32", (None,)), TensorSpec("q", "float32", (None,))), "tensor", "tuple")
+    arrays = {"p": np.zeros(2, np.float32), "q": np.ones(2, np.float32)}
+    metric_scores(task(metric), arrays, None, pair)
+    metric_scores(task(metric), {"y": arrays["p"]}, torch.zeros(2), ONE)
+    assert seen == [(tuple, type(None)), (torch.Tensor, torch.Tensor)]

@@ -53,7 +53,7 @@ class Torch(Backend):
         """Load a torch.export archive. Raises BackendError where it is none, or where it holds pickled objects."""
         import torch
 
-        if self.compiled and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        if self.compiled and not _has_compiler():
             raise BackendError("torch.compile needs a C++ compiler, and none is installed: use compiled=False.")
         refuse_pickle(network)
         torch.set_num_threads(threads)
@@ -70,10 +70,15 @@ class Torch(Backend):
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
-        """Eager, eager with channels last, compiled."""
+        """Eager, eager with channels last, and compiled where there is a compiler."""
         yield cls()
         yield cls(channels_last=True)
-        yield cls(compiled=True)
+        if _has_compiler():
+            yield cls(compiled=True)
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def _lane(program: ExportedProgram, module: Any, device: str, channels_last: bool) -> Run:

@@ -256,3 +256,25 @@ def test_resnet20_of_the_shared_weights() -> None:
     assert (total_macs(model, inputs), total_macs(smaller, inputs)) == (40_551_040, 20_497_024)
     frozen = {group.name for group in channel_groups(model, inputs) if group.frozen}
     assert frozen == {"stem.0", "blocks.3.conv2", "blocks.6.conv2", "head"}
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.cell = nn.Linear(8, 16), nn.LSTM(16, 16, batch_first=True)
+        self.hidden, self.head, self.spare = nn.Linear(16, 16), nn.Linear(16, 2), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(F.relu(self.hidden(self.cell(self.into(x))[0][:, -1])))
+        return y
+
+
+def test_an_operator_that_is_not_known_stops_only_what_touches_it() -> None:
+    model, inputs = trained(Recurrent()), torch.randn(4, 5, 8)
+    job = job_of(model, inputs)
+    smaller = PruneChannels().apply(model, job)
+    layers = {change.layer: change for change in PruneChannels().coverage(model, smaller, job).layers}
+    for name in ("into", "cell"):
+        assert layers[name].reason == "lstm in 'cell' is an operator whose channels are not followed"
+    assert layers["hidden"].reason == "weight 16x16 -> 8x16, bias 16 -> 8"
+    assert layers["spare"].reason == "makes no more than one channel, or takes no part"

@@ -148,9 +148,7 @@ def main() -> None:
         large = Workload(inputs, 64, THREADS)
         rows = [
             self_comparisons(full, large, told.runs, told.time_limit, "ResNet-20"),
-            self_comparisons(
-                tiny(folder / "tiny.onnx"), Workload(inputs, 1, THREADS), told.runs, told.time_limit, "tiny"
-            ),
+            self_comparisons(least, Workload(inputs, 1, THREADS), told.runs, told.time_limit, "tiny"),
         ]
         backend = OnnxRuntime()
         difference = compare(Deployment(backend, small), Deployment(backend, full), large, time_limit_s=told.time_limit)

@@ -54,7 +54,8 @@ def test_a_slower_candidate_has_a_ratio_below_one(workload):
     assert result.high < 1
 
 
-def test_a_wide_enough_interval_ends_it_at_the_first_look(workload):
+def test_a_wide_enough_interval_ends_it_at_the_first_look(workload, monkeypatch):
+    monkeypatch.setattr(comparing, "PAIR_TIME_S", 0.05)
     result = compare(FAST, SLOW, workload, time_limit_s=300.0, width=1000.0)
     assert result.pairs == comparing.LOOKS[0]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from faulty_backends import AbortsOnImport, Absent, Doubles, Faulty, Hangs
 from paring.backends.probe import Probe, probe
 from paring.registry import names
+from tests.faulty_backends import AbortsOnImport, Absent, Doubles, Faulty, Hangs
 
 
 def test_every_named_backend_gets_a_row_and_those_of_the_default_install_work():

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faulty_backends import Faulty
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.probe_network import probe_inputs, write_probe_network
@@ -20,6 +19,7 @@ from paring.errors import BackendError, BudgetError
 from paring.measure import compare as comparing
 from paring.measure.compare import Comparison, Yardstick, compare
 from paring.measure.latency import Latency, Measured, Workload, block_plan, measure_alone
+from tests.faulty_backends import Faulty
 
 SLOW = Deployment(Faulty("slow"), Path("none.onnx"))
 FAST = Deployment(Faulty(), Path("none.onnx"))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from faulty_backends import Faulty
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.probe_network import expected_outputs, probe_inputs, write_probe_network
@@ -17,6 +16,7 @@ from paring.errors import TaskError
 from paring.measure import scores as scoring
 from paring.measure.scores import metric_scores, row_scores
 from paring.types import CorpusMetric, Signature, Task, TensorSpec
+from tests.faulty_backends import Faulty
 
 SPECS = (TensorSpec("a", "float32", (None, 3, 8, 6)), TensorSpec("b", "float32", (None, 4)))
 OUTPUTS = (TensorSpec("y", "float32", (None, 4)), TensorSpec("z", "float32", (None,)))

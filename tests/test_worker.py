@@ -14,7 +14,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from faulty_backends import Faulty
 from paring.backends.base import NETWORK_FILES
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
@@ -22,6 +21,7 @@ from paring.backends.openvino import OpenVINO
 from paring.backends.probe_network import expected_outputs, probe_inputs, write_probe_network
 from paring.backends.runner import graph_runner
 from paring.errors import BackendError, InputError
+from tests.faulty_backends import Faulty
 
 
 def faulty(fault: str = "", *, time_limit_s: float = 30.0) -> IsolatedSession:
@@ -122,8 +122,8 @@ PARENT = """
 import sys, time
 from pathlib import Path
 import numpy as np
-sys.path.insert(0, {tests!r})
-from faulty_backends import Faulty
+sys.path.insert(0, {root!r})
+from tests.faulty_backends import Faulty
 from paring.backends.isolated import IsolatedSession
 if __name__ == "__main__":
     session = IsolatedSession(Faulty({fault!r}), Path("none.onnx"), threads=1)
@@ -136,7 +136,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("fault", ["", "hang"], ids=["idle", "busy"])
 def test_a_worker_dies_with_its_killed_parent(fault, tmp_path):
     script = tmp_path / "parent.py"
-    script.write_text(PARENT.format(tests=str(Path(__file__).parent), fault=fault))
+    script.write_text(PARENT.format(root=str(Path(__file__).parents[1]), fault=fault))
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
         pid, scratch = parent.stdout.readline().split()
         assert Path(f"/proc/{pid}").exists()
@@ -156,7 +156,7 @@ TASK_FILE = """
 from dataclasses import dataclass
 from typing import ClassVar
 from helper_beside_it import FACTOR
-from faulty_backends import Faulty
+from tests.faulty_backends import Faulty
 
 class Session:
     def run(self, inputs):
@@ -182,7 +182,7 @@ if __name__ == "__main__":
 def test_a_backend_in_a_script_that_is_run_by_itself(tmp_path):
     (tmp_path / "task.py").write_text(TASK_FILE)
     (tmp_path / "helper_beside_it.py").write_text("FACTOR = 5\n")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, str(tmp_path / "task.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.strip() == "5.0", done.stderr

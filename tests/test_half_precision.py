@@ -15,7 +15,7 @@ from paring.errors import TechniqueError
 from paring.graph.onnx_graph import metadata
 from paring.techniques.half_precision import HalfPrecision
 from paring.techniques.int8_static import Int8Static
-from quantization_nets import attention_block, constant, job, perceptron, relative_error, residual_net, rows, run
+from tests.quantization_nets import attention_block, constant, job, perceptron, relative_error, residual_net, rows, run
 
 X = rows(5, 3, 8, 8)
 FORMATS = pytest.mark.parametrize(("dtype", "error"), [("bf16", 0.02), ("fp16", 0.002)])

@@ -10,7 +10,7 @@ from paring.errors import TechniqueError
 from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
 from paring.techniques.int8_dynamic import Int8Dynamic
 from paring.techniques.int8_static import Int8Static
-from quantization_nets import (
+from tests.quantization_nets import (
     attention_block,
     constant,
     job,

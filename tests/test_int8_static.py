@@ -14,7 +14,7 @@ from paring.errors import TechniqueError
 from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
 from paring.ops.ranges import CALIBRATIONS
 from paring.techniques.int8_static import Int8Static
-from quantization_nets import (
+from tests.quantization_nets import (
     Array,
     attention_block,
     constant,

@@ -13,7 +13,7 @@ from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.quantization import Range, affine
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision, distance
-from quantization_nets import Array, constant, job, make, node, relative_error, residual_net, rows, run, weights
+from tests.quantization_nets import Array, constant, job, make, node, relative_error, residual_net, rows, run, weights
 
 X = rows(48, 3, 8, 8)
 

@@ -9,7 +9,7 @@ import pytest
 from paring.errors import TechniqueError
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.smooth_quant import SmoothQuant
-from quantization_nets import (
+from tests.quantization_nets import (
     attention_block,
     constant,
     job,

@@ -65,6 +65,12 @@ class _Region:
         log_odds = safe * np.log(lost_share)[:, None] + (total - safe) * np.log1p(-lost_share)[:, None]
         return np.where(inside, np.exp(self.log_choose(total, safe) + log_odds), 0.0)
 
+    def none_lost(self, changed: Floats) -> Floats:
+        """An upper bound on the region's probability where no changed row is ever lost: (cells,) -> (cells,)."""
+        totals = self.probability_of_totals(changed)
+        result: Floats = 1 - totals @ (self.most_lost < 0)
+        return result
+
     def first_lost_at_most(self, lost_share: Floats) -> Floats:
         """An upper bound, tight to rounding, on P(at most `most_lost[0]` of `rows[0]` are lost): (cells,) -> (cells,).
 
@@ -72,12 +78,13 @@ class _Region:
         """
         total, limit = int(self.rows[0]), int(self.most_lost[0])
         rest = limit - math.ceil(_WINDOW_SIGMAS * (math.sqrt(total) + 1))
-        probability = self.binomial(total, np.arange(max(rest, -1) + 1, limit + 1), lost_share).sum(1)
+        probability: Floats = self.binomial(total, np.arange(max(rest, -1) + 1, limit + 1), lost_share).sum(1)
         if rest >= 0:
             ratio = rest * (1 - lost_share) / ((total - rest + 1) * lost_share)
             below = self.binomial(total, np.array([rest]), lost_share)[:, 0]
             probability += np.where(ratio < 1, below / np.where(ratio < 1, 1 - ratio, 1.0), 1.0)
-        return np.minimum(probability, 1.0)
+        probability = np.minimum(probability, 1.0)
+        return probability
 
     def lost_at_most(self, lost_share: Floats) -> Floats:
         """P(at most `most_lost` of k changed rows are lost), each with `lost_share`: (cells,) -> (cells, totals).
@@ -115,7 +122,9 @@ def ternary_upper_bound(lost: int, won: int, n: int, alpha: float) -> float:
         likely = outside + (totals * region.lost_at_most(share)).sum(1) > alpha - error
         smallest, largest = np.where(likely, share, smallest), np.where(likely, largest, share)
     drop = (2 * largest - 1) * changed + (edges[1:] - edges[:-1]) / 2
-    return min(float(drop.max()), 1.0)
+    # So few rows change in some cells that not even with none of them lost would the outcome be likely.
+    possible = region.none_lost(np.minimum(edges[1:], 1 - 1e-16)) > alpha - error
+    return min(float(drop[possible].max()), 1.0)
 
 
 def chernoff_interval(successes: int, n: int, error: float) -> tuple[float, float]:

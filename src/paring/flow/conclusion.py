@@ -20,7 +20,7 @@ from paring.flow.answer import Findings, point_json, result_json
 from paring.flow.finalists import FINAL_SHARE, Finalist, Finals
 from paring.flow.prepare import Prepared
 from paring.flow.result import Result
-from paring.measure.compare import Comparison
+from paring.measure.compare import Comparison, compare
 from paring.measure.hardware import hardware
 from paring.report import write_report
 from paring.tune import Candidate, Ranking, Trial
@@ -31,7 +31,12 @@ FAMILY = 8
 FAMILY_DROPS = 3.0
 """Members of the family lose at most so many times what the budget allows: the server may step down that far."""
 
-SOURCE_TIME_S = 8.0
+COMPARISON_LIMIT_S = 20.0
+SHORTEST_COMPARISON_S = 2.0
+COMPARISON_SHARE = 0.4
+"""Of the time that is left, for the comparison that the answer rests on."""
+
+SOURCE_SHARE = 0.25
 NEARLY = 0.95
 """Originals this close to the fastest one are compared with as well: a quick comparison can't tell them apart."""
 
@@ -49,9 +54,15 @@ class Ending:
     """Draws the conclusion from the trials of a run."""
 
     def __init__(
-        self, prepared: Prepared, ranking: Ranking, candidates: Mapping[str, Candidate], trials: Sequence[Trial]
+        self,
+        prepared: Prepared,
+        ranking: Ranking,
+        candidates: Mapping[str, Candidate],
+        trials: Sequence[Trial],
+        end_s: float,
     ) -> None:
         self.prepared = prepared
+        self.end_s = end_s
         self.ranking = ranking
         self.candidates = candidates
         self.trials = trials
@@ -111,7 +122,8 @@ class Ending:
         best = self.original.speedup
         near = [t for t in self.originals if t.speedup and best and t.speedup.ratio >= NEARLY * best.ratio][:2]
         deployment = self.finals.deployment(candidate)
-        found = [self.finals.measured(deployment, self.deployment(t)) for t in near if t.key in self.candidates]
+        rivals = [self.deployment(t) for t in near if t.key in self.candidates]
+        found = [self.compared(deployment, rival, COMPARISON_SHARE / len(rivals)) for rival in rivals]
         return min(found, key=lambda comparison: comparison.ratio)
 
     def _better(self, trial: Trial, comparison: Comparison) -> bool:
@@ -133,7 +145,13 @@ class Ending:
             source = min(self.originals, key=lambda t: t.number)
         if source.key == chosen.key:
             return None
-        return self.finals.measured(self.deployment(chosen), self.deployment(source), SOURCE_TIME_S)
+        return self.compared(self.deployment(chosen), self.deployment(source), SOURCE_SHARE)
+
+    def compared(self, candidate: Deployment, original: Deployment, share: float) -> Comparison:
+        """Both in turn, processes started anew until the interval is narrow or a share of the time left is spent."""
+        limit_s = min(COMPARISON_LIMIT_S, max(SHORTEST_COMPARISON_S, share * (self.end_s - time.monotonic())))
+        workload, seed = self.prepared.workload, self.prepared.request.seed
+        return compare(candidate, original, workload, time_limit_s=limit_s, seed=seed)
 
     def family(self) -> list[Trial]:
         """The frontier within a few times the budget, fastest first; the original on its fastest backend ends it."""
@@ -175,7 +193,7 @@ def conclude(
     start_s: float,
 ) -> Result:
     """Certify, measure, write OUT/best, OUT/frontier, result.json and the report."""
-    ending = Ending(prepared, ranking, candidates, trials)
+    ending = Ending(prepared, ranking, candidates, trials, start_s + prepared.request.time_limit_s)
     winner, reason = ending.winner()
     findings = Findings.of(ending.original, winner.trial if winner else None, ranking, trials, reason)
     chosen = winner.trial if winner else ending.original

@@ -11,15 +11,12 @@ from paring.artifact.files import write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
 from paring.flow.prepare import FINALISTS, Prepared
-from paring.measure.compare import Comparison, compare
 from paring.tune import Candidate
 from paring.types import Array, CorpusMetric
 
 EARLY_SHARE = 0.1
 FINAL_SHARE = 0.45
 """Of what may go wrong (1 - confidence): one early look and two final ones add up to all of it."""
-
-COMPARISON_LIMIT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -61,13 +58,6 @@ class Finals:
     def deployment(self, candidate: Candidate) -> Deployment:
         """The candidate's network in its backend."""
         return Deployment(candidate.backend, self._prepared.networks.build(candidate).network)
-
-    def measured(
-        self, candidate: Deployment, original: Deployment, time_limit_s: float = COMPARISON_LIMIT_S
-    ) -> Comparison:
-        """Both in turn, with processes started anew until the interval is narrow."""
-        seed = self._prepared.request.seed
-        return compare(candidate, original, self._prepared.workload, time_limit_s=time_limit_s, seed=seed)
 
     @cached_property
     def _original_scores(self) -> Array:

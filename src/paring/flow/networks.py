@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Tech
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
 from paring.types import Coverage, Signature
+
+RECENT_MODULES = 6
 
 
 class NothingChangedError(TechniqueError):
@@ -44,6 +47,7 @@ class Networks:
     job: Job
     signature: Signature
     folder: Path
+    _recent: OrderedDict[str, tuple[nn.Module, list[dict[str, Any]]]] = field(default_factory=OrderedDict)
 
     def build(self, candidate: Candidate) -> Built:
         """The candidate's network on disk. Raises TechniqueError, ExportError, NothingChangedError."""
@@ -103,13 +107,21 @@ class Networks:
         onnx.save(export_onnx(program, self.signature), folder / NETWORK_FILES["onnx"])
 
     def _module_techniques(self, recipe: Recipe) -> tuple[nn.Module, list[dict[str, Any]]]:
-        model, coverage = self.job.original, []
-        for technique in recipe:
+        """The module after the recipe; what recent recipes began with is not made again."""
+        if not recipe:
+            return self.job.original, []
+        key = digest(recipe_json(recipe))
+        if key not in self._recent:
+            model, coverage = self._module_techniques(recipe[:-1])
+            technique = recipe[-1]
             assert isinstance(technique, ModuleTechnique)
             after = technique.apply(model, self.job)
-            coverage.append(_changed(technique, technique.coverage(model, after, self.job)))
-            model = after
-        return model, coverage
+            made = _changed(technique, technique.coverage(model, after, self.job))
+            self._recent[key] = after, [*coverage, made]
+            while len(self._recent) > RECENT_MODULES:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(key)
+        return self._recent[key]
 
     def _graph_techniques(self, graph: onnx.ModelProto, recipe: Recipe) -> tuple[onnx.ModelProto, list[dict[str, Any]]]:
         coverage = []

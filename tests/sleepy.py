@@ -1,0 +1,158 @@
+"""A machine that is fully known: a backend that sleeps as long as the graph's metadata says, techniques that set it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from paring.backends.base import Backend, NetworkFormat
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.techniques.base import GraphTechnique
+from paring.types import Arrays, Budget, Coverage, LayerChange, Session, Task
+
+COST = "cost_ms"
+ORIGINAL_COST_MS = 12.0
+FEATURES, CLASSES = 6, 3
+
+
+class SleepySession:
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.evaluator = ReferenceEvaluator(graph)
+        self.names = [value.name for value in graph.graph.output]
+        self.metadata = {entry.key: entry.value for entry in graph.metadata_props}
+
+    def run(self, inputs: Arrays) -> Arrays:
+        if "crash" in self.metadata:
+            os._exit(7)
+        time.sleep(float(self.metadata.get(COST, ORIGINAL_COST_MS)) / 1000)
+        return dict(zip(self.names, self.evaluator.run(self.names, inputs), strict=True))
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Sleepy(Backend):
+    """Takes exactly as long as it is told."""
+
+    name: ClassVar[str] = "sleepy"
+    format: ClassVar[NetworkFormat] = "onnx"
+    package: ClassVar[str | None] = "onnx"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return None
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        return SleepySession(onnx.load(network))
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass(frozen=True)
+class Absent(Sleepy):
+    """A runtime that is not installed."""
+
+    name: ClassVar[str] = "absent"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return "it was never installed: pip install absent."
+
+
+@dataclass(frozen=True)
+class Cheapen(GraphTechnique):
+    """Costs `cost_ms`; a share `damage` of the classes is never answered again."""
+
+    cost_ms: float = 2.0
+    damage: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cost_ms <= 0:
+            raise TechniqueError(f"cost_ms={self.cost_ms} must be above 0.")
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        after = marked(graph, COST, str(self.cost_ms))
+        if self.damage:
+            bias = next(t for t in after.graph.initializer if list(t.dims) == [CLASSES])
+            values = numpy_helper.to_array(bias).copy()
+            values[: round(self.damage * CLASSES)] = -1e3
+            bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+        return after
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        return Coverage(self.name, (LayerChange("gemm", True, "cheaper", 21, 18),))
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass(frozen=True)
+class Crash(Cheapen):
+    """Kills the process that runs it."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        return marked(graph, "crash", "1")
+
+
+@dataclass(frozen=True)
+class Nothing(Cheapen):
+    """Changes nothing."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        return copy.deepcopy(graph)
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        return Coverage(self.name, (LayerChange("gemm", False, "too small to be worth it"),))
+
+
+@dataclass(frozen=True)
+class Raise(Cheapen):
+    """Fails in code of its own."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        raise KeyError("a bug of the author's")
+
+
+def marked(graph: onnx.ModelProto, key: str, value: str) -> onnx.ModelProto:
+    after = copy.deepcopy(graph)
+    entry = after.metadata_props.add()
+    entry.key, entry.value = key, value
+    return after
+
+
+def rows(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points and the class of the largest of their first three coordinates."""
+    points = torch.from_numpy(np.random.default_rng(seed).normal(size=(count, FEATURES)).astype(np.float32))
+    return points, points[:, :CLASSES].argmax(1)
+
+
+def network() -> nn.Module:
+    """Answers exactly right."""
+    linear = nn.Linear(FEATURES, CLASSES)
+    with torch.no_grad():
+        linear.weight.copy_(torch.eye(CLASSES, FEATURES))
+        linear.bias.zero_()
+    return linear.eval()
+
+
+def task(count: int = 1500) -> Task:
+    points, classes = rows(count)
+    batches = list(zip(points.split(100), classes.split(100), strict=True))
+    return Task(network(), evaluate=batches, name="points")

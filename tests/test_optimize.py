@@ -1,0 +1,200 @@
+"""The main job on a machine that is fully known: what comes out, what is on disk, and what goes wrong alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import paring
+from paring.artifact import Artifact
+from paring.errors import BudgetError, OutputError
+from paring.flow import conclusion
+from paring.flow.folder import RunFolder
+from paring.flow.result import Result
+from paring.techniques.base import Technique
+from paring.types import Budget, CorpusMetric, Task
+from tests import sleepy
+
+TIME_LIMIT_S = 300.0
+GOOD, BROKEN, WORSE = sleepy.Cheapen(2.0), sleepy.Cheapen(1.0, damage=0.4), sleepy.Cheapen(24.0)
+
+
+def found(out: Path, *techniques: Technique, task: Task | None = None, **budget: Any) -> Result:
+    return paring.optimize(
+        task or sleepy.task(),
+        Budget(**budget),
+        out=out,
+        time_limit_s=TIME_LIMIT_S,
+        techniques=techniques,
+        backends=[sleepy.Absent(), sleepy.Sleepy()],
+        threads=1,
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_comparisons() -> Iterator[None]:
+    """Sleeping takes the same time in every process: the last comparison need not be long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conclusion, "COMPARISON_LIMIT_S", 4.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def improved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    out = tmp_path_factory.mktemp("improved")
+    return found(out, GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise()), out
+
+
+def test_the_fastest_that_keeps_the_accuracy_is_chosen(improved: tuple[Result, Path]) -> None:
+    result, out = improved
+    assert result.status == "improved"
+    assert result.values["best"]["recipe_text"] == "Cheapen"
+    assert 1 < result.values["speedup"]["low"] <= result.values["speedup"]["ratio"]
+    assert json.loads((out / "result.json").read_text()) == result.values
+
+
+def test_the_certificate_holds_the_budget_and_shows_its_evidence(improved: tuple[Result, Path]) -> None:
+    certificate = improved[0].values["certificate"]
+    assert certificate["drop"] == 0
+    assert 0 < certificate["upper_bound"] <= 0.01
+    assert certificate["n"] == 1125
+    assert certificate["finalists"] == 3
+    assert certificate["smallest_certifiable_drop"] <= 0.01
+
+
+def test_each_candidate_is_a_row_with_its_outcome(improved: tuple[Result, Path]) -> None:
+    trials = {trial.recipe_text: trial for trial in improved[0].trials if trial.recipe}
+    assert trials["Cheapen"].outcome == "measured"
+    assert trials["Cheapen(cost_ms=24.0)"].outcome == "measured"
+    assert trials["Cheapen(cost_ms=1.0, damage=0.4)"].drop == pytest.approx(1 / 3, abs=0.1)
+    assert trials["Crash"].outcome == "failed"
+    assert "exit code 7" in trials["Crash"].reason
+    assert trials["Nothing"].outcome == "no-change"
+    assert "too small to be worth it" in trials["Nothing"].reason
+    assert trials["Raise"].outcome == "failed"
+    assert "a bug of the author's" in trials["Raise"].reason
+
+
+def test_a_missing_backend_is_said_with_its_reason(improved: tuple[Result, Path]) -> None:
+    assert {"backend": "absent", "reason": "it was never installed: pip install absent."} in improved[0].values[
+        "unavailable"
+    ]
+
+
+def test_the_artifact_runs_and_verifies(improved: tuple[Result, Path]) -> None:
+    result, out = improved
+    assert result.best is not None
+    artifact = Artifact.open(out / "best")
+    assert artifact.manifest.task == "points"
+    assert artifact.manifest.certificate is not None
+    inputs, outputs = artifact.golden()
+    assert np.allclose(inputs["input"][:, :3], outputs["output"], atol=1e-6)
+
+
+def test_the_family_ends_with_the_original(improved: tuple[Result, Path]) -> None:
+    names = [artifact.manifest.recipe_text for artifact in improved[0].frontier]
+    assert names == ["Cheapen", "original"]
+    assert [artifact.path.name for artifact in improved[0].frontier] == ["01", "02"]
+
+
+def test_the_report_tells_the_answer(improved: tuple[Result, Path]) -> None:
+    page = improved[0].report.read_text()
+    assert "Cheapen" in page
+    assert "it was never installed" in page
+
+
+def test_a_finished_run_repeats_nothing_and_answers_the_same(improved: tuple[Result, Path], tmp_path: Path) -> None:
+    first, source = improved
+    out = tmp_path / "again"
+    shutil.copytree(source, out)
+    log = (out / "trials" / "trials.jsonl").read_text()
+    second = found(out, GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise())
+    assert (out / "trials" / "trials.jsonl").read_text() == log
+    assert second.values["best"]["recipe_text"] == first.values["best"]["recipe_text"]
+    assert second.values["certificate"] == first.values["certificate"]
+
+
+def test_a_run_cut_short_goes_on_without_repeating(improved: tuple[Result, Path], tmp_path: Path) -> None:
+    out = tmp_path / "cut"
+    shutil.copytree(improved[1], out)
+    log = out / "trials" / "trials.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    kept = "".join(lines[:3])
+    log.write_text(kept + lines[3][: len(lines[3]) // 2])
+    result = found(out, GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise())
+    again = log.read_text().splitlines()
+    assert [json.loads(line)["key"] for line in again] == [json.loads(line)["key"] for line in lines]
+    walls = [json.loads(line)["wall_time_s"] for line in lines[:3]]
+    assert [json.loads(line)["wall_time_s"] for line in again[:3]] == walls
+    assert result.status == "improved"
+
+
+def test_another_question_in_the_same_folder_is_refused(improved: tuple[Result, Path]) -> None:
+    with pytest.raises(OutputError, match="holds a run with another budget, techniques"):
+        found(improved[1], GOOD, max_drop=0.02)
+
+
+def test_two_runs_on_one_folder(improved: tuple[Result, Path]) -> None:
+    with RunFolder(improved[1]).locked(), pytest.raises(OutputError, match="is in use by another run"):
+        found(improved[1], GOOD)
+
+
+def test_what_nothing_makes_faster_is_kept_with_the_reason(tmp_path: Path) -> None:
+    result = found(tmp_path, WORSE, BROKEN)
+    assert result.status == "kept-original"
+    assert "no candidate kept the accuracy" in result.values["reason"]
+    assert result.best is not None
+    assert result.best.manifest.recipe_text == "original"
+    assert result.values["speedup"]["ratio"] == 1
+
+
+def test_a_budget_nobody_meets_gives_the_nearest_points(tmp_path: Path) -> None:
+    result = found(tmp_path, GOOD, BROKEN, max_latency_ms=0.5)
+    assert result.status == "infeasible"
+    assert result.best is None
+    assert "latency" in result.reason
+    nearest = {point["recipe_text"]: point["misses"] for point in result.values["nearest"]}
+    assert "drop" in nearest["Cheapen(cost_ms=1.0, damage=0.4)"]
+    assert "latency" in nearest["Cheapen"]
+
+
+def test_a_corpus_metric_is_certified_approximately(tmp_path: Path) -> None:
+    def statistics(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        right = (outputs.argmax(1) == targets).float()
+        return torch.stack([right, torch.ones_like(right)], 1)
+
+    def share(rows: Any) -> float:
+        return float(rows[:, 0].sum() / rows[:, 1].sum())
+
+    points, classes = sleepy.rows(1500)
+    task = Task(sleepy.network(), [(points, classes)], metric=CorpusMetric(statistics, share))
+    result = found(tmp_path, GOOD, task=task, max_drop=0.02)
+    assert result.values["certificate"]["method"] == "bootstrap"
+    assert result.status == "improved"
+
+
+@pytest.mark.parametrize(
+    ("count", "budget", "says"),
+    [
+        (40, {"max_drop": 0.01}, "can't be certified with 30 rows: the smallest drop that they can certify is 0."),
+        (40, {"max_drop": 0.01}, "Give evaluate at least"),
+    ],
+)
+def test_too_few_rows_are_said_before_the_search(tmp_path: Path, count: int, budget: Any, says: str) -> None:
+    with pytest.raises(BudgetError) as error:
+        found(tmp_path, GOOD, task=sleepy.task(count), **budget)
+    assert says in str(error.value)
+    assert not (tmp_path / "trials" / "trials.jsonl").exists()
+
+
+def test_a_time_limit_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="at least 10 seconds"):
+        paring.optimize(sleepy.task(), out=tmp_path, time_limit_s=1, progress=False)

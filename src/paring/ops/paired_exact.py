@@ -78,13 +78,13 @@ class _Region:
         """
         total, limit = int(self.rows[0]), int(self.most_lost[0])
         rest = limit - math.ceil(_WINDOW_SIGMAS * (math.sqrt(total) + 1))
-        probability: Floats = self.binomial(total, np.arange(max(rest, -1) + 1, limit + 1), lost_share).sum(1)
+        probability = self.binomial(total, np.arange(max(rest, -1) + 1, limit + 1), lost_share).sum(1)
         if rest >= 0:
             ratio = rest * (1 - lost_share) / ((total - rest + 1) * lost_share)
             below = self.binomial(total, np.array([rest]), lost_share)[:, 0]
             probability += np.where(ratio < 1, below / np.where(ratio < 1, 1 - ratio, 1.0), 1.0)
-        probability = np.minimum(probability, 1.0)
-        return probability
+        bounded: Floats = np.minimum(probability, 1.0)
+        return bounded
 
     def lost_at_most(self, lost_share: Floats) -> Floats:
         """P(at most `most_lost` of k changed rows are lost), each with `lost_share`: (cells,) -> (cells, totals).

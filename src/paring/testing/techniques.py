@@ -35,7 +35,7 @@ def check_technique(technique: Technique, model: nn.Module, job: Job) -> None:
 def check_settings(technique: Technique) -> None:
     """A frozen dataclass whose settings are plain values, and that prints as people read it."""
     assert dataclasses.is_dataclass(technique), f"{technique.name} is no dataclass"
-    assert technique.__dataclass_params__.frozen, f"{technique.name} is not frozen"  # type: ignore[attr-defined]
+    assert technique.__dataclass_params__.frozen, f"{technique.name} is not frozen"
     json.dumps(technique.settings())
     assert str(technique).startswith(technique.name)
 

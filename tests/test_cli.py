@@ -1,0 +1,266 @@
+"""The command line as a user types it: exit codes, one sentence for each mistake, JSON alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from paring.cli.quantities import duration_s, size_bytes
+from paring.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"}
+HEAD = "import torch\nfrom torch import nn\nimport paring\nfrom tests import sleepy\n"
+
+
+def paring(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "paring", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, timeout=300, check=False)
+
+
+def refused(finished: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence of a refusal: exit code 2, no traceback."""
+    assert finished.returncode == 2, finished.stderr
+    assert "Traceback" not in finished.stderr
+    sentence = finished.stderr.strip().splitlines()[-1]
+    assert sentence.startswith("paring: ")
+    assert finished.stdout == ""
+    return sentence
+
+
+def task_file(folder: Path, text: str) -> Path:
+    file = folder / "user_task.py"
+    file.write_text(HEAD + text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("raise RuntimeError('no data today')", "user_task.py:5 raised RuntimeError: no data today."),
+        ("other = sleepy.task()", "has no 'task'; it has other: name a Task or a function that returns one."),
+        ("task = 3", "'task' in"),
+        ("def task(): raise OSError('disk gone')", "raised OSError: disk gone."),
+        ("task = paring.Task(nn.Linear(6, 3), sleepy.task().evaluate)", "train mode"),
+        ("task = paring.Task(nn.Linear(6, 3).eval(), [])", "the data is empty"),
+        (
+            "task = paring.Task(nn.Linear(6, 3).eval(), [(torch.ones(1, 6), torch.zeros(1).long())])",
+            "evaluate has 1 row",
+        ),
+        (
+            "task = paring.Task(sleepy.network(), [(torch.ones(4, 6), torch.tensor([0, 1, 2, 3]))])",
+            "label 3 is out of range",
+        ),
+        ("task = sleepy.task(60)", "can't be certified with 45 rows"),
+        (
+            "class Branch(nn.Module):\n"
+            "    def forward(self, x):\n"
+            "        return x[:, :3] if x.sum() > 0 else -x[:, :3]\n"
+            "task = paring.Task(Branch().eval(), sleepy.task().evaluate)",
+            "user_task.py:7",
+        ),
+    ],
+    ids=lambda value: value.splitlines()[0][:40],
+)
+def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
+    sentence = refused(paring("optimize", task_file(tmp_path, text), "--out", tmp_path / "out"))
+    assert says in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.py"], "no such task file: nowhere.py."),
+        (["."], "is a folder"),
+        (["Makefile"], "neither a .py file that makes a task nor an .onnx graph"),
+        (["examples/digits.py", "--objective", "speed"], "objective='speed' is unknown: choose one of latency"),
+        (["examples/digits.py", "--max-drop", "-1"], "max_drop=-1.0 must be 0 or more"),
+        (["examples/digits.py", "--confidence", "1.5"], "confidence=1.5"),
+        (["examples/digits.py", "--time-limit", "soon"], "'soon' is not a time, for example 90s, 20m or 1.5h."),
+        (["examples/digits.py", "--max-size", "small"], "'small' is not a size"),
+        (["examples/digits.py", "--techniques", "Int8Statik"], "did you mean Int8Static"),
+        (["examples/digits.py", "--backends", "openvin"], "did you mean openvino"),
+        (["examples/digits.py", "--threads", "0"], "threads=0 must be 1 or more"),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
+)
+def test_bad_arguments(tmp_path: Path, arguments: list[str], says: str) -> None:
+    sentence = refused(paring("optimize", *arguments, "--out", tmp_path / "out", cwd=ROOT))
+    assert says in sentence
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["verify", "nowhere"], "nowhere is no artifact"),
+        (["inspect", "nowhere"], "nowhere is no artifact"),
+        (["bench", "nowhere"], "nowhere is no artifact"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_commands_on_what_is_not_there(tmp_path: Path, command: list[str], says: str) -> None:
+    assert says in refused(paring(*command, cwd=tmp_path))
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    sentence = refused(
+        paring("optimize", task_file(tmp_path, "task = sleepy.task()"), "--out", tmp_path / "file" / "out")
+    )
+    assert "can't be written" in sentence
+    assert "choose another --out" in sentence
+
+
+def test_help_has_examples_and_every_command_is_described() -> None:
+    top = paring("--help").stdout
+    for command in ("optimize", "bench", "verify", "inspect", "report", "doctor"):
+        assert command in top
+        assert "Example" in paring(command, "--help").stdout or command == "optimize"
+    assert "paring optimize examples/digits.py --out out/demo" in paring("optimize", "--help").stdout
+
+
+def test_the_version() -> None:
+    import paring as package
+
+    assert paring("--version").stdout.strip() == package.__version__
+
+
+def test_doctor_as_json_is_json_alone() -> None:
+    found = json.loads(paring("doctor", "--json").stdout)
+    reasons = {backend["name"]: backend["reason"] for backend in found["backends"]}
+    assert reasons["onnxruntime"] is None
+    assert reasons["openvino"] is None
+    assert reasons["torch"] is None
+    assert found["hardware"]["cores"] >= 1
+
+
+@pytest.fixture(scope="module")
+def graph_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run on an .onnx file with a data file, through the command line, with JSON."""
+    folder = tmp_path_factory.mktemp("graph")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
+    rows = torch.randn(2400, 32)
+    with torch.no_grad():
+        targets = network(rows).argmax(1)
+    batch = torch.export.Dim("batch")
+    torch.onnx.export(
+        network, (rows[:2],), folder / "net.onnx", input_names=["x"], dynamic_shapes=({0: batch},), verbose=False
+    )
+    np.savez(folder / "rows.npz", x=rows.numpy(), targets=targets.numpy())
+    arguments = ["optimize", folder / "net.onnx", "--data", folder / "rows.npz", "--out", folder / "out", "--json"]
+    limits = ["--time-limit", "60s", "--max-drop", "0.05", "--techniques", "Int8Static", "--backends", "onnxruntime"]
+    return folder, paring(*arguments, *limits)
+
+
+def test_a_graph_is_optimized_and_json_stands_alone(
+    graph_run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, finished = graph_run
+    assert finished.returncode == 0, finished.stderr
+    values = json.loads(finished.stdout)
+    assert values == json.loads((folder / "out" / "result.json").read_text())
+    assert values["status"] in ("improved", "kept-original")
+    assert values["task"] == "net"
+    assert {point["backend"]["name"] for point in values["baselines"]} == {"onnxruntime"}
+    assert "baseline" in finished.stderr
+
+
+def test_its_folder_is_complete(graph_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out = graph_run[0] / "out"
+    for name in (
+        "result.json",
+        "report.html",
+        "best/manifest.json",
+        "frontier/01/manifest.json",
+        "trials/trials.jsonl",
+    ):
+        assert (out / name).is_file(), name
+    assert not list(out.rglob("*.pkl"))
+    onnx.checker.check_model(out / "best" / "network.onnx")
+
+
+def test_the_other_commands_take_it(graph_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out = graph_run[0] / "out"
+    assert json.loads(paring("inspect", out / "best", "--json").stdout)["task"] == "net"
+    assert "golden outputs" in paring("verify", out).stdout
+    assert paring("report", out).returncode == 0
+    rows = json.loads(paring("bench", out, out / "frontier" / "01", "--time-limit", "3s", "--json").stdout)["artifacts"]
+    assert len(rows) == 2
+    assert rows[0]["speedup"] is None
+
+
+def test_a_graph_without_data_or_with_the_wrong_data(
+    graph_run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    net = graph_run[0] / "net.onnx"
+    assert "pass --data FILE.npz" in refused(paring("optimize", net, "--out", tmp_path / "out"))
+    np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
+    sentence = refused(paring("optimize", net, "--data", tmp_path / "wrong.npz", "--out", tmp_path / "out"))
+    assert "lacks 'x'" in sentence
+
+
+def started(task: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "paring", "optimize", str(task), "--out", str(out), "--time-limit", "100s"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def wait_for_trials(out: Path, count: int) -> list[str]:
+    log = out / "trials" / "trials.jsonl"
+    for _ in range(1200):
+        lines = log.read_text().splitlines() if log.is_file() else []
+        if len(lines) >= count:
+            return lines
+        time.sleep(0.1)
+    raise AssertionError("no trial was logged")
+
+
+def test_interrupted_then_killed_then_finished(tmp_path: Path) -> None:
+    task, out = task_file(tmp_path, "task = sleepy.task()"), tmp_path / "out"
+    first = started(task, out)
+    before = wait_for_trials(out, 1)
+    first.send_signal(signal.SIGINT)
+    _, told = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "the same command goes on from there" in told
+    assert "Traceback" not in told
+    second = started(task, out)
+    middle = wait_for_trials(out, len(before) + 1)
+    second.kill()
+    second.communicate(timeout=60)
+    finished = paring("optimize", task, "--out", out, "--time-limit", "100s", "--json")
+    assert finished.returncode == 0, finished.stderr
+    after = [json.loads(line) for line in (out / "trials" / "trials.jsonl").read_text().splitlines()]
+    keys = [row["key"] for row in after]
+    assert len(keys) == len(set(keys))
+    walls = {row["key"]: row["wall_time_s"] for row in after}
+    for row in map(json.loads, middle):
+        assert walls[row["key"]] == row["wall_time_s"], "a finished trial was repeated"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("20m", 1200), ("1.5h", 5400)])
+def test_durations(text: str, seconds: float) -> None:
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "size"), [("500", 500), ("2MB", 2_000_000), ("2MiB", 2_097_152), ("1.5 kb", 1500)])
+def test_sizes(text: str, size: int) -> None:
+    assert size_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-3s", "0", "3x", "nan", "1e9", "m"])
+def test_what_is_no_quantity(text: str) -> None:
+    with pytest.raises(InputError, match="is not a time"):
+        duration_s(text)

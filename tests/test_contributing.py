@@ -1,0 +1,104 @@
+"""CONTRIBUTING.md, followed: a technique and a backend of somebody else's, used without touching paring."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+import paring
+from paring.backends.base import Backend, NetworkFormat
+from paring.backends.splitting import SplitSession
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.macs import layer_costs
+from paring.graph.signature import graph_signature
+from paring.techniques.base import ModuleTechnique
+from paring.testing.backends import BACKEND_CHECKS
+from paring.testing.techniques import check_technique
+from paring.types import Arrays, Budget, Coverage, LayerChange, Session
+from tests import sleepy
+
+GUIDE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+
+
+@dataclass(frozen=True)
+class ZeroSmall(ModuleTechnique):
+    """Weights below `threshold` become 0 (Han et al. 2015, by magnitude)."""
+
+    threshold: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.threshold < 0:
+            raise TechniqueError(f"threshold={self.threshold} must be 0 or more.")
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        after = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in after.parameters():
+                parameter[parameter.abs() < self.threshold] = 0
+        return after
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        costs = layer_costs(before, job.calibrate[0][0])
+        return Coverage(
+            self.name,
+            tuple(LayerChange(name, True, "small weights are zero", c.parameters, c.macs) for name, c in costs.items()),
+        )
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass(frozen=True)
+class Reference(Backend):
+    """ONNX's own reference implementation: slow and right."""
+
+    name: ClassVar[str] = "reference"
+    format: ClassVar[NetworkFormat] = "onnx"
+    package: ClassVar[str | None] = "onnx"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return None
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        graph = onnx.load(network)
+        evaluator = ReferenceEvaluator(graph)
+        names = [value.name for value in graph.graph.output]
+
+        def run(inputs: Arrays) -> Arrays:
+            return dict(zip(names, evaluator.run(names, inputs), strict=True))
+
+        return SplitSession(self.name, [run], graph_signature(graph.graph, "dict").inputs)
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls()
+
+
+@pytest.mark.parametrize("heading", ["Add a technique in ten steps", "Add a backend in ten steps"])
+def test_there_are_ten_steps(heading: str) -> None:
+    section = GUIDE.split(f"## {heading}")[1].split("##")[0]
+    assert [line.split(".")[0] for line in section.splitlines() if line[:1].isdigit()] == [str(n) for n in range(1, 11)]
+
+
+def test_the_technique_keeps_the_contract() -> None:
+    points, classes = sleepy.rows(64)
+    task = paring.Task(sleepy.network(), [(points, classes)])
+    check_technique(ZeroSmall(), sleepy.network(), Job.of(task))
+
+
+@pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__)
+def test_the_backend_keeps_the_contract(check: object, tmp_path: Path) -> None:
+    assert callable(check)
+    check(Reference(), tmp_path)

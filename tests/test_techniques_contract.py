@@ -1,0 +1,85 @@
+"""Every technique keeps the contract that the search relies on, on networks of different kinds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from paring import registry
+from paring.data.job import Job
+from paring.techniques.base import Technique
+from paring.techniques.fine_tune import FineTune
+from paring.techniques.half_precision import HalfPrecision
+from paring.techniques.int8_dynamic import Int8Dynamic
+from paring.techniques.int8_static import Int8Static
+from paring.techniques.mixed_precision import MixedPrecision
+from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.remove_blocks import RemoveBlocks
+from paring.techniques.smooth_quant import SmoothQuant
+from paring.testing.techniques import check_technique
+from paring.types import Task
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 2 * channels, 3, padding=1),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU(),
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.body(x))
+
+
+def convolutional() -> tuple[nn.Module, tuple[int, ...]]:
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)]
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), Residual(16), Residual(16), *head), (3, 8, 8)
+
+
+def transformer() -> tuple[nn.Module, tuple[int, ...]]:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return nn.Sequential(encoder, nn.Flatten(), nn.Linear(6 * 32, 5)), (6, 32)
+
+
+def job(network: nn.Module, shape: tuple[int, ...]) -> Job:
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(64, *shape, generator=generator)
+    with torch.no_grad():
+        labels = network(rows).argmax(1)
+    data = [(rows[i : i + 16], labels[i : i + 16]) for i in range(0, 64, 16)]
+    return Job.of(Task(network, evaluate=data, train=data), threads=1)
+
+
+CASES = [
+    (Int8Static(), convolutional),
+    (Int8Static("entropy", placement="inputs-only"), convolutional),
+    (Int8Static("percentile"), transformer),
+    (Int8Dynamic(), transformer),
+    (HalfPrecision("fp16"), convolutional),
+    (HalfPrecision("bf16"), transformer),
+    (MixedPrecision(float_layers=2), convolutional),
+    (SmoothQuant(), transformer),
+    (PruneChannels(0.5), convolutional),
+    (PruneChannels(0.5), transformer),
+    (RemoveBlocks(count=1), convolutional),
+    (FineTune(epochs=1), convolutional),
+]
+
+
+@pytest.mark.parametrize(("technique", "network"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_contract(technique: Technique, network: object) -> None:
+    torch.manual_seed(0)
+    assert callable(network)
+    model, shape = network()
+    model.eval()
+    check_technique(technique, model, job(model, shape))
+
+
+def test_every_named_technique_is_here() -> None:
+    named = {registry.find("technique", name) for name in registry.names("technique")}
+    assert named == {type(technique) for technique, _ in CASES}

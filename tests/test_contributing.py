@@ -102,3 +102,19 @@ def test_the_technique_keeps_the_contract() -> None:
 def test_the_backend_keeps_the_contract(check: object, tmp_path: Path) -> None:
     assert callable(check)
     check(Reference(), tmp_path)
+
+
+def test_both_are_used_as_objects(tmp_path: Path) -> None:
+    result = paring.optimize(
+        sleepy.task(),
+        out=tmp_path,
+        time_limit_s=120,
+        techniques=[ZeroSmall()],
+        backends=[Reference()],
+        threads=1,
+        progress=False,
+    )
+    trials = {trial.recipe_text: trial for trial in result.trials}
+    assert trials["original"].outcome == "measured"
+    assert trials["ZeroSmall"].outcome == "measured"
+    assert trials["ZeroSmall"].drop == 0

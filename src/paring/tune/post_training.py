@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from paring.techniques.base import GraphTechnique, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
 from paring.tune.candidate import Candidate
 from paring.tune.scene import Round, Rounds, Scene
 from paring.tune.trial import Trial
@@ -26,13 +26,22 @@ def other_baselines(scene: Scene) -> Rounds:
 
 
 def first_techniques(scene: Scene) -> Rounds:
-    """The most promising settings of each technique on each backend that reads graphs."""
+    """The most promising settings of each technique on each backend that reads graphs.
+
+    A module technique that was passed as an object is tried alone too, on every backend.
+    """
     yield [
         Candidate((variant,), backend, "post-training")
         for technique in scene.techniques
         for variant in scene.graph_variants(technique, FIRST_VARIANTS)
         if variant.role == "alone"
         for backend in scene.graph_backends()
+    ]
+    yield [
+        Candidate((technique,), backend, "post-training")
+        for technique in scene.techniques
+        if isinstance(technique, ModuleTechnique) and scene.model is not None
+        for backend in (variants[0] for b in scene.backends if (variants := scene.backend_variants(b)))
     ]
 
 

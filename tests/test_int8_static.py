@@ -320,5 +320,10 @@ def test_variants_exist_only_where_a_layer_can_be_integer() -> None:
     found = list(Int8Static.variants(residual_net(), job(X)))
     assert {(v.calibration, v.placement) for v in found} >= {("mse", "every-edge"), ("mse", "inputs-only")}
     assert len(found) == len(set(found))
+    # Without convolutions and additions both placements are the same.
+    flat = list(Int8Static.variants(perceptron(), job(rows(4, 64))))
+    assert [(v.calibration, v.placement) for v in flat] == [
+        (c, "every-edge") for c in ("mse", "min-max", "entropy", "percentile")
+    ]
     bare = make([node("Relu", "x", "y")], {"x": ("n", 4)}, {"y": ("n", 4)}, {})
     assert not list(Int8Static.variants(bare, job(rows(4, 4))))

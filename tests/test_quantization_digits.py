@@ -71,7 +71,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
     torch.manual_seed(0)
     net = request.param()
     optimizer = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(7):
+    for _ in range(12):
         for rows in train.split(100):
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()

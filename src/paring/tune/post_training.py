@@ -41,7 +41,8 @@ def first_techniques(scene: Scene) -> Rounds:
         Candidate((technique,), backend, "post-training")
         for technique in scene.techniques
         if isinstance(technique, ModuleTechnique) and scene.model is not None
-        for backend in (variants[0] for b in scene.backends if (variants := scene.backend_variants(b)))
+        for kind in scene.backends
+        for backend in scene.backend_variants(kind)[:1]
     ]
 
 

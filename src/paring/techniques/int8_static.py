@@ -74,9 +74,15 @@ class Int8Static(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """Both placements with each calibration; none where no layer can be integer."""
-        if not planned(Graph(graph), "inputs-only").layers:
-            return
-        for calibration in ("mse", "min-max", "percentile", "entropy"):
-            for placement in PLACEMENTS:
+        """Each calibration with each placement that makes a difference; none where no layer can be integer."""
+        for calibration in ("mse", "min-max", "entropy", "percentile"):
+            for placement in distinct_placements(graph):
                 yield cls(calibration=calibration, placement=placement)
+
+
+def distinct_placements(graph: onnx.ModelProto) -> tuple[Placement, ...]:
+    """The placements that give different graphs; none where no layer can be integer."""
+    plans = {placement: planned(Graph(graph), placement) for placement in PLACEMENTS}
+    if plans["every-edge"] == plans["inputs-only"]:
+        return ("every-edge",) if plans["every-edge"].layers else ()
+    return tuple(placement for placement in PLACEMENTS if plans[placement].layers)

@@ -13,12 +13,12 @@ from paring.backends.runner import graph_runner
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph, require_float_graph
-from paring.graph.placement import PLACEMENTS, planned
+from paring.graph.placement import planned
 from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.ranges import Histogram
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import graph_inputs, in_pieces, observe
-from paring.techniques.int8_static import Int8Static
+from paring.techniques.int8_static import Int8Static, distinct_placements
 from paring.techniques.layer_coverage import layer_coverage
 from paring.types import Arrays, Coverage
 
@@ -95,8 +95,8 @@ class MixedPrecision(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """A few layers in float, with both placements; none where there are too few layers to choose from."""
-        for placement in PLACEMENTS:
+        """A few layers in float, with each placement; none where there are too few layers to choose from."""
+        for placement in distinct_placements(graph):
             yield from cls.around(Int8Static("mse", placement=placement), graph)
 
     @classmethod

@@ -15,7 +15,19 @@ from paring.errors import TechniqueError
 from paring.graph.onnx_graph import metadata
 from paring.techniques.half_precision import HalfPrecision
 from paring.techniques.int8_static import Int8Static
-from tests.quantization_nets import attention_block, constant, job, perceptron, relative_error, residual_net, rows, run
+from tests.quantization_nets import (
+    attention_block,
+    constant,
+    job,
+    make,
+    node,
+    perceptron,
+    relative_error,
+    residual_net,
+    rows,
+    run,
+    weights,
+)
 
 X = rows(5, 3, 8, 8)
 FORMATS = pytest.mark.parametrize(("dtype", "error"), [("bf16", 0.02), ("fp16", 0.002)])
@@ -48,7 +60,9 @@ def test_metadata_asks_for_kernels_of_the_type(dtype: str, told: str) -> None:
     onnx.helper.set_model_props(model, {EXECUTION_PRECISION_KEY: "f32", "owner": "me"})
     graph = HalfPrecision(dtype).apply(model, job(rows(1, 64)))  # type: ignore[arg-type]
     assert metadata(graph) == {EXECUTION_PRECISION_KEY: told, "owner": "me"}
-    assert EXECUTION_PRECISION_KEY not in metadata(perceptron())
+    stored = HalfPrecision(dtype, storage_only=True).apply(perceptron(), job(rows(1, 64)))  # type: ignore[arg-type]
+    assert metadata(stored) == {}
+    assert [tensor.dims for tensor in stored.graph.initializer] == [tensor.dims for tensor in graph.graph.initializer]
 
 
 def test_stored_bf16_is_the_rounded_weight() -> None:
@@ -88,6 +102,20 @@ def test_what_static_int8_left_in_float_shrinks_after_it() -> None:
     assert relative_error(run(graph, ids)[0], run(attention_block(), ids)[0]) < 0.06
 
 
+@FORMATS
+def test_infinity_in_a_mask_is_meant(dtype: str, error: float) -> None:
+    mask = np.triu(np.full((16, 16), -np.inf, np.float32), 1)
+    model = make(
+        [node("Add", "x mask", "s"), node("Softmax", "s", "p", axis=-1), node("MatMul", "p w", "y")],
+        {"x": ("n", 16, 16)},
+        {"y": ("n", 16, 8)},
+        {"mask": mask, "w": weights(16, 8)},
+    )
+    x = rows(2, 16, 16)
+    graph = HalfPrecision(dtype).apply(model, job(x))  # type: ignore[arg-type]
+    assert relative_error(run(graph, x)[0], run(model, x)[0]) < error
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(TechniqueError, match="'int4'"):
         HalfPrecision("int4")  # type: ignore[arg-type]
@@ -100,7 +128,8 @@ def test_bad_input_is_named() -> None:
 
 
 def test_variants_end_where_nothing_is_left_in_float32() -> None:
-    assert [v.dtype for v in HalfPrecision.variants(perceptron(), job(rows(1, 64)))] == ["bf16", "fp16"]
+    variants = list(HalfPrecision.variants(perceptron(), job(rows(1, 64))))
+    assert variants == [HalfPrecision("bf16"), HalfPrecision("fp16"), HalfPrecision("fp16", storage_only=True)]
     half = HalfPrecision().apply(perceptron(), job(rows(1, 64)))
     kinds = [t for t in half.graph.initializer if t.data_type == TensorProto.FLOAT]
     assert all(int(np.prod(t.dims)) < 100 for t in kinds)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from paring.backends.precision import EXECUTION_PRECISION_KEY, ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, require_finite
+from paring.graph.onnx_graph import Graph, require_finite, weighted_layers
 from paring.ops.quantization import to_bfloat16
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage
@@ -29,13 +29,15 @@ _EXECUTION: dict[Half, ExecutionPrecision] = {"bf16": "bf16", "fp16": "f16"}
 
 @dataclass(frozen=True)
 class HalfPrecision(GraphTechnique):
-    """Weights in bfloat16 or float16 on disk, cast back where they are read; metadata asks for kernels of that type.
+    """Weights in bfloat16 or float16 on disk, cast back where they are read; metadata asks to compute in that type.
 
-    A backend with such kernels computes in that type, others in float32 with the rounded weights. float16 weights
-    beyond its range (65,504) stay float32.
+    A backend that has no such kernels refuses the graph. With `storage_only` nothing is asked for: every backend
+    computes in float32, with half the bytes on disk and the rounded weights. float16 weights beyond its range
+    (65,504) stay float32.
     """
 
     dtype: Half = "bf16"
+    storage_only: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in _EXECUTION:
@@ -44,14 +46,18 @@ class HalfPrecision(GraphTechnique):
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with 16-bit weights. Raises TechniqueError where a weight holds NaN or infinity."""
         editable = Graph(graph)
+        weights = {layer.weight for layer in weighted_layers(editable.model)}
         for name in [tensor.name for tensor in editable.model.graph.initializer]:
             value = editable.constant(name)
             if value is None or value.dtype != np.float32 or value.size < LEAST_ELEMENTS:
                 continue
-            require_finite(name, value)
-            if self.dtype == "bf16" or np.abs(value).max() <= LARGEST_FP16:
+            if name in weights:
+                require_finite(name, value)
+            # Infinity in other constants is meant: an attention mask holds it.
+            if np.abs(value).max() <= (np.inf if self.dtype == "bf16" else LARGEST_FP16):
                 self._narrow(editable, name, value)
-        editable.set_metadata(EXECUTION_PRECISION_KEY, _EXECUTION[self.dtype])
+        if not self.storage_only:
+            editable.set_metadata(EXECUTION_PRECISION_KEY, _EXECUTION[self.dtype])
         return editable.finished()
 
     def _narrow(self, graph: Graph, name: str, value: np.ndarray) -> None:
@@ -72,8 +78,9 @@ class HalfPrecision(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """bf16 first: it keeps float32's range."""
+        """bf16 first: it keeps float32's range. Stored alone, float16 is the finer."""
         large = [t for t in Graph(graph).model.graph.initializer if int(np.prod(t.dims)) >= LEAST_ELEMENTS]
         if any(tensor.data_type == TensorProto.FLOAT for tensor in large):
             yield cls("bf16")
             yield cls("fp16")
+            yield cls("fp16", storage_only=True)

@@ -118,6 +118,17 @@ def test_shapes_that_the_exporter_wrote_are_kept() -> None:
     assert [value.name for value in graph.graph.value_info] == ["r2"]
 
 
+def test_the_exporters_traces_are_left_out() -> None:
+    model = perceptron()
+    for item in model.graph.node:
+        item.doc_string = "File net.py, line 12"
+        item.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="File net.py, line 12")
+    onnx.helper.set_model_props(model, {"owner": "me"})
+    finished = Graph(model).finished()
+    assert b"net.py" not in finished.SerializeToString()
+    assert metadata(finished) == {"owner": "me"}
+
+
 def test_placement_of_the_residual_network() -> None:
     every = planned(Graph(residual_net()), "every-edge")
     assert every.sources == ("x", "r0", "r1", "c2", "r2", "m")

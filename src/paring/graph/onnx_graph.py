@@ -165,6 +165,10 @@ class Graph:
         """The model with its nodes in topological order, without constants that nothing reads, checked."""
         graph = self.model.graph
         ordered = _topological(list(graph.node), set(self.inputs) | set(self.initializers))
+        for node in ordered:
+            # Exporters write the trace of each node's origin, often more bytes than the quantized weights take.
+            del node.metadata_props[:]
+            node.doc_string = ""
         del graph.node[:]
         graph.node.extend(ordered)
         self.refresh()

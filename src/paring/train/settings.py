@@ -22,7 +22,7 @@ class Training:
     epochs: int
     learning_rate: float
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 1e-4
     warmup: float = 0.1
     clip_norm: float = 5.0
     precision: Precision = "auto"

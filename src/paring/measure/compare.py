@@ -6,6 +6,10 @@ process is a few per cent faster or slower than the next one of the same program
 memory happens to lie (Mytkowicz et al., "Producing Wrong Data Without Doing Anything Obviously Wrong!", 2009;
 Kalibera and Jones, "Rigorous Benchmarking in Reasonable Time", 2013): so both are started anew again and again, and
 each pair of processes counts as one repetition.
+
+What is compared is the first quartile of the calls' times. What other processes do to a call only ever makes it longer,
+so the quartile stays where it is until three calls in four are disturbed; the median moves at two. On a machine that is
+left alone both give the same ratio.
 """
 
 from __future__ import annotations
@@ -24,13 +28,16 @@ import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.errors import BudgetError
-from paring.measure.interval import log_ratio_interval, student_quantile
+from paring.measure.interval import log_ratio_interval
 from paring.measure.latency import BlockPlan, Latency, Workload, block_plan, time_block, warm_up
 from paring.types import Array
 
 CONFIDENCE = 0.95
 LOOKS = (7, 10, 14, 20, 28, 40, 56, 80)
 """Numbers of pairs after which the interval is looked at; look k may err with probability 0.05 / 2**k: 0.05 in all."""
+
+TYPICAL_QUANTILE = 0.25
+"""The quantile of the calls' times that stands for a deployment in the ratio."""
 
 PAIR_TIME_S = 0.4
 """Time on calls for each of the two processes of a pair."""
@@ -67,17 +74,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Pair:
-    """What one pair of processes gave."""
+    """What one pair of processes gave: the nanoseconds of the calls, block by block, and the peak memory in bytes."""
 
-    log_ratios: tuple[float, ...]
-    candidate_ns: Array
-    original_ns: Array
-    candidate_memory: int
-    original_memory: int
+    candidate_blocks: tuple[Array, ...]
+    original_blocks: tuple[Array, ...]
+    candidate_memory: int = 0
+    original_memory: int = 0
 
     @property
     def log_ratio(self) -> float:
-        return statistics.median(self.log_ratios)
+        return _log_ratio(np.concatenate(self.candidate_blocks), np.concatenate(self.original_blocks))
+
+    @property
+    def block_log_ratios(self) -> list[float]:
+        return [_log_ratio(*blocks) for blocks in zip(self.candidate_blocks, self.original_blocks, strict=True)]
+
+
+def _log_ratio(candidate_ns: Array, original_ns: Array) -> float:
+    typical = [float(np.quantile(calls, TYPICAL_QUANTILE)) for calls in (candidate_ns, original_ns)]
+    return math.log(typical[1] / typical[0])
 
 
 def compare(
@@ -144,16 +159,10 @@ def _measured_pair(
     """Blocks in turn; which of the two goes first is drawn each time."""
     slower_s = max(warm_up(candidate, workload), warm_up(original, workload))
     plan = block_plan(slower_s, time_s)
-    candidate_ns, original_ns, ratios = [], [], []
-    for _ in range(plan.blocks):
-        ours, theirs = _block_pair(candidate, original, workload, plan, order)
-        candidate_ns.append(ours)
-        original_ns.append(theirs)
-        ratios.append(math.log(float(np.median(theirs)) / float(np.median(ours))))
+    blocks = [_block_pair(candidate, original, workload, plan, order) for _ in range(plan.blocks)]
     return _Pair(
-        tuple(ratios),
-        np.concatenate(candidate_ns),
-        np.concatenate(original_ns),
+        tuple(ours for ours, _ in blocks),
+        tuple(theirs for _, theirs in blocks),
         candidate.peak_memory_bytes(),
         original.peak_memory_bytes(),
     )
@@ -176,8 +185,8 @@ def _result(pairs: Sequence[_Pair], workload: Workload, look: int) -> Comparison
         ratio,
         low,
         high,
-        Latency.of(np.concatenate([pair.candidate_ns for pair in pairs]), workload.batch_size),
-        Latency.of(np.concatenate([pair.original_ns for pair in pairs]), workload.batch_size),
+        Latency.of(np.concatenate([calls for pair in pairs for calls in pair.candidate_blocks]), workload.batch_size),
+        Latency.of(np.concatenate([calls for pair in pairs for calls in pair.original_blocks]), workload.batch_size),
         max(pair.candidate_memory for pair in pairs),
         max(pair.original_memory for pair in pairs),
         len(pairs),
@@ -190,10 +199,10 @@ def _interval(pairs: Sequence[_Pair], error: float) -> tuple[float, float, float
     if len(pairs) >= FEWEST_PAIRS:
         return log_ratio_interval(found, error)
     half = PROCESS_EFFECT / math.sqrt(len(pairs))
-    blocks = [value for pair in pairs for value in pair.log_ratios]
+    blocks = [value for pair in pairs for value in pair.block_log_ratios]
     if len(blocks) > 1:
-        quantile = student_quantile(1 - error / 2, len(blocks) - 1)
-        half = math.hypot(half, quantile * statistics.stdev(blocks) / math.sqrt(len(blocks)))
+        _, low, high = log_ratio_interval(blocks, error)
+        half = math.hypot(half, (high - low) / 2)
     estimate = statistics.fmean(found)
     return estimate, estimate - half, estimate + half
 

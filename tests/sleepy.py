@@ -148,7 +148,7 @@ def network() -> nn.Module:
     linear = nn.Linear(FEATURES, CLASSES)
     with torch.no_grad():
         linear.weight.copy_(torch.eye(CLASSES, FEATURES))
-        linear.bias.zero_()
+        linear.bias.copy_(torch.arange(CLASSES) * 1e-6)
     return linear.eval()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def task_file(folder: Path, text: str) -> Path:
         ("task = 3", "'task' in"),
         ("def task(): raise OSError('disk gone')", "raised OSError: disk gone."),
         ("task = paring.Task(nn.Linear(6, 3), sleepy.task().evaluate)", "train mode"),
-        ("task = paring.Task(nn.Linear(6, 3).eval(), [])", "the data is empty"),
+        ("task = paring.Task(nn.Linear(6, 3).eval(), [])", "evaluate is empty"),
         (
             "task = paring.Task(sleepy.network(), [sleepy.rows(1)])",
             "evaluate has 1 row",
@@ -155,9 +156,11 @@ def graph_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproces
     with torch.no_grad():
         targets = network(rows).argmax(1)
     batch = torch.export.Dim("batch")
-    torch.onnx.export(
-        network, (rows[:2],), folder / "net.onnx", input_names=["x"], dynamic_shapes=({0: batch},), verbose=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (rows[:2],), folder / "net.onnx", input_names=["x"], dynamic_shapes=({0: batch},), verbose=False
+        )
     np.savez(folder / "rows.npz", x=rows.numpy(), targets=targets.numpy())
     arguments = ["optimize", folder / "net.onnx", "--data", folder / "rows.npz", "--out", folder / "out", "--json"]
     limits = ["--time-limit", "60s", "--max-drop", "0.05", "--techniques", "Int8Static", "--backends", "onnxruntime"]

@@ -18,7 +18,7 @@ import paring
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.splitting import SplitSession
 from paring.data.job import Job
-from paring.errors import TechniqueError
+from paring.errors import BackendError, TechniqueError
 from paring.graph.macs import layer_costs
 from paring.graph.signature import graph_signature
 from paring.techniques.base import ModuleTechnique
@@ -72,8 +72,11 @@ class Reference(Backend):
         return None
 
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
-        graph = onnx.load(network)
-        evaluator = ReferenceEvaluator(graph)
+        try:
+            graph = onnx.load(network)
+            evaluator = ReferenceEvaluator(graph)
+        except Exception as error:
+            raise BackendError(f"the reference can't load {network.name}: {error}") from error
         names = [value.name for value in graph.graph.output]
 
         def run(inputs: Arrays) -> Arrays:

@@ -12,6 +12,7 @@ import onnx
 from paring.backends.base import usable_cores
 from paring.backends.isolated import IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
+from paring.backends.precision import EXECUTION_PRECISION_KEY
 from paring.types import Session
 
 MAXIMUM_FILE_BYTES = 2**31 - 2**20
@@ -28,6 +29,18 @@ def write_graph(graph: onnx.ModelProto, path: Path) -> None:
     onnx.save(copy, path, save_as_external_data=True, location=f"{path.name}.data")
 
 
+def _without_precision(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """What a graph asks of the backend that will serve it is nothing to one that only observes its values."""
+    if all(entry.key != EXECUTION_PRECISION_KEY for entry in graph.metadata_props):
+        return graph
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    kept = [entry for entry in copy.metadata_props if entry.key != EXECUTION_PRECISION_KEY]
+    del copy.metadata_props[:]
+    copy.metadata_props.extend(kept)
+    return copy
+
+
 @contextmanager
 def graph_runner(graph: onnx.ModelProto, *, threads: int | None = None) -> Iterator[Session]:
     """A session of a process of its own that runs the graph with its every name in place.
@@ -36,7 +49,7 @@ def graph_runner(graph: onnx.ModelProto, *, threads: int | None = None) -> Itera
     """
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
         network = Path(folder) / "network.onnx"
-        write_graph(graph, network)
+        write_graph(_without_precision(graph), network)
         backend = OnnxRuntime(optimization="basic")
         with IsolatedSession(backend, network, threads=threads or usable_cores()) as session:
             yield session

@@ -82,7 +82,6 @@ def optimize(
         batch_size=batch_size,
     )
     request = Request(
-        task=load_task(task, data),
         budget=budget,
         out=out,
         time_limit_s=duration_s(time_limit),
@@ -91,6 +90,8 @@ def optimize(
         threads=threads,
         seed=seed,
         resume=not fresh,
+        # The last to be evaluated: a task's file may train a network, and what was typed is checked first.
+        task=load_task(task, data),
     )
     if plan:
         _show(make_plan(request), as_json, tables.print_plan)

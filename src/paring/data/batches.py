@@ -54,11 +54,14 @@ def first_rows(batches: Iterable[Batch], rows: int) -> tuple[Batch, ...]:
 
 def calibration_batches(task: Task, rows: int = CALIBRATION_ROWS) -> tuple[Batch, ...]:
     """What techniques may observe: the task's own calibration data, else a slice of train, else of evaluate."""
-    source = task.calibrate or task.train or task.evaluate
-    batches = first_rows(source, rows)
-    if not batches:
-        raise TaskError("the calibration data is empty: give `calibrate`, `train` or `evaluate` at least one row.")
-    return batches
+    for name in ("calibrate", "train", "evaluate"):
+        source: Iterable[Batch] | None = getattr(task, name)
+        if source is not None:
+            batches = first_rows(source, rows)
+            if not batches:
+                raise TaskError(f"{name} is empty: give it at least one row.")
+            return batches
+    raise TaskError("the task has no data: give `evaluate` at least one row.")
 
 
 def model_call(model: Any, inputs: Any) -> Any:

@@ -99,7 +99,7 @@ def without_blocks(model: nn.Module, blocks: Sequence[str]) -> nn.Module:
     doomed = {id(result.get_submodule(block)) for block in blocks}
     names = [name for name, module in result.named_modules(remove_duplicate=False) if id(module) in doomed]
     for name in outermost(names):
-        result.set_submodule(name, Passthrough())
+        result.set_submodule(name, Passthrough().eval())
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -28,7 +28,8 @@ class FineTune(TrainingTechnique):
     loss = label_weight * task.loss + (1 - label_weight) * distance to the original's answers: T^2 KL for class scores,
     squared error over the original's variance for all else, or cosine. Data without labels is taught by the original
     alone. `learning_rate` is the peak of a one-cycle schedule that ends with the epochs or with the job's deadline,
-    whichever comes first. Unlike the paper, half the batches can be mixed (`mixing`), judged by the original alone.
+    whichever comes first. Unlike the paper, half the batches of inputs that can be mixed are (`mixing`), and judged by
+    the original alone: it keeps the copy close to the original on inputs that neither has seen.
     """
 
     epochs: int = 30
@@ -36,7 +37,7 @@ class FineTune(TrainingTechnique):
     distillation: Distillation = "auto"
     temperature: float = 4.0
     label_weight: float = 0.1
-    mixing: Mixing = "none"
+    mixing: Mixing = "mixup"
 
     def __post_init__(self) -> None:
         self._training(Training.precision)
@@ -67,12 +68,12 @@ class FineTune(TrainingTechnique):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """Long, short and labels given more say; none without training data or parameters."""
+        """Long, short and without mixed inputs; none without training data or parameters."""
         if job.task.train is None or not any(True for _ in model.parameters()):
             return
         yield cls()
-        yield cls(epochs=8)
-        yield replace(cls(), label_weight=0.5)
+        yield cls(epochs=8, mixing="none")
+        yield cls(mixing="none")
 
     def with_epochs(self, epochs: int) -> Self:
         """The same training, longer or shorter."""

@@ -37,13 +37,13 @@ class Teaching:
     """How the teacher teaches.
 
     loss = label_weight * task loss + (1 - label_weight) * distance to the teacher. Without labels, and on the half of
-    the batches that are mixed, the teacher alone counts.
+    the batches that are mixed, the teacher alone counts; with label_weight 1 the labels alone, and nothing is mixed.
     """
 
     distillation: Distillation = "auto"
     temperature: float = 4.0
     label_weight: float = 0.1
-    mixing: Mixing = "none"
+    mixing: Mixing = "mixup"
 
     def __post_init__(self) -> None:
         if self.distillation not in DISTILLATIONS:
@@ -74,7 +74,7 @@ class Distiller:
         self._generator = torch.Generator().manual_seed(job.seed)
         self._read_kind(*_labelled_example(job))
         self._variances = self._read_variances(job.calibrate)
-        self._mixes = can_mix(job.calibrate[0][0], teaching.mixing)
+        self._mixes = teaching.label_weight < 1 and can_mix(job.calibrate[0][0], teaching.mixing)
 
     def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """The loss of one batch."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from statistics import median
 
 from paring.techniques.base import ModuleTechnique, Recipe, TrainingTechnique
 from paring.tune.candidate import Candidate
@@ -64,7 +65,8 @@ class Training:
         recovery = RECOVERY
         for share in (FIRST_LONG_SHARE, 1.0):
             chosen = self._choose(raced, recovery)
-            epochs = min(MOST_EPOCHS, int(share * self.scene.time_left_s() / epoch_s))
+            time_s = self.scene.time_left_s() - self._untrained_s() * (1 + len(self.tails))
+            epochs = min(MOST_EPOCHS, int(share * time_s / epoch_s))
             if chosen is None or epochs < 1:
                 return
             raced.remove(chosen)
@@ -131,7 +133,7 @@ class Training:
             for trial in (yield [self._candidate(recipe, self.tails[0])]):
                 if trial.outcome == "measured" and trial.drop is not None:
                     done.append(replace(racer, drop=trial.drop))
-                    epoch_s = max(epoch_s, trial.wall_time_s / epochs)
+                    epoch_s = max(epoch_s, (trial.wall_time_s - self._untrained_s()) / epochs)
         return done, epoch_s
 
     def _trainer(self, epochs: int) -> TrainingTechnique:
@@ -152,6 +154,16 @@ class Training:
         trained = [t for t in self.trials if t.stage == "training" and t.drop is not None]
         gaps = [self.scene.ranking.likely_bound(t) - (t.drop or 0.0) for t in trained]
         return min(gaps, default=0.0)
+
+    def _untrained_s(self) -> float:
+        """What a trial takes beside its training: as long as structures took that were not trained."""
+        assert self.trainer is not None
+        walls = [
+            trial.wall_time_s
+            for trial in self.trials
+            if trial.stage == "training" and all(t["technique"] != self.trainer.name for t in trial.recipe)
+        ]
+        return median(walls) if walls else 0.0
 
     def _train(self, racer: Racer, epochs: int) -> Steps[float | None]:
         """A long training, then every other leading tail on the trained network; the drop on the first tail."""

@@ -262,3 +262,10 @@ def test_variants_are_distinct_and_run() -> None:
 def test_settings_out_of_range_are_quoted(field: str, value: object) -> None:
     with pytest.raises(TechniqueError, match=f"{field}={value!r}"):
         replace(FineTune(), **{field: value})  # type: ignore[arg-type]
+
+
+def test_with_labels_alone_the_original_is_not_asked() -> None:
+    train, evaluate = digits()
+    wrong = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    technique = FineTune(epochs=10, label_weight=1.0, mixing="mixup", learning_rate=0.1)
+    assert score(technique.apply(fresh(), Job.of(Task(wrong, evaluate, train=train), threads=1))) > 0.85

@@ -24,7 +24,7 @@ def artifact(tmp_path: Path) -> Artifact:
     network = tmp_path / "network.onnx"
     network.write_bytes(b"weights" * 100)
     manifest = Manifest("digits", SIGNATURE, "onnxruntime", {"streams": 2}, [], "original", threads=2, batch_size=1)
-    return Artifact.write(tmp_path / "best", manifest, network, GOLDEN)
+    return Artifact.write(tmp_path / "best", manifest, [network], GOLDEN)
 
 
 def test_what_is_written_is_read_back(artifact: Artifact) -> None:
@@ -110,7 +110,7 @@ def test_a_second_write_replaces_the_first(artifact: Artifact, tmp_path: Path) -
     network = tmp_path / "other" / "network.onnx"
     network.parent.mkdir()
     network.write_bytes(b"new")
-    Artifact.write(artifact.path, artifact.manifest, network, GOLDEN)
+    Artifact.write(artifact.path, artifact.manifest, [network], GOLDEN)
     assert Artifact.open(artifact.path).network.read_bytes() == b"new"
 
 

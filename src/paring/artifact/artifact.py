@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,11 +54,11 @@ class Artifact:
         return artifact
 
     @classmethod
-    def write(cls, path: Path, manifest: Manifest, network: Path, golden: tuple[Arrays, Arrays]) -> Artifact:
-        """Make an artifact of a network's file or folder; an artifact that stands at `path` is replaced at the end."""
+    def write(cls, path: Path, manifest: Manifest, network: Sequence[Path], golden: tuple[Arrays, Arrays]) -> Artifact:
+        """Make an artifact of a network's files; an artifact that stands at `path` is replaced at the end."""
         inputs, outputs = golden
         with replacing_folder(path) as part:
-            for file in sorted(network.iterdir()) if network.is_dir() else [network]:
+            for file in network:
                 shutil.copyfile(file, part / file.name)
             arrays = {f"input/{k}": v for k, v in inputs.items()} | {f"output/{k}": v for k, v in outputs.items()}
             with (part / GOLDEN).open("wb") as stream:

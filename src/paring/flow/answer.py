@@ -119,7 +119,7 @@ def result_json(
         "version": __version__,
         "best": None if findings.status == "infeasible" else point_json(findings.best),
         "baseline": point_json(findings.baseline),
-        "baselines": [point_json(trial) for trial in originals],
+        "baselines": [point_json(findings.baseline if t.key == findings.baseline.key else t) for t in originals],
         "speedup": speedup_json(findings.comparison) or unchanged,
         "speedup_over_source": speedup_json(findings.over_source),
         "certificate": certificate,

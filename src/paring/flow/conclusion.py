@@ -22,6 +22,7 @@ from paring.flow.prepare import Prepared
 from paring.flow.result import Result
 from paring.measure.compare import Comparison, compare
 from paring.measure.hardware import hardware
+from paring.measure.size import network_files
 from paring.report import write_report
 from paring.tune import Candidate, Ranking, Trial
 
@@ -182,7 +183,7 @@ class Ending:
             version=__version__,
         )
         outputs = {name: np.asarray(outputs[name]) for name in prepared.signature.output_names}
-        return Artifact.write(path, manifest, deployment.network, (inputs, outputs))
+        return Artifact.write(path, manifest, network_files(deployment.network), (inputs, outputs))
 
 
 def conclude(

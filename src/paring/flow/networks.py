@@ -15,10 +15,12 @@ from torch import nn
 
 from paring.artifact.files import replacing_folder, write_json
 from paring.backends.base import NETWORK_FILES, Backend
+from paring.backends.runner import write_graph
 from paring.data.batches import sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.export import export_onnx, export_program, quiet_exporter
+from paring.measure.size import network_files
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
@@ -61,10 +63,10 @@ class Networks:
                     graph = onnx.load(exported / NETWORK_FILES["onnx"])
                     graph, made = self._graph_techniques(graph, candidate.graph_part)
                     coverage += made
-                    onnx.save(graph, part / NETWORK_FILES["onnx"])
+                    write_graph(graph, part / NETWORK_FILES["onnx"])
                 else:
-                    name = NETWORK_FILES[candidate.backend.format]
-                    shutil.copyfile(exported / name, part / name)
+                    for file in network_files(exported / NETWORK_FILES[candidate.backend.format]):
+                        shutil.copyfile(file, part / file.name)
                 write_json(part / "coverage.json", coverage)
         return Built(target, target / NETWORK_FILES[candidate.backend.format], _read_coverage(target))
 
@@ -93,7 +95,7 @@ class Networks:
         if not target.is_dir():
             with replacing_folder(target) as part:
                 if isinstance(self.job.task.model, Path):
-                    onnx.save(onnx.load(self.job.task.model), part / NETWORK_FILES["onnx"])
+                    write_graph(onnx.load(self.job.task.model), part / NETWORK_FILES["onnx"])
                 else:
                     self._export(self.job.task.model, part)
                 write_json(part / "coverage.json", [])
@@ -104,7 +106,7 @@ class Networks:
         program = export_program(model, inputs)
         with quiet_exporter():
             torch.export.save(program, folder / NETWORK_FILES["torch"])
-        onnx.save(export_onnx(program, self.signature), folder / NETWORK_FILES["onnx"])
+        write_graph(export_onnx(program, self.signature), folder / NETWORK_FILES["onnx"])
 
     def _module_techniques(self, recipe: Recipe) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The module after the recipe; what recent recipes began with is not made again."""

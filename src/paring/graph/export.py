@@ -134,7 +134,12 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> onnx.ModelPro
             cause = str(error).strip().splitlines()[0]
             raise ExportError(f"the network can't be written as an ONNX graph: {cause}") from error
     assert exported is not None
-    return exported.model_proto
+    graph = exported.model_proto
+    for node in graph.graph.node:
+        # The exporter notes where in the user's source each node comes from: paths that do not belong in an artifact.
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return graph
 
 
 @contextmanager

@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: setup
-	$(BIN)/paring optimize examples/digits.py --out out/demo --fresh --time-limit 4m
+	$(BIN)/paring optimize examples/digits.py --out out/demo --fresh --time-limit 4m --max-drop 0.02
 
 test: setup lint types unit
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 import paring
@@ -34,7 +35,7 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def command_lines(name: str, command: click.Command) -> Iterator[str]:
+def command_lines(name: str, command: Any) -> Iterator[str]:
     """One command: what it does, then its arguments and options."""
     yield from (
         f"### `paring {name}`",
@@ -45,7 +46,7 @@ def command_lines(name: str, command: click.Command) -> Iterator[str]:
         "|---|---|---|",
     )
     for parameter in command.params:
-        shown = ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.human_readable_name
+        shown = ", ".join(parameter.opts) if parameter.param_type_name == "option" else (parameter.name or "").upper()
         if shown in SKIPPED_OPTIONS:
             continue
         default = "" if parameter.required or parameter.default is None else str(parameter.default)
@@ -56,8 +57,9 @@ def command_lines(name: str, command: click.Command) -> Iterator[str]:
 def object_lines(name: str, value: Any) -> Iterator[str]:
     """One class or function: its signature and docstring, and what a class adds to it."""
     yield from (f"### `{name}`", "")
-    if callable(value):
+    if dataclasses.is_dataclass(value) or inspect.isfunction(value):
         signature = str(inspect.signature(value)).replace("'", "")
+        signature = re.sub(r"<(?:built-in )?function (\w+)(?: at 0x\w+)?>", r"\1", signature)
         yield from ("```python", f"{value.__name__}{signature}", "```", "")
     yield from (inspect.getdoc(value) or "", "")
 

@@ -55,13 +55,16 @@ def test_networks_that_cannot_be_compared(model: nn.Module, says: str) -> None:
 @pytest.mark.parametrize(
     ("metric", "says"),
     [
-        (lambda outputs, targets: torch.tensor(0.5), "returns shape () for 4 rows: return shape (4,)"),
-        (lambda outputs, targets: torch.zeros(4, 2), "returns shape (4, 2) for 4 rows"),
-        (lambda outputs, targets: 0.5, "returns float"),
-        (lambda outputs, targets: torch.full((4,), 2.0), "outside score_range=(0, 1): set the task's score_range"),
+        (
+            lambda outputs, targets: torch.tensor(0.5),
+            "returned shape () for 4 rows: return one score",
+        ),
+        (lambda outputs, targets: torch.zeros(4, 2), "returned shape (4, 2) for 4 rows"),
+        (lambda outputs, targets: 0.5, "returned a float"),
+        (lambda outputs, targets: torch.full((4,), 2.0), "outside score_range=(0.0, 1.0): give the range"),
         (lambda outputs, targets: torch.full((4,), float("nan")), "NaN"),
-        (lambda outputs, targets: outputs.nothing, "the metric failed on 4 rows: AttributeError"),
-        (CorpusMetric(lambda outputs, targets: torch.zeros(4), lambda rows: 0.0), "return shape (4, k)"),
+        (lambda outputs, targets: outputs.nothing, "the metric raised AttributeError on 4 rows"),
+        (CorpusMetric(lambda outputs, targets: torch.zeros(4), lambda rows: 0.0), "shape (4, k)"),
     ],
 )
 def test_metrics_that_break_their_contract(metric: Callable[[object, object], Tensor], says: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from paring.data.batches import model_call, sample, tensors_of
 from paring.errors import TaskError
 from paring.ops.scores import accuracy
-from paring.types import CorpusMetric, Task
+from paring.types import Array, CorpusMetric, Task, check_finite
 
 
 def check_model(model: nn.Module, inputs: Any) -> None:
@@ -30,29 +30,32 @@ def check_model(model: nn.Module, inputs: Any) -> None:
             raise TaskError("the network returns random output: two runs on one batch differ. Remove the randomness.")
 
 
-def check_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Tensor:
-    """The scores of one batch, or TaskError where the metric breaks its contract.
+def user_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Array:
+    """The task's metric on one batch in the user's structures: float64, (rows,), or (rows, k) for a CorpusMetric.
 
-    Returns shape (rows,), or (rows, k) for a CorpusMetric.
+    Raises TaskError where the metric raises or breaks its contract.
     """
     check_labels(task, outputs, targets)
     try:
-        scores = task.metric(outputs, targets)
+        with torch.inference_mode():
+            found = task.metric(outputs, targets)
     except Exception as error:
-        raise TaskError(f"the metric failed on {rows} rows: {type(error).__name__}: {error}") from error
-    if not isinstance(scores, Tensor):
-        raise TaskError(f"the metric returns {type(scores).__name__}: return a tensor of shape ({rows},).")
-    wanted = 2 if isinstance(task.metric, CorpusMetric) else 1
-    if scores.ndim != wanted or len(scores) != rows:
-        shape = f"({rows}, k)" if wanted == 2 else f"({rows},)"
-        raise TaskError(f"the metric returns shape {tuple(scores.shape)} for {rows} rows: return shape {shape}.")
-    if not torch.isfinite(scores.double()).all():
-        raise TaskError("the metric returns NaN or infinity.")
-    low, high = task.score_range
-    if wanted == 1 and not bool(((scores >= low) & (scores <= high)).all()):
-        worst = float(scores.max() if scores.max() > high else scores.min())
+        raise TaskError(f"the metric raised {type(error).__name__} on {rows} rows: {error}") from error
+    corpus = isinstance(task.metric, CorpusMetric)
+    wanted = f"({rows}, k)" if corpus else f"({rows},)"
+    if not isinstance(found, Tensor):
+        raise TaskError(f"the metric returned a {type(found).__name__}: return a tensor of shape {wanted}.")
+    if found.ndim != (2 if corpus else 1) or len(found) != rows:
         raise TaskError(
-            f"the metric returns {worst:g}, outside score_range=({low:g}, {high:g}): set the task's score_range."
+            f"the metric returned shape {tuple(found.shape)} for {rows} rows: return one score a row, shape {wanted}."
+        )
+    scores: Array = found.detach().cpu().to(torch.float64).numpy()
+    check_finite({"score": scores}, "the metric's")
+    low, high = task.score_range
+    if not corpus and (scores.min() < low or scores.max() > high):
+        raise TaskError(
+            f"the metric gave scores from {scores.min():g} to {scores.max():g}, "
+            f"outside score_range={task.score_range}: give the range that the metric can take, since the certificate rests on it."
         )
     return scores
 
@@ -81,4 +84,4 @@ def check_task(task: Task, model: nn.Module) -> None:
     check_model(model, inputs)
     with torch.inference_mode():
         outputs = model_call(model, inputs)
-    check_scores(task, outputs, targets, len(tensors_of(inputs)[0]))
+    user_scores(task, outputs, targets, len(tensors_of(inputs)[0]))

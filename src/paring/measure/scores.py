@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from paring.backends.isolated import IsolatedSession
+from paring.data.checks import user_scores
 from paring.data.rows import Rows
 from paring.errors import TaskError
-from paring.types import Array, Arrays, CorpusMetric, Signature, Task, check_finite, restructured
+from paring.types import Array, Arrays, Signature, Task, check_finite, restructured
 
 CHUNK_ROWS = 2048
 """Rows whose outputs lie on disk at a time: it bounds the space, not the result."""
@@ -61,29 +61,4 @@ def metric_scores(task: Task, outputs: Arrays, targets: Any, signature: Signatur
     """The task's metric on outputs of shape (rows, ...) and targets in the user's structure; see `row_scores`."""
     count = len(next(iter(outputs.values())))
     tensors = {name: torch.from_numpy(value) for name, value in outputs.items()}
-    try:
-        with torch.inference_mode():
-            found = task.metric(restructured(tensors, signature.output_structure), targets)
-    except Exception as error:
-        raise TaskError(f"the metric raised {type(error).__name__} on {count} rows: {error}") from error
-    return _checked_scores(found, count, task)
-
-
-def _checked_scores(found: object, count: int, task: Task) -> Array:
-    corpus = isinstance(task.metric, CorpusMetric)
-    wanted = f"({count}, k)" if corpus else f"({count},)"
-    if not isinstance(found, Tensor):
-        raise TaskError(f"the metric returned a {type(found).__name__}: return a tensor of shape {wanted}.")
-    if found.ndim != (2 if corpus else 1) or len(found) != count:
-        raise TaskError(
-            f"the metric returned shape {tuple(found.shape)} for {count} rows: return one score a row, shape {wanted}."
-        )
-    scores: Array = found.detach().cpu().to(torch.float64).numpy()
-    check_finite({"score": scores}, "the metric's")
-    low, high = task.score_range
-    if not corpus and (scores.min() < low or scores.max() > high):
-        raise TaskError(
-            f"the metric gave scores from {scores.min():g} to {scores.max():g}, outside score_range={task.score_range}"
-            ": give the range that the metric can take, since the certificate rests on it."
-        )
-    return scores
+    return user_scores(task, restructured(tensors, signature.output_structure), targets, count)

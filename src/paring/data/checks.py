@@ -55,7 +55,8 @@ def user_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Array:
     if not corpus and (scores.min() < low or scores.max() > high):
         raise TaskError(
             f"the metric gave scores from {scores.min():g} to {scores.max():g}, "
-            f"outside score_range={task.score_range}: give the range that the metric can take, since the certificate rests on it."
+            f"outside score_range={task.score_range}: give the range that the metric can take, "
+            "since the certificate rests on it."
         )
     return scores
 

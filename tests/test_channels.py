@@ -22,7 +22,7 @@ from paring.graph.channels import (
     trace,
 )
 from paring.types import Inputs
-from structures import (
+from tests.structures import (
     Dense,
     Encoder,
     HardCoded,

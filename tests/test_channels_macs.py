@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.graph.macs import LayerCost, layer_costs, total_macs, weighted_layers
-from structures import Encoder, Mobile, TwoInputs, images, trained
+from tests.structures import Encoder, Mobile, TwoInputs, images, trained
 
 
 def test_convolutions_and_linear_layers_by_hand() -> None:

@@ -27,7 +27,7 @@ from paring.ops.importance import (
     norm_scale,
 )
 from paring.techniques.prune_channels import PruneChannels
-from structures import HardCoded, Mobile, ResNet, TwoInputs, conv_bn, images, job_of, trained
+from tests.structures import HardCoded, Mobile, ResNet, TwoInputs, conv_bn, images, job_of, trained
 
 
 @pytest.mark.parametrize(

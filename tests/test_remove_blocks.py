@@ -14,7 +14,7 @@ from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.types import Task
-from structures import Block, Mobile, ResNet, images, job_of, trained
+from tests.structures import Block, Mobile, ResNet, images, job_of, trained
 
 
 class Body(nn.Module):

@@ -1,8 +1,9 @@
 """The stage with training: structures are pruned, raced for a few epochs, and the most promising trained for long.
 
 What is known of a structure before training is its measured speed, with the int8 form and backend that will follow.
-How well it recovers is found by a short race; how much a long training improves on the race is learnt from the first
-long run, so that the second one can be chosen with that knowledge.
+How well it recovers is found by a short race. What a long training will leave of the race's drop is told by a learning
+curve, drop ~ epochs^-rate (Hestness et al. 2017, Deep Learning Scaling is Predictable, there for data): the rate is
+supposed at first, and learnt from the first long run, so that the second one is chosen with that knowledge.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import log
 from statistics import median
 
 from paring.techniques.base import ModuleTechnique, Recipe, TrainingTechnique
@@ -29,17 +31,26 @@ MINIMUM_EPOCH_S = 0.01
 FIRST_LONG_SHARE = 0.6
 LEAST_GAIN = 0.95
 """A structure is raced only if it costs at most this share of the best recipe without training."""
-RECOVERY = 0.4
-"""What share of the drop after a race is left after a long training, until the first long run tells."""
+LEARNING_RATE = 0.6
+"""The rate of the learning curve until the first long run tells."""
+SLOWEST_LEARNING, FASTEST_LEARNING = 0.2, 1.5
+HOPELESS = 2.0
+"""Racing ends with a structure whose drop would be so many times what is allowed after a long training."""
 
 
 @dataclass(frozen=True)
 class Racer:
-    """A structure with what is known of it: its cost untrained, the drop after its race."""
+    """A structure with what is known of it: its cost untrained, and its drop after so many epochs (0: untrained)."""
 
     structure: Recipe
     cost: float
     drop: float
+    epochs: int = 0
+    epoch_s: float = 0.0
+
+    def after(self, epochs: int, rate: float) -> float:
+        """The drop that so many epochs would leave."""
+        return self.drop * (self.epochs / epochs) ** rate if epochs > self.epochs else self.drop
 
 
 class Training:
@@ -61,18 +72,24 @@ class Training:
         if self.trainer is None or not self.tails or self.scene.job.task.train is None:
             return
         racers = yield from self._probe()
-        raced, epoch_s = yield from self._race(racers)
-        recovery = RECOVERY
+        raced = yield from self._race(racers)
+        epoch_s = max((racer.epoch_s for racer in raced), default=MINIMUM_EPOCH_S)
+        rate = LEARNING_RATE
         for share in (FIRST_LONG_SHARE, 1.0):
-            chosen = self._choose(raced, recovery)
-            time_s = self.scene.time_left_s() - self._untrained_s() * (1 + len(self.tails))
-            epochs = min(MOST_EPOCHS, int(share * time_s / epoch_s))
+            epochs = self._affordable(share, epoch_s)
+            chosen = self._choose(raced, epochs, rate)
             if chosen is None or epochs < 1:
                 return
             raced.remove(chosen)
             drop = yield from self._train(chosen, epochs)
-            if drop is not None and chosen.drop > 0:
-                recovery = max(0.0, drop) / chosen.drop
+            if drop is not None and drop > 0 and chosen.drop > 0 and epochs > chosen.epochs:
+                learnt = log(chosen.drop / drop) / log(epochs / chosen.epochs)
+                rate = min(max(learnt, SLOWEST_LEARNING), FASTEST_LEARNING)
+
+    def _affordable(self, share: float, epoch_s: float) -> int:
+        """Epochs in a share of the time that is left, with room for what follows a training."""
+        time_s = self.scene.time_left_s() - self._untrained_s() * (1 + len(self.tails))
+        return min(MOST_EPOCHS, int(share * time_s / epoch_s))
 
     def structures(self) -> Sequence[Recipe]:
         """Combinations of structural techniques, the mild ones first."""
@@ -112,42 +129,51 @@ class Training:
         stride = max(1.0, (len(kept) - 1) / (RACERS - 1))
         return [kept[round(i * stride)] for i in range(min(RACERS, len(kept)))]
 
-    def _race(self, racers: list[Racer]) -> Steps[tuple[list[Racer], float]]:
-        """A short training of equal length for each; returns them with their new drops, and one epoch's time."""
-        if not racers:
-            return [], 1.0
-        raced, epoch_s = yield from self._lap(racers[-1:], 1)
+    def _race(self, racers: list[Racer]) -> Steps[list[Racer]]:
+        """A short training of equal length for each, the mildest first; ends where the next ones are hopeless."""
+        raced: list[Racer] = []
+        mild_first = sorted(racers, key=lambda r: -r.cost)
+        pace = (yield from self._lap(mild_first[0], 1)) if racers else None
+        if pace is None:
+            return raced
         budget_s = RACE_SHARE * self.scene.time_left_s()
-        epochs = max(1, min(RACE_EPOCHS, int(budget_s / (epoch_s * len(racers)))))
-        if epochs == 1:
-            rest, _ = yield from self._lap(racers[:-1], 1)
-            return [*rest, *raced], epoch_s
-        return (yield from self._lap(racers, epochs))
+        epochs = max(1, min(RACE_EPOCHS, int(budget_s / (pace.epoch_s * len(racers)))))
+        for racer in mild_first:
+            repeated = epochs == 1 and racer is mild_first[0]
+            done = pace if repeated else (yield from self._lap(racer, epochs))
+            if done is not None:
+                raced.append(done)
+                reachable = done.after(self._affordable(FIRST_LONG_SHARE, done.epoch_s), LEARNING_RATE)
+                if reachable > HOPELESS * self.scene.budget.max_drop:
+                    break
+        return raced
 
-    def _lap(self, racers: list[Racer], epochs: int) -> Steps[tuple[list[Racer], float]]:
-        """Train each for so many epochs; those that came through, and the slowest epoch's time."""
-        epoch_s = MINIMUM_EPOCH_S
-        done: list[Racer] = []
-        for racer in racers:
-            recipe = (*racer.structure, self._trainer(epochs))
-            for trial in (yield [self._candidate(recipe, self.tails[0])]):
-                if trial.outcome == "measured" and trial.drop is not None:
-                    done.append(replace(racer, drop=trial.drop))
-                    epoch_s = max(epoch_s, (trial.wall_time_s - self._untrained_s()) / epochs)
-        return done, epoch_s
+    def _lap(self, racer: Racer, epochs: int) -> Steps[Racer | None]:
+        """Train one for so many epochs; None where that failed."""
+        recipe = (*racer.structure, self._trainer(epochs))
+        for trial in (yield [self._candidate(recipe, self.tails[0])]):
+            if trial.outcome == "measured" and trial.drop is not None:
+                epoch_s = max(MINIMUM_EPOCH_S, (trial.wall_time_s - self._untrained_s()) / epochs)
+                return replace(racer, drop=trial.drop, epochs=epochs, epoch_s=epoch_s)
+        return None
 
     def _trainer(self, epochs: int) -> TrainingTechnique:
         assert self.trainer is not None
         return self.trainer.with_epochs(epochs)
 
-    def _choose(self, raced: list[Racer], recovery: float) -> Racer | None:
-        """The cheapest whose drop will probably be certified after a long training; else the one that lost least."""
-        reserve = self._reserve()
-        allowed = self.scene.budget.max_drop - reserve
-        promising = [r for r in raced if r.drop * recovery <= allowed]
+    def _choose(self, raced: list[Racer], epochs: int, rate: float) -> Racer | None:
+        """The cheapest whose drop will probably be certified after so many epochs; else the one that will lose least.
+
+        Only what is cheaper than the best so far is worth a long training.
+        """
+        best = self.scene.ranking.best(self.trials)
+        limit = self.scene.ranking.cost(best) if best else float("inf")
+        pool = [r for r in raced if r.cost < limit]
+        allowed = self.scene.budget.max_drop - self._reserve()
+        promising = [r for r in pool if r.after(epochs, rate) <= allowed]
         if promising:
             return min(promising, key=lambda r: r.cost)
-        return min(raced, key=lambda r: r.drop, default=None)
+        return min(pool, key=lambda r: r.after(epochs, rate), default=None)
 
     def _reserve(self) -> float:
         """How far the certified bound of a trained structure will lie above its drop, as seen in the races."""

@@ -36,15 +36,17 @@ class Channel:
         self._answers.write(json.dumps(value) + "\n")
         self._answers.flush()
 
-    def die_with_parent(self, scratch: str) -> None:
+    def die_with_parent(self, scratch: str) -> threading.Thread:
         """End this process, and remove its scratch folder, as soon as the parent is gone, even in the midst of a run.
 
         A thread of its own watches, and not the kernel's parent-death signal: that one also comes when the *thread*
         that started this process ends, as the threads of a pool do.
+        Returns the watching thread, which ends only with the process.
         """
         parent = os.getppid()
         watch = threading.Thread(target=_exit_without, args=(self._commands.fileno(), parent, scratch), daemon=True)
         watch.start()
+        return watch
 
 
 def _exit_without(pipe: int, parent: int, scratch: str) -> None:

@@ -198,12 +198,14 @@ def main() -> None:
     """Obey until the parent says close or is gone."""
     ignore_interrupts()
     channel = Channel()
-    channel.die_with_parent(sys.argv[1])
+    watch = channel.die_with_parent(sys.argv[1])
     worker = Worker(Path(sys.argv[1]))
     for command in channel.commands():
         if command["command"] == "close":
             return
         channel.answer(worker.obey(command))
+    # The parent is gone: the watch is removing the scratch folder, and must not be cut off by this thread's end.
+    watch.join()
 
 
 if __name__ == "__main__":

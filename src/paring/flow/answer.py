@@ -82,7 +82,9 @@ def nearest_points(trials: Sequence[Trial], ranking: Ranking) -> tuple[tuple[Tri
         lambda t: t.latency_ms["p50"] if t.latency_ms else float("inf"),
         lambda t: t.size_bytes or float("inf"),
     )
-    chosen = {trial.key: trial for way in ways for trial in sorted(pool, key=way)[:1]}
+    chosen = {
+        trial.key: trial for way in ways for trial in sorted(pool, key=lambda t, way=way: (way(t), ranking.cost(t)))[:1]
+    }
     return tuple((trial, "; ".join(ranking.misses(trial))) for trial in chosen.values())
 
 

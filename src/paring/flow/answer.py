@@ -82,9 +82,8 @@ def nearest_points(trials: Sequence[Trial], ranking: Ranking) -> tuple[tuple[Tri
         lambda t: t.latency_ms["p50"] if t.latency_ms else float("inf"),
         lambda t: t.size_bytes or float("inf"),
     )
-    chosen = {
-        trial.key: trial for way in ways for trial in sorted(pool, key=lambda t, way=way: (way(t), ranking.cost(t)))[:1]
-    }
+    by_cost = sorted(pool, key=ranking.cost)  # Of equals the better one: `min` keeps the first.
+    chosen = {nearest.key: nearest for way in ways if by_cost for nearest in [min(by_cost, key=way)]}
     return tuple((trial, "; ".join(ranking.misses(trial))) for trial in chosen.values())
 
 

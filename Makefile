@@ -29,6 +29,7 @@ unit: setup
 	$(BIN)/pytest
 
 bench: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/python benchmarks/certificate.py
 	$(BIN)/python benchmarks/measurement.py
 	$(BIN)/python benchmarks/cifar10_resnet20.py

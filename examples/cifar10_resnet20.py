@@ -1,7 +1,8 @@
 """ResNet-20 on CIFAR-10 with trained weights: `paring optimize examples/cifar10_resnet20.py --out out/cifar10`.
 
 Needs a folder with `cifar10.npz` (x_train, y_train, x_test, y_test; uint8 images as rows, height, width, channels) and
-the weights of github.com/akamaster/pytorch_resnet_cifar10; the environment variable PARING_DATA names it.
+the weights of github.com/akamaster/pytorch_resnet_cifar10; the environment variable PARING_DATA names it (default:
+~/.cache/paring).
 """
 
 from __future__ import annotations
@@ -121,8 +122,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def data_folder() -> Path:
-    named = os.environ.get("PARING_DATA")
-    folder = Path(named) if named else Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    folder = Path(os.environ.get("PARING_DATA", "~/.cache/paring")).expanduser()
     for file in (folder / "cifar10.npz", folder / WEIGHTS):
         if not file.is_file():
             raise TaskError(f"{file} is missing: set PARING_DATA to the folder that holds CIFAR-10 and the weights.")

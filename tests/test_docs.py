@@ -33,3 +33,12 @@ def test_every_committed_result_has_its_script() -> None:
     assert results
     for result in results:
         assert (ROOT / "benchmarks" / f"{result.stem}.py").is_file(), result.name
+
+
+def test_the_tutorial_runs() -> None:
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)

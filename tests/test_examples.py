@@ -17,7 +17,7 @@ from paring.errors import TaskError
 from paring.types import Task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-DATA = Path(os.environ.get("PARING_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+DATA = Path(os.environ.get("PARING_DATA", "~/.cache/paring")).expanduser()
 needs_data = pytest.mark.skipif(
     not (DATA / "cifar10.npz").is_file(), reason=f"CIFAR-10 is not in {DATA}: set PARING_DATA"
 )

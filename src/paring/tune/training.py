@@ -24,7 +24,6 @@ STRUCTURE_VARIANTS = 5
 MOST_STRUCTURES = 20
 PROBE_SHARE = 0.12
 RACE_SHARE = 0.2
-RACERS = 5
 RACE_EPOCHS = 5
 MOST_EPOCHS = 200
 MINIMUM_EPOCH_S = 0.01
@@ -34,8 +33,6 @@ LEAST_GAIN = 0.95
 LEARNING_RATE = 0.6
 """The rate of the learning curve until the first long run tells."""
 SLOWEST_LEARNING, FASTEST_LEARNING = 0.2, 1.5
-HOPELESS = 2.0
-"""Racing ends with a structure whose drop would be so many times what is allowed after a long training."""
 
 
 @dataclass(frozen=True)
@@ -119,33 +116,36 @@ class Training:
         return self._worth_racing(racers)
 
     def _worth_racing(self, racers: list[Racer]) -> list[Racer]:
-        """Those that gain enough and that no other one beats in both cost and harm, spread over the costs."""
+        """Those that gain enough and that no other one beats in both cost and harm, the cheapest first."""
         best = self.scene.ranking.best(self.trials)
         limit = LEAST_GAIN * self.scene.ranking.cost(best) if best else float("inf")
         kept: list[Racer] = []
         for racer in sorted(racers, key=lambda r: (r.cost, r.drop)):
             if racer.cost <= limit and (not kept or racer.drop < kept[-1].drop):
                 kept.append(racer)
-        stride = max(1.0, (len(kept) - 1) / (RACERS - 1))
-        return [kept[round(i * stride)] for i in range(min(RACERS, len(kept)))]
+        return kept
 
     def _race(self, racers: list[Racer]) -> Steps[list[Racer]]:
-        """A short training of equal length for each, the mildest first; ends where the next ones are hopeless."""
+        """Short trainings that close in on the cheapest structure that a long one would bring within the budget.
+
+        From one that would, on to a cheaper one; from one that would not, back to a milder one: a bisection.
+        """
         raced: list[Racer] = []
-        mild_first = sorted(racers, key=lambda r: -r.cost)
-        pace = (yield from self._lap(mild_first[0], 1)) if racers else None
-        if pace is None:
-            return raced
-        budget_s = RACE_SHARE * self.scene.time_left_s()
-        epochs = max(1, min(RACE_EPOCHS, int(budget_s / (pace.epoch_s * len(racers)))))
-        for racer in mild_first:
-            repeated = epochs == 1 and racer is mild_first[0]
-            done = pace if repeated else (yield from self._lap(racer, epochs))
-            if done is not None:
-                raced.append(done)
-                reachable = done.after(self._affordable(FIRST_LONG_SHARE, done.epoch_s), LEARNING_RATE)
-                if reachable > HOPELESS * self.scene.budget.max_drop:
-                    break
+        cheapest, mildest, epochs = 0, len(racers) - 1, 1
+        lap_s = RACE_SHARE * self.scene.time_left_s() / max(1, len(racers).bit_length())
+        while cheapest <= mildest and self.scene.time_left_s() > 0:
+            middle = (cheapest + mildest) // 2
+            done = yield from self._lap(racers[middle], epochs)
+            if done is None:
+                cheapest = middle + 1
+                continue
+            raced.append(done)
+            epochs = max(1, min(RACE_EPOCHS, int(lap_s / done.epoch_s)))
+            long = self._affordable(FIRST_LONG_SHARE, done.epoch_s)
+            if done.after(long, LEARNING_RATE) <= self._allowed():
+                mildest = middle - 1
+            else:
+                cheapest = middle + 1
         return raced
 
     def _lap(self, racer: Racer, epochs: int) -> Steps[Racer | None]:
@@ -169,17 +169,16 @@ class Training:
         best = self.scene.ranking.best(self.trials)
         limit = self.scene.ranking.cost(best) if best else float("inf")
         pool = [r for r in raced if r.cost < limit]
-        allowed = self.scene.budget.max_drop - self._reserve()
-        promising = [r for r in pool if r.after(epochs, rate) <= allowed]
+        promising = [r for r in pool if r.after(epochs, rate) <= self._allowed()]
         if promising:
             return min(promising, key=lambda r: r.cost)
         return min(pool, key=lambda r: r.after(epochs, rate), default=None)
 
-    def _reserve(self) -> float:
-        """How far the certified bound of a trained structure will lie above its drop, as seen in the races."""
+    def _allowed(self) -> float:
+        """The drop that would still be certified: bounds lie above drops by what was seen after training."""
         trained = [t for t in self.trials if t.stage == "training" and t.drop is not None]
         gaps = [self.scene.ranking.likely_bound(t) - (t.drop or 0.0) for t in trained]
-        return min(gaps, default=0.0)
+        return self.scene.budget.max_drop - min(gaps, default=0.0)
 
     def _untrained_s(self) -> float:
         """What a trial takes beside its training: as long as structures took that were not trained."""

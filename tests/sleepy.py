@@ -19,7 +19,7 @@ from torch import nn
 
 from paring.backends.base import Backend, NetworkFormat
 from paring.data.job import Job
-from paring.errors import TechniqueError
+from paring.errors import BackendError, TechniqueError
 from paring.techniques.base import GraphTechnique
 from paring.types import Arrays, Budget, Coverage, LayerChange, Session, Task
 
@@ -76,6 +76,18 @@ class Absent(Sleepy):
 
 
 @dataclass(frozen=True)
+class Refuses(Sleepy):
+    """Passes its probe, and refuses the networks of a run."""
+
+    name: ClassVar[str] = "refuses"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        if network.parent.parent.name in ("modules", "networks"):
+            raise BackendError("refuses can't load this network: it does not like it.")
+        return super().load(network, threads=threads, device=device)
+
+
+@dataclass(frozen=True)
 class Cheapen(GraphTechnique):
     """Costs `cost_ms`; a share `damage` of the classes is never answered again."""
 
@@ -101,6 +113,17 @@ class Cheapen(GraphTechnique):
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
         yield cls()
+
+
+@dataclass(frozen=True)
+class Spy(Cheapen):
+    """Writes down what it may observe."""
+
+    file: str = ""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        np.save(self.file, np.concatenate([inputs.numpy() for inputs, _ in job.calibrate]))
+        return super().apply(graph, job)
 
 
 @dataclass(frozen=True)

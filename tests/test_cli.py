@@ -265,3 +265,14 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_quantity(text: str) -> None:
     with pytest.raises(InputError, match="is not a time"):
         duration_s(text)
+
+
+def test_a_budget_nobody_meets_is_exit_code_3_with_the_nearest_points(tmp_path: Path) -> None:
+    task = task_file(tmp_path, "task = sleepy.task()")
+    limits = ["--max-latency-ms", "0.000001", "--backends", "onnxruntime", "--techniques", "HalfPrecision"]
+    finished = paring("optimize", task, "--out", tmp_path / "out", "--time-limit", "60s", *limits)
+    assert finished.returncode == 3, finished.stderr
+    assert "no candidate meets the budget" in finished.stderr.strip().splitlines()[-1]
+    assert "nearest" in finished.stdout
+    assert not (tmp_path / "out" / "best").exists()
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "infeasible"

@@ -22,8 +22,7 @@ from paring.errors import BackendError, TechniqueError
 from paring.graph.macs import layer_costs
 from paring.graph.signature import graph_signature
 from paring.techniques.base import ModuleTechnique
-from paring.testing.backends import BACKEND_CHECKS
-from paring.testing.techniques import check_technique
+from paring.testing import BACKEND_CHECKS, check_technique
 from paring.types import Arrays, Budget, Coverage, LayerChange, Session
 from tests import sleepy
 

@@ -14,7 +14,7 @@ import torch
 
 import paring
 from paring.artifact import Artifact
-from paring.errors import BudgetError, OutputError
+from paring.errors import BackendError, BudgetError, ExportError, OutputError
 from paring.flow import conclusion
 from paring.flow.folder import RunFolder
 from paring.flow.result import Result
@@ -198,3 +198,54 @@ def test_too_few_rows_are_said_before_the_search(tmp_path: Path, count: int, bud
 def test_a_time_limit_that_is_too_short_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="at least 10 seconds"):
         paring.optimize(sleepy.task(), out=tmp_path, time_limit_s=1, progress=False)
+
+
+def test_looks_never_cost_more_than_the_confidence_leaves(improved: tuple[Result, Path]) -> None:
+    looks = json.loads((improved[1] / "trials" / "finalists.json").read_text())
+    assert looks
+    assert sum(look["share"] for look in looks) <= 1
+    assert len({look["key"] for look in looks}) == len(looks)
+
+
+def test_techniques_observe_no_certification_row(tmp_path: Path) -> None:
+    spy = sleepy.Spy(file=str(tmp_path / "observed.npy"))
+    found(tmp_path / "out", spy)
+    observed = {row.tobytes() for row in np.load(spy.file)}
+    data = tmp_path / "out" / "trials" / "data"
+    assert observed <= {row.tobytes() for row in np.load(data / "selection" / "input-0.npy")}
+    assert not observed & {row.tobytes() for row in np.load(data / "certification" / "input-0.npy")}
+
+
+def test_a_backend_that_refuses_the_original_is_a_row_and_the_next_one_is_used(tmp_path: Path) -> None:
+    result = paring.optimize(
+        sleepy.task(),
+        out=tmp_path,
+        time_limit_s=TIME_LIMIT_S,
+        techniques=[GOOD],
+        backends=[sleepy.Refuses(), sleepy.Sleepy()],
+        threads=1,
+        progress=False,
+    )
+    assert result.status == "improved"
+    refused = [trial for trial in result.trials if trial.backend_text == "refuses"]
+    assert refused
+    assert all(trial.outcome == "failed" and "does not like it" in trial.reason for trial in refused)
+
+
+def test_no_backend_at_all_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="no backend can run this network") as error:
+        paring.optimize(
+            sleepy.task(), out=tmp_path, backends=[sleepy.Refuses(), sleepy.Absent()], threads=1, progress=False
+        )
+    assert "does not like it" in str(error.value)
+    assert "was never installed" in str(error.value)
+
+
+def test_an_export_that_answers_differently_is_refused(tmp_path: Path) -> None:
+    class Counts(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] + (1.0 if torch.compiler.is_exporting() else 0.0)
+
+    points, classes = sleepy.rows(1500)
+    with pytest.raises(ExportError, match="answers differently from the module"):
+        found(tmp_path, GOOD, task=Task(Counts().eval(), [(points, classes)]))

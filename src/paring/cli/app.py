@@ -98,6 +98,7 @@ def optimize(
         return
     result = run(request)
     _show(result.values, as_json, print_summary)
+    typer.echo(f"report: {result.report}", err=as_json)
     if result.status == "infeasible":
         raise InfeasibleError(result.reason)
 

@@ -27,8 +27,8 @@ class Job:
     """One application of techniques to one task.
 
     `calibrate` holds the batches whose activations techniques may observe; they never come from the certification
-    split. `deadline_s` is a `time.monotonic()` that training must not pass; `scratch` a folder for what is worth
-    keeping between trials (None: keep nothing); `say` takes one line of progress.
+    split. `deadline_s` is a `time.monotonic()` that training must not pass; `say`
+    takes one line of progress.
     """
 
     task: Task
@@ -36,7 +36,6 @@ class Job:
     seed: int = 0
     threads: int | None = None
     deadline_s: float | None = None
-    scratch: Path | None = None
     say: Say = _silent
 
     @classmethod

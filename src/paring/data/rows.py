@@ -22,7 +22,10 @@ CHUNK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Rows:
-    """A folder of .npy files: `input-NAME.npy` and `target-NAME.npy`, axis 0 = rows."""
+    """A folder of .npy files: `input-0.npy`, `input-1.npy`, ... and `target-0.npy`, ..., axis 0 = rows.
+
+    Files are numbered in the order of the names, since a graph's names may hold what a file name can't.
+    """
 
     folder: Path
     input_names: tuple[str, ...]
@@ -37,7 +40,12 @@ class Rows:
     @property
     def input_files(self) -> dict[str, Path]:
         """Input name -> .npy file, in the order of the network's call."""
-        return {name: self.folder / f"input-{name}.npy" for name in self.input_names}
+        return {name: self.folder / f"input-{i}.npy" for i, name in enumerate(self.input_names)}
+
+    @property
+    def target_files(self) -> dict[str, Path]:
+        """Target name -> .npy file."""
+        return {name: self.folder / f"target-{i}.npy" for i, name in enumerate(self.target_names)}
 
     @property
     def inputs(self) -> Arrays:
@@ -47,15 +55,15 @@ class Rows:
     @property
     def targets(self) -> Any:
         """All targets in the user's own structure, mapped from disk."""
-        values = {name: np.load(self.folder / f"target-{name}.npy", mmap_mode="r") for name in self.target_names}
+        values = {name: np.load(file, mmap_mode="r") for name, file in self.target_files.items()}
         return restructured(values, self.target_structure)
 
     def take(self, start: int, stop: int) -> tuple[Arrays, Any]:
         """Inputs and targets (as tensors) of a range of rows."""
-        inputs = {name: np.ascontiguousarray(value[start:stop]) for name, value in self.inputs.items()}
+        inputs = {name: np.array(value[start:stop]) for name, value in self.inputs.items()}
         targets = {
-            name: torch.from_numpy(np.load(self.folder / f"target-{name}.npy", mmap_mode="r")[start:stop].copy())
-            for name in self.target_names
+            name: torch.from_numpy(np.load(file, mmap_mode="r")[start:stop].copy())
+            for name, file in self.target_files.items()
         }
         return inputs, restructured(targets, self.target_structure)
 
@@ -77,7 +85,7 @@ class Rows:
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(self.folder.glob("*.npy")):
             source = np.load(file, mmap_mode="r")
-            with _NpyWriter(folder / file.name) as writer:
+            with _NpyWriter(folder / file.name, file.stem) as writer:
                 for start in range(0, len(indices), CHUNK_ROWS):
                     writer.append(source[indices[start : start + CHUNK_ROWS]])
         return Rows(folder, self.input_names, self.target_names, self.target_structure, len(indices))
@@ -89,8 +97,9 @@ class _NpyWriter:
     NumPy pads the header of version 1.0 so that axis 0 can grow in place.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self.path = path
+        self.name = name
         self.rows = 0
         self._like: Array | None = None
         self._stream: BinaryIO | None = None
@@ -113,7 +122,7 @@ class _NpyWriter:
             self._write_header()
         if rows.shape[1:] != self._like.shape[1:] or rows.dtype != self._like.dtype:
             raise TaskError(
-                f"{self.path.stem} changes from {self._like.dtype} rows of shape {self._like.shape[1:]} "
+                f"{self.name} changes from {self._like.dtype} rows of shape {self._like.shape[1:]} "
                 f"to {rows.dtype} rows of shape {rows.shape[1:]} after {self.rows} rows: "
                 "give all batches one shape, padded if need be."
             )
@@ -158,8 +167,10 @@ def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, .
                 targets = _array(targets)
             if number == 0:
                 structure, target_names = _structure(targets), _names(targets, "target")
-                files = [f"input-{n}" for n in input_names] + [f"target-{n}" for n in target_names]
-                writers = {name: stack.enter_context(_NpyWriter(folder / f"{name}.npy")) for name in files}
+                rows = Rows(folder, input_names, target_names, structure, 0)
+                files = {f"input {n!r}": f for n, f in rows.input_files.items()}
+                files |= {f"target {n!r}": f for n, f in rows.target_files.items()}
+                writers = {name: stack.enter_context(_NpyWriter(file, name)) for name, file in files.items()}
             columns = _columns(inputs, targets, input_names, target_names, number)
             for name, array in columns.items():
                 _append(writers[name], array)
@@ -182,8 +193,8 @@ def _columns(
     """One batch as named arrays of equal length."""
     rows = rows_in(inputs)
     try:
-        columns = {f"input-{n}": _array(v) for n, v in named(inputs, input_names).items()}
-        columns |= {f"target-{n}": _array(v) for n, v in named(targets, target_names).items()}
+        columns = {f"input {n!r}": _array(v) for n, v in named(inputs, input_names).items()}
+        columns |= {f"target {n!r}": _array(v) for n, v in named(targets, target_names).items()}
     except (KeyError, ValueError) as error:
         raise TaskError(f"evaluate changes its structure in batch {number}: {error}.") from error
     for name, array in columns.items():

@@ -47,35 +47,29 @@ class Findings:
     certificate: Certificate | None = None
 
     @classmethod
-    def of(cls, original: Trial, winner: Trial | None, ranking: Ranking, trials: Sequence[Trial], reason: str) -> Self:
-        """Improved by a winner; else infeasible if the original breaks a limit of the budget; else kept."""
-        if winner is not None:
-            return cls("improved", "", winner, original)
+    def without_winner(cls, original: Trial, ranking: Ranking, trials: Sequence[Trial], reason: str) -> Self:
+        """Infeasible if the original itself breaks a limit of the budget; else it is kept."""
         broken = ranking.misses(original)
         if not broken:
             return cls("kept-original", reason, original, original)
         binding = f"no candidate meets the budget; the original itself misses it: {'; '.join(broken)}"
         return cls("infeasible", binding, original, original, nearest_points(trials, ranking))
 
-    def measured_at_length(self, comparison: Comparison, certificate: Certificate) -> Self:
-        """With the figures of the long comparison in place of the quick ones."""
-        return replace(
-            self,
-            best=_with_latency(self.best, comparison.candidate, comparison),
-            baseline=_with_latency(self.baseline, comparison.original, None),
-            comparison=comparison,
-            certificate=certificate,
-        )
 
-
-def _with_latency(trial: Trial, latency: Latency, comparison: Comparison | None) -> Trial:
-    speedup = Speedup(comparison.ratio, comparison.low, comparison.high) if comparison else Speedup(1.0, 1.0, 1.0)
-    return replace(trial, latency_ms=latency_json(latency), throughput_per_s=latency.throughput_per_s, speedup=speedup)
+def with_latency(trial: Trial, latency: Latency, speedup: Speedup, peak_memory_bytes: int) -> Trial:
+    """A trial with the figures of a long comparison in place of the quick ones."""
+    return replace(
+        trial,
+        latency_ms=latency_json(latency),
+        throughput_per_s=latency.throughput_per_s,
+        speedup=speedup,
+        peak_memory_bytes=peak_memory_bytes,
+    )
 
 
 def nearest_points(trials: Sequence[Trial], ranking: Ranking) -> tuple[tuple[Trial, str], ...]:
     """The points on each side of an infeasible budget: fewest limits missed, least drop, fastest, smallest."""
-    pool = [t for t in trials if t.latency_ms is not None and ranking.misses(t)]
+    pool = [t for t in trials if t.latency_ms is not None]
     ways: tuple[Callable[[Trial], float], ...] = (
         lambda t: len(ranking.misses(t)),
         lambda t: float("inf") if t.drop is None else t.drop,
@@ -84,7 +78,7 @@ def nearest_points(trials: Sequence[Trial], ranking: Ranking) -> tuple[tuple[Tri
     )
     by_cost = sorted(pool, key=ranking.cost)  # Of equals the better one: `min` keeps the first.
     chosen = {nearest.key: nearest for way in ways if by_cost for nearest in [min(by_cost, key=way)]}
-    return tuple((trial, "; ".join(ranking.misses(trial))) for trial in chosen.values())
+    return tuple((t, "; ".join(ranking.misses(t)) or "its drop was not certified") for t in chosen.values())
 
 
 def point_json(trial: Trial) -> dict[str, Any]:
@@ -101,7 +95,7 @@ def speedup_json(comparison: Comparison | None) -> dict[str, float] | None:
 
 
 def result_json(
-    prepared: Prepared, findings: Findings, trials: Sequence[Trial], originals: Sequence[Trial], wall_time_s: float
+    prepared: Prepared, findings: Findings, trials: Sequence[Trial], originals: Sequence[Trial]
 ) -> dict[str, Any]:
     """The whole of result.json."""
     request = prepared.request
@@ -129,5 +123,5 @@ def result_json(
         "unavailable": [{"backend": name, "reason": reason} for name, reason in prepared.unavailable.items()],
         "trials": dict(Counter(trial.outcome for trial in trials)),
         "hardware": hardware(),
-        "wall_time_s": round(wall_time_s, 1),
+        "wall_time_s": round(prepared.clock.spent_s, 1),
     }

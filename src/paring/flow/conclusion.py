@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import numpy as np
 
 from paring import __version__
 from paring.artifact import Artifact, Manifest
-from paring.artifact.files import write_json
+from paring.artifact.files import replacing_folder, write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate
-from paring.errors import BudgetError
-from paring.flow.answer import Findings, point_json, result_json
+from paring.errors import BackendError, BudgetError, ParingError
+from paring.flow.answer import Findings, point_json, result_json, with_latency
 from paring.flow.finalists import FINAL_SHARE, Finalist, Finals
 from paring.flow.prepare import Prepared
 from paring.flow.result import Result
@@ -24,9 +25,8 @@ from paring.measure.compare import Comparison, compare
 from paring.measure.hardware import hardware
 from paring.measure.size import network_files
 from paring.report import write_report
-from paring.tune import Candidate, Ranking, Trial
+from paring.tune import Candidate, Ranking, Speedup, Trial
 
-FINAL_LOOKS = 2
 GOLDEN_ROWS = 16
 FAMILY = 8
 FAMILY_DROPS = 3.0
@@ -38,16 +38,21 @@ COMPARISON_SHARE = 0.4
 """Of the time that is left, for the comparison that the answer rests on."""
 
 SOURCE_SHARE = 0.25
+RIVALS = 3
+NOT_SLOWER = 0.97
+"""For size and memory: a ratio below this is slower, however wide its interval."""
+
 NEARLY = 0.95
 """Originals this close to the fastest one are compared with as well: a quick comparison can't tell them apart."""
 
 
 @dataclass(frozen=True)
 class Winner:
-    """A certified finalist that is better than the original on its fastest backend."""
+    """A certified finalist that is better than the original: `trial` and `original` with the figures of their duel."""
 
     trial: Trial
-    finalist: Finalist
+    original: Trial
+    certificate: Certificate
     comparison: Comparison
 
 
@@ -60,15 +65,14 @@ class Ending:
         ranking: Ranking,
         candidates: Mapping[str, Candidate],
         trials: Sequence[Trial],
-        end_s: float,
+        finals: Finals,
     ) -> None:
         self.prepared = prepared
-        self.end_s = end_s
         self.ranking = ranking
         self.candidates = candidates
         self.trials = trials
-        self.finals = Finals(prepared)
-        timed = [t for t in trials if not t.recipe and t.speedup is not None]
+        self.finals = finals
+        timed = [t for t in trials if not t.recipe and t.outcome == "measured" and t.speedup is not None]
         if not timed:
             reasons = "; ".join(t.reason for t in trials if t.reason)
             limit_s = prepared.request.time_limit_s
@@ -80,58 +84,82 @@ class Ending:
 
     @property
     def original(self) -> Trial:
-        """The original on its fastest backend."""
-        return self.originals[0]
+        """The original on its fastest backend, of those that hold the budget's limits where any does."""
+        return next((t for t in self.originals if not self.ranking.misses(t)), self.originals[0])
 
     def winner(self) -> tuple[Winner | None, str]:
         """What to return instead of the original; None with the reason where nothing is both certified and better."""
         reason = "no candidate kept the accuracy within the budget and was better than the original"
-        for finalist in self._finalists():
-            trial = next(t for t in self.trials if t.key == finalist.key)
-            allowed = self.prepared.request.budget.max_drop
-            if not finalist.certificate.meets(allowed):
-                reason = f"{trial.recipe_text} on {trial.backend_text} was not certified: {finalist.certificate}"
+        for finalist, trial in self._finalists():
+            if finalist.certificate is None or not finalist.certified:
+                reason = f"{trial.recipe_text} on {trial.backend_text} was not certified: {finalist.told}"
                 continue
-            comparison = self._against_originals(self.candidates[trial.key])
-            if self._better(trial, comparison):
-                return Winner(trial, finalist, comparison), ""
-            reason = (
-                f"{trial.recipe_text} on {trial.backend_text} was not faster than the original on "
-                f"{self.original.backend_text}: {comparison.ratio:.3f}x ({comparison.low:.3f} to {comparison.high:.3f})"
-            )
+            try:
+                winner = self._duel(trial, finalist.certificate)
+            except ParingError as error:
+                reason = f"{trial.recipe_text} on {trial.backend_text} failed when it was measured at length: {error}"
+                continue
+            reason = self._flaw(winner)
+            if not reason:
+                return winner, ""
         return None, reason
 
-    def _finalists(self) -> list[Finalist]:
-        """Two looks at the best candidates, the second only if the first fails; then what was certified early."""
-        usual = self.ranking.cost(self.original)
+    def _finalists(self) -> list[tuple[Finalist, Trial]]:
+        """Looks at the best candidates until one is certified or no look is left; then those looked at before."""
+        usual = float("inf") if self.ranking.misses(self.original) else self._usual_cost()
         pool = [t for t in self.trials if t.recipe and self.ranking.feasible(t) and self.ranking.cost(t) < usual]
-        pool = [t for t in pool if t.key in self.candidates]
-        looks: list[Finalist] = []
+        trials = {t.key: t for t in self.trials if t.key in self.candidates}
+        looks: dict[str, Finalist] = {}
+        failed = float("inf")
         for trial in sorted(pool, key=self.ranking.cost):
-            safer = not looks or self.ranking.likely_bound(trial) < self.ranking.likely_bound(self._trial(looks[-1]))
-            if len(looks) < FINAL_LOOKS and safer:
-                looks.append(self.finals.certify(self.candidates[trial.key], FINAL_SHARE))
-                if looks[-1].certificate.meets(self.prepared.request.budget.max_drop):
+            if trial.key in trials and self.ranking.likely_bound(trial) < failed:
+                finalist = self.finals.look(self.candidates[trial.key], FINAL_SHARE)
+                if finalist is not None:
+                    looks[trial.key] = finalist
+                    failed = self.ranking.likely_bound(trial)
+                if finalist is not None and finalist.certified:
                     break
-        return [*looks, *(f for f in self.finals.seen if f.key not in {look.key for look in looks})]
+        looks |= {f.key: f for f in self.finals.seen if f.key not in looks}
+        return [(finalist, trials[key]) for key, finalist in looks.items() if key in trials]
 
-    def _trial(self, finalist: Finalist) -> Trial:
-        return next(t for t in self.trials if t.key == finalist.key)
+    def _usual_cost(self) -> float:
+        """What the objective costs with the best original."""
+        return min(self.ranking.cost(t) for t in self.originals)
 
-    def _against_originals(self, candidate: Candidate) -> Comparison:
-        """The comparison with the fastest original; where others are as fast, the least favourable one counts."""
+    def _duel(self, trial: Trial, certificate: Certificate) -> Winner:
+        """Measured at length against each original that may be the fastest; the least favourable one counts."""
         best = self.original.speedup
-        near = [t for t in self.originals if t.speedup and best and t.speedup.ratio >= NEARLY * best.ratio][:2]
-        deployment = self.finals.deployment(candidate)
-        rivals = [self.deployment(t) for t in near if t.key in self.candidates]
-        found = [self.compared(deployment, rival, COMPARISON_SHARE / len(rivals)) for rival in rivals]
-        return min(found, key=lambda comparison: comparison.ratio)
+        near = [t for t in self.originals if t.speedup and best and t.speedup.ratio >= NEARLY * best.ratio][:RIVALS]
+        deployment = self.deployment(trial)
+        found = [(self.compared(deployment, self.deployment(t), COMPARISON_SHARE / len(near)), t) for t in near]
+        comparison, rival = min(found, key=lambda pair: pair[0].low)
+        speedup = Speedup(comparison.ratio, comparison.low, comparison.high)
+        memory, original_memory = comparison.candidate_peak_memory_bytes, comparison.original_peak_memory_bytes
+        return Winner(
+            with_latency(trial, comparison.candidate, speedup, memory),
+            with_latency(rival, comparison.original, Speedup(1.0, 1.0, 1.0), original_memory),
+            certificate,
+            comparison,
+        )
 
-    def _better(self, trial: Trial, comparison: Comparison) -> bool:
-        """Faster for sure, or smaller and not slower."""
+    def _flaw(self, winner: Winner) -> str:
+        """Why a certified candidate is no winner; empty where it is one."""
+        trial, comparison = winner.trial, winner.comparison
+        named = f"{trial.recipe_text} on {trial.backend_text}"
+        if missed := self.ranking.misses(trial):
+            return f"{named} missed the budget when it was measured at length: {'; '.join(missed)}"
+        if self.ranking.misses(self.original):
+            return ""
         if self.prepared.request.budget.objective in ("latency", "throughput"):
-            return comparison.low > 1
-        return self.ranking.cost(trial) < self.ranking.cost(self.original) and comparison.high >= 1
+            better = comparison.low > 1
+        else:
+            better = comparison.high >= 1 and comparison.ratio >= NOT_SLOWER
+        if better:
+            return ""
+        return (
+            f"{named} was not faster than the original on {winner.original.backend_text}: "
+            f"{comparison.ratio:.3f}x ({comparison.low:.3f} to {comparison.high:.3f})"
+        )
 
     def deployment(self, trial: Trial) -> Deployment:
         """A trial's network in its backend."""
@@ -150,7 +178,8 @@ class Ending:
 
     def compared(self, candidate: Deployment, original: Deployment, share: float) -> Comparison:
         """Both in turn, processes started anew until the interval is narrow or a share of the time left is spent."""
-        limit_s = min(COMPARISON_LIMIT_S, max(SHORTEST_COMPARISON_S, share * (self.end_s - time.monotonic())))
+        left_s = self.prepared.clock.deadline_s - time.monotonic()
+        limit_s = min(COMPARISON_LIMIT_S, max(SHORTEST_COMPARISON_S, share * left_s))
         workload, seed = self.prepared.workload, self.prepared.request.seed
         return compare(candidate, original, workload, time_limit_s=limit_s, seed=seed)
 
@@ -191,35 +220,40 @@ def conclude(
     ranking: Ranking,
     candidates: Mapping[str, Candidate],
     trials: Sequence[Trial],
-    start_s: float,
+    finals: Finals,
 ) -> Result:
     """Certify, measure, write OUT/best, OUT/frontier, result.json and the report."""
-    ending = Ending(prepared, ranking, candidates, trials, start_s + prepared.request.time_limit_s)
+    ending = Ending(prepared, ranking, candidates, trials, finals)
     winner, reason = ending.winner()
-    findings = Findings.of(ending.original, winner.trial if winner else None, ranking, trials, reason)
-    chosen = winner.trial if winner else ending.original
     if winner:
-        findings = findings.measured_at_length(winner.comparison, winner.finalist.certificate)
-    findings = replace(findings, over_source=ending.over_source(chosen))
+        findings = Findings(
+            "improved", "", winner.trial, winner.original, (), winner.comparison, None, winner.certificate
+        )
+    else:
+        findings = Findings.without_winner(ending.original, ranking, trials, reason)
+    findings = replace(findings, over_source=ending.over_source(findings.best))
     root = prepared.folder.root
-    certificate = winner.finalist.certificate if winner else None
     best = None
-    if findings.status != "infeasible":
-        best = ending.write(root / "best", findings.best, certificate)
-    family = write_family(ending, root / "frontier", {f.key: f.certificate for f in ending.finals.seen})
+    if findings.status == "infeasible":
+        shutil.rmtree(root / "best", ignore_errors=True)
+    else:
+        best = ending.write(root / "best", findings.best, findings.certificate)
+    family = write_family(ending, root / "frontier", {f.key: f.certificate for f in finals.seen if f.certificate})
     on_frontier = {t.key for t in ranking.frontier(trials)}
     marked = [replace(t, frontier=t.key in on_frontier) for t in trials]
-    prepared.folder.rewrite(marked)
-    values = result_json(prepared, findings, marked, ending.originals, time.monotonic() - start_s)
+    prepared.folder.rewrite([*marked, *(t for t in prepared.finished if t.key not in {m.key for m in marked})])
+    values = result_json(prepared, findings, marked, ending.originals)
     write_json(prepared.folder.result, values)
-    report = write_report(root)
-    return Result(findings.status, findings.reason, best, family, tuple(marked), report, values)
+    return Result(findings.status, findings.reason, best, family, tuple(marked), write_report(root), values)
 
 
 def write_family(ending: Ending, folder: Path, certificates: Mapping[str, Certificate]) -> tuple[Artifact, ...]:
-    """OUT/frontier/NN, fastest first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    return tuple(
-        ending.write(folder / f"{number:02d}", trial, certificates.get(trial.key))
-        for number, trial in enumerate(ending.family(), start=1)
-    )
+    """OUT/frontier/NN, fastest first; a member that does not run any more is left out."""
+    family: list[Artifact] = []
+    with replacing_folder(folder) as part:
+        for trial in ending.family():
+            name = f"{len(family) + 1:02d}"
+            with suppress(BackendError):
+                written = ending.write(part / name, trial, certificates.get(trial.key))
+                family.append(Artifact(folder / name, written.manifest))
+    return tuple(family)

@@ -1,38 +1,56 @@
-"""Finalists: each looks once at the certification split, and is measured at length beside the original."""
+"""Finalists: each looks once at the certification split, and what may go wrong is spent with every look.
+
+The confidence leaves (1 - confidence) to go wrong. Each look spends a share of that, and the shares of one output
+folder never add up to more than all of it, however often the run is resumed: so all its certificates hold together.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from paring.artifact.files import write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
-from paring.flow.prepare import FINALISTS, Prepared
+from paring.errors import ParingError
+from paring.flow.prepare import EARLY_SHARE, FINAL_SHARE, FINALISTS, Prepared
 from paring.tune import Candidate
 from paring.types import Array, CorpusMetric
 
-EARLY_SHARE = 0.1
-FINAL_SHARE = 0.45
-"""Of what may go wrong (1 - confidence): one early look and two final ones add up to all of it."""
+__all__ = ["EARLY_SHARE", "FINAL_SHARE", "Finalist", "Finals"]
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A candidate that was looked at on the certification split."""
+    """A candidate that was looked at, at the cost of `share`: its certificate, or why it has none."""
 
     key: str
-    certificate: Certificate
+    share: float
+    certificate: Certificate | None
+    reason: str
+    certified: bool
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return "certified" if self.certified else "not certified"
+
+    @property
+    def told(self) -> str:
+        """The evidence, or the failure."""
+        return self.reason if self.certificate is None else str(self.certificate)
 
 
 class Finals:
-    """Certifies finalists and remembers them on disk: a resumed run does not look twice."""
+    """Looks at finalists and remembers them on disk: a resumed run does not look twice."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
-        self._file = prepared.folder.trials / "finalists.json"
+        self._folder = prepared.folder.trials / "looks"
+        self._log = prepared.folder.trials / "finalists.json"
         self._seen = self._read()
 
     @property
@@ -40,48 +58,73 @@ class Finals:
         """All finalists so far, in the order of their looks."""
         return tuple(self._seen.values())
 
-    def certified(self) -> tuple[Finalist, ...]:
-        """Those that hold the budget."""
-        allowed = self._prepared.request.budget.max_drop
-        return tuple(finalist for finalist in self.seen if finalist.certificate.meets(allowed))
+    def look(self, candidate: Candidate, share: float) -> Finalist | None:
+        """Look at the certification split at the cost of `share`; None where that is not left.
 
-    def certify(self, candidate: Candidate, share: float) -> Finalist:
-        """Look at the certification split, spending `share` of what may go wrong; the same answer for a second look."""
-        if candidate.key not in self._seen:
-            finalist = Finalist(candidate.key, self._certificate(self.deployment(candidate), share))
-            self._seen[candidate.key] = finalist
-            write_json(
-                self._file, [{"key": f.key, "certificate": f.certificate.to_json()} for f in self._seen.values()]
-            )
-        return self._seen[candidate.key]
+        A second look at the same candidate costs what it adds: its scores are on disk, and a bound at a larger share
+        fails only where the one at the smaller share could fail as well or the difference is spent.
+        """
+        earlier = self._seen.get(candidate.key)
+        paid = earlier.share if earlier else 0.0
+        if earlier and (paid >= share or earlier.certificate is None):
+            return earlier
+        if sum(finalist.share for finalist in self.seen) - paid + share > 1 + 1e-9:
+            return earlier
+        finalist = self._looked(candidate, share)
+        self._seen[candidate.key] = finalist
+        write_json(self._log, [_as_json(f) for f in self.seen])
+        return finalist
 
     def deployment(self, candidate: Candidate) -> Deployment:
         """The candidate's network in its backend."""
         return Deployment(candidate.backend, self._prepared.networks.build(candidate).network)
 
-    @cached_property
-    def _original_scores(self) -> Array:
-        return self._scores(self._prepared.original)
+    def _looked(self, candidate: Candidate, share: float) -> Finalist:
+        original = self._scores("original", self._prepared.original)
+        try:
+            scores = self._scores(candidate.key, self.deployment(candidate))
+        except ParingError as error:  # A network that fails on these rows is no finalist, and the run goes on.
+            return Finalist(candidate.key, share, None, str(error), certified=False)
+        certificate = self._certificate(original, scores, share)
+        allowed = self._prepared.request.budget.max_drop
+        return Finalist(candidate.key, share, certificate, "", certified=certificate.meets(allowed))
 
-    def _scores(self, deployment: Deployment) -> Array:
-        scorer = self._prepared.scorer(self._prepared.splits.certification)
-        with IsolatedSession.of(deployment, threads=self._prepared.request.thread_count) as session:
-            return scorer.scores(session)
+    def _scores(self, name: str, deployment: Deployment) -> Array:
+        """Scores on the certification split, kept on disk."""
+        file = self._folder / f"{name}.npy"
+        if not file.is_file():
+            scorer = self._prepared.scorer(self._prepared.splits.certification)
+            with IsolatedSession.of(deployment, threads=self._prepared.request.thread_count) as session:
+                scores = scorer.scores(session)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part.npy")
+            np.save(part, scores, allow_pickle=False)
+            part.replace(file)
+        found: Array = np.load(file, allow_pickle=False)
+        return found
 
-    def _certificate(self, deployment: Deployment, share: float) -> Certificate:
-        request = self._prepared.request
-        scores = self._scores(deployment)
-        risk = (1 - request.budget.confidence) * share
-        arguments = {"confidence": 1 - risk, "score_range": request.task.score_range}
-        if isinstance(request.task.metric, CorpusMetric):
-            reduce = request.task.metric.reduce
-            found = certify_corpus(self._original_scores, scores, reduce, **arguments)  # type: ignore[arg-type]
+    def _certificate(self, original: Array, candidate: Array, share: float) -> Certificate:
+        task, budget = self._prepared.request.task, self._prepared.request.budget
+        confidence = 1 - (1 - budget.confidence) * share
+        if isinstance(task.metric, CorpusMetric):
+            found = certify_corpus(
+                original, candidate, task.metric.reduce, confidence=confidence, score_range=task.score_range
+            )
         else:
-            found = certify(self._original_scores, scores, **arguments)  # type: ignore[arg-type]
-        return replace(found, confidence=request.budget.confidence, finalists=FINALISTS)
+            found = certify(original, candidate, confidence=confidence, score_range=task.score_range)
+        return replace(found, confidence=budget.confidence, finalists=FINALISTS)
 
     def _read(self) -> dict[str, Finalist]:
-        if not self._file.is_file():
+        if not self._log.is_file():
             return {}
-        rows: list[dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
-        return {row["key"]: Finalist(row["key"], Certificate.from_json(row["certificate"])) for row in rows}
+        return {row["key"]: _from_json(row) for row in json.loads(self._log.read_text(encoding="utf-8"))}
+
+
+def _as_json(finalist: Finalist) -> dict[str, Any]:
+    certificate = finalist.certificate.to_json() if finalist.certificate else None
+    return {**asdict(finalist), "certificate": certificate}
+
+
+def _from_json(row: dict[str, Any]) -> Finalist:
+    certificate = Certificate.from_json(row["certificate"]) if row["certificate"] else None
+    return Finalist(**{**row, "certificate": certificate})

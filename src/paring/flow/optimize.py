@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from paring.backends.base import Backend
-from paring.data.job import Job
+from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
-from paring.flow.finalists import EARLY_SHARE, FINAL_SHARE, Finals
+from paring.flow.finalists import EARLY_SHARE, Finals
 from paring.flow.folder import RunFolder
 from paring.flow.prepare import Prepared, prepare
 from paring.flow.request import Executor, Request
@@ -19,12 +18,8 @@ from paring.flow.result import Result
 from paring.flow.trials import TrialRunner
 from paring.report.progress import Progress, Silent, TerminalProgress
 from paring.techniques.base import Technique
-from paring.tune import Candidate, Ranking, Scene, Search, Trial
+from paring.tune import Candidate, Scene, Search, Trial
 from paring.types import Budget, Task
-
-CONCLUSION_SHARE = 0.25
-LONGEST_CONCLUSION_S = 75.0
-"""Time kept for certifying, measuring at length and writing."""
 
 EARLY_GAIN = 0.9
 """An early certificate is spent on a candidate that costs at most this share of the original."""
@@ -69,46 +64,40 @@ def optimize(
 
 def run(request: Request) -> Result:
     """Carry out a request."""
-    start_s = time.monotonic()
+    clock = RunClock(request.time_limit_s)
     folder = RunFolder(request.out)
     with folder.locked(), TerminalProgress(request.time_limit_s) if request.progress else nullcontext(Silent()) as told:
         if not request.resume:
             folder.clear()
-        conclusion_s = min(LONGEST_CONCLUSION_S, CONCLUSION_SHARE * request.time_limit_s)
-        end_s = start_s + request.time_limit_s
-        job = replace(
-            Job.of(request.task, seed=request.seed, threads=request.thread_count),
-            deadline_s=end_s - conclusion_s,
-            say=told.say,
-        )
         told.stage("preparing")
-        prepared = prepare(request, folder, job)
+        prepared = prepare(request, folder, clock, told)
         try:
             with prepared.runner() as runner:
-                hunt = Hunt(prepared, runner, job, told)
+                hunt = Hunt(prepared, runner, told)
                 hunt.follow(Search(hunt.scene()))
             told.stage("concluding")
-            return conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, start_s)
+            return conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
         except KeyboardInterrupt:
-            told.note(f"interrupted: what had finished is saved in {request.out}; the same command goes on from there.")
+            told.note(
+                f"interrupted: what had finished is saved in {request.out}; without --fresh the same command "
+                "goes on from there."
+            )
             raise
 
 
 class Hunt:
     """One search as it runs: candidates are asked for, tried or remembered, told, and kept or forgotten on disk."""
 
-    def __init__(self, prepared: Prepared, runner: TrialRunner, job: Job, told: Progress) -> None:
+    def __init__(self, prepared: Prepared, runner: TrialRunner, told: Progress) -> None:
         self.prepared = prepared
         self.runner = runner
-        self.job = job
+        self.clock = prepared.clock
         self.told = told
         self.finals = Finals(prepared)
         self.candidates: dict[str, Candidate] = {}
         self.trials: list[Trial] = []
         self.known = {trial.key: trial for trial in prepared.finished}
-        budget = prepared.request.budget
-        risk = (1 - budget.confidence) * FINAL_SHARE
-        self.ranking = Ranking(budget, len(prepared.splits.certification), 1 - risk)
+        self.ranking = prepared.ranking()
 
     def scene(self) -> Scene:
         """What the search is told of the run."""
@@ -117,19 +106,19 @@ class Hunt:
         return Scene(
             budget=request.budget,
             ranking=self.ranking,
-            job=self.job,
+            job=self.prepared.job,
             model=None if isinstance(model, Path) else model,
             graph=self.prepared.networks.original_graph(),
             techniques=request.all_techniques(),
             backends=self.prepared.usable_backends(),
             threads=request.thread_count,
-            time_left_s=self.job.time_left_s,
+            time_left_s=self.clock.search_left_s,
         )
 
     def follow(self, search: Search) -> None:
         """Until the search is over or the time is up."""
         stage = ""
-        while self.job.time_left_s() > 0 and (asked := search.ask()):
+        while self.clock.search_left_s() > 0 and (asked := search.ask()):
             if asked[0].stage != stage:
                 stage = asked[0].stage
                 self.told.stage(stage)
@@ -144,12 +133,14 @@ class Hunt:
         done: list[Trial] = []
         for trial in self.prepared.request.executor(self._tried(numbers), asked):
             if trial.key not in self.known:
+                trial = replace(trial, elapsed_s=round(self.clock.spent_s, 3))
                 self.prepared.folder.append(trial)
                 self.known[trial.key] = trial
+            self.clock.trial_ended(trial.elapsed_s)
             done.append(trial)
             self.trials.append(trial)
             self.told.trial(len(self.trials), self._best_in_words())
-            if self.job.time_left_s() <= 0:
+            if self.clock.search_left_s() <= 0:
                 break
         return done
 
@@ -172,10 +163,9 @@ class Hunt:
         originals = [self.ranking.cost(t) for t in self.trials if not t.recipe]
         if self.finals.seen or best is None or self.ranking.cost(best) > EARLY_GAIN * min(originals, default=0.0):
             return
-        finalist = self.finals.certify(self.candidates[best.key], EARLY_SHARE)
-        allowed = self.prepared.request.budget.max_drop
-        verdict = "certified" if finalist.certificate.meets(allowed) else "not certified"
-        self.told.note(f"  {verdict}: {best.recipe_text} on {best.backend_text}: {finalist.certificate}")
+        finalist = self.finals.look(self.candidates[best.key], EARLY_SHARE)
+        if finalist is not None:
+            self.told.note(f"  {finalist.verdict}: {best.recipe_text} on {best.backend_text}: {finalist.told}")
 
     def _forget_the_beaten(self) -> None:
         """Keep the networks of the frontier and of finalists; the others can be built again."""

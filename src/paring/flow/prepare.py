@@ -5,49 +5,65 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 
 from paring import __version__
 from paring.backends.base import NETWORK_FILES, Backend
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.probe import Probe, probe
-from paring.certify import rows_needed, smallest_certifiable_drop
-from paring.data.batches import sample
+from paring.certify import Method, rows_needed, smallest_certifiable_drop
+from paring.data.batches import CALIBRATION_ROWS, calibration_batches, model_call, sample
 from paring.data.checks import check_task
 from paring.data.job import Job
 from paring.data.rows import Rows
 from paring.data.split import SELECTION_SHARE, Splits, split_rows
-from paring.errors import BackendError, BudgetError, TaskError
+from paring.errors import BackendError, BudgetError, ExportError, TaskError
+from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.networks import Networks
-from paring.flow.paired import Scorer
+from paring.flow.paired import EVALUATION_BATCH, Scorer
 from paring.flow.request import Request
 from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
 from paring.graph.signature import graph_signature
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
-from paring.tune import Trial
-from paring.types import CorpusMetric, Signature, Task
+from paring.ops.scores import accuracy
+from paring.report.progress import Progress
+from paring.tune import Ranking, Trial
+from paring.types import Array, Batch, Signature, Task, named, restructured
 
 FINALISTS = 3
 """One certified early, so that a run that is cut short has an answer, and two at the end."""
 
+EARLY_SHARE = 0.1
+FINAL_SHARE = 0.45
+"""Of what may go wrong (1 - confidence): one early look and two final ones add up to all of it."""
+
+EXPORT_ROWS = 16
+EXPORT_TOLERANCE = 0.01
+"""How far the exported network may answer from the module, relative to the size of its answers."""
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to search."""
+    """A run that is ready to search. `original_scores` are those of the selection rows."""
 
     request: Request
     folder: RunFolder
+    clock: RunClock
+    job: Job
     networks: Networks
     splits: Splits
     probes: tuple[Probe, ...]
     finished: list[Trial]
     original: Deployment
+    original_scores: Array
     workload: Workload
     smallest_certifiable_drop: float
 
@@ -74,55 +90,83 @@ class Prepared:
         """Scores on a split."""
         return Scorer(self.request.task, self.signature, rows)
 
+    def ranking(self) -> Ranking:
+        """The order of trials under the budget, with what a final look will ask of them."""
+        low, high = self.request.task.score_range
+        risk = (1 - self.request.budget.confidence) * FINAL_SHARE
+        return Ranking(self.request.budget, len(self.splits.certification), 1 - risk, high - low)
+
     @contextmanager
     def runner(self) -> Iterator[TrialRunner]:
         """What runs candidates, with the original in a process beside it."""
-        threads = self.request.thread_count
-        scorer = self.scorer(self.splits.selection)
-        with IsolatedSession.of(self.original, threads=threads) as session:
-            scores = scorer.scores(session)
         with Yardstick(self.original, self.workload, seed=self.request.seed) as yardstick:
             yield TrialRunner(
                 networks=self.networks,
-                scorer=scorer,
-                original_scores=scores,
+                scorer=self.scorer(self.splits.selection),
+                original_scores=self.original_scores,
                 yardstick=yardstick,
                 reference=str(self.original.backend),
                 budget=self.request.budget,
-                threads=threads,
+                threads=self.request.thread_count,
                 unavailable=self.unavailable,
             )
 
 
-def prepare(request: Request, folder: RunFolder, job: Job) -> Prepared:
+def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress) -> Prepared:
     """Check and set up. Raises TaskError, BudgetError, ExportError or OutputError, each in one sentence."""
     signature = task_signature(request.task)
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     smallest = check_certifiable(request, len(splits.certification))
+    told.note(f"{len(splits.certification)} rows can certify a drop of {smallest:.4f} at best")
     identity = request.identity(__version__, splits.selection.digest() + splits.certification.digest())
     finished = folder.resume(identity)
+    clock.resume(max((trial.elapsed_s for trial in finished), default=0.0))
+    job = Job(
+        request.task,
+        observed_batches(request.task, splits.selection, signature),
+        seed=request.seed,
+        threads=request.thread_count,
+        deadline_s=clock.search_deadline_s,
+        say=told.say,
+    )
     networks = Networks(job, signature, folder.trials)
     probes = probe([b if isinstance(b, type) else type(b) for b in request.all_backends()])
+    original, scores = _reference(request, networks, probes, splits.selection)
     inputs = timing_inputs(splits.selection, request.budget.batch_size, folder.trials / "data" / "timing")
     return Prepared(
         request=request,
         folder=folder,
+        clock=clock,
+        job=job,
         networks=networks,
         splits=splits,
         probes=probes,
         finished=finished,
-        original=_reference(request, networks, probes),
+        original=original,
+        original_scores=scores,
         workload=Workload(inputs, request.budget.batch_size, request.thread_count),
         smallest_certifiable_drop=smallest,
     )
+
+
+def observed_batches(task: Task, selection: Rows, signature: Signature) -> tuple[Batch, ...]:
+    """What techniques may observe: the task's own data for it, else rows of the selection split; never the others."""
+    if task.calibrate is not None or task.train is not None:
+        return calibration_batches(task)
+    batches = []
+    for arrays, targets in islice(selection.batches(EVALUATION_BATCH), CALIBRATION_ROWS // EVALUATION_BATCH):
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batches.append((restructured(tensors, signature.input_structure), targets))
+    return tuple(batches)
 
 
 def task_signature(task: Task) -> Signature:
     """How the task's network is called, once the task has passed its checks."""
     inputs, _ = sample(task.evaluate)
     if not isinstance(task.model, Path):
+        signature = signature_of(task.model, inputs)
         check_task(task, task.model)
-        return signature_of(task.model, inputs)
+        return signature
     try:
         graph = onnx.load(task.model, load_external_data=False).graph
     except Exception as error:
@@ -133,11 +177,11 @@ def task_signature(task: Task) -> Signature:
 def check_certifiable(request: Request, rows: int) -> float:
     """The smallest drop that so many rows can certify. Raises BudgetError where the budget asks for less."""
     budget, task = request.budget, request.task
-    if isinstance(task.metric, CorpusMetric):
-        return 0.0
-    smallest = smallest_certifiable_drop(rows, budget.confidence, FINALISTS, task.score_range)
+    confidence = 1 - (1 - budget.confidence) * FINAL_SHARE
+    method: Method = "exact" if task.metric is accuracy else "betting"
+    smallest = smallest_certifiable_drop(rows, confidence, 1, task.score_range, method)
     if smallest > budget.max_drop > 0:
-        needed = rows_needed(budget.max_drop, budget.confidence, FINALISTS, task.score_range)
+        needed = rows_needed(budget.max_drop, confidence, 1, task.score_range, method)
         raise BudgetError(
             f"max_drop={budget.max_drop:g} can't be certified with {rows} rows: the smallest drop that they can "
             f"certify is {smallest:.4f}. Give evaluate at least {round(needed / (1 - SELECTION_SHARE)) + 1} rows, "
@@ -150,21 +194,50 @@ def timing_inputs(rows: Rows, batch_size: int, folder: Path) -> dict[str, Path]:
     """One batch of real rows on disk, repeated where the split has fewer."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    for name, array in rows.inputs.items():
-        files[name] = folder / f"input-{name}.npy"
+    for number, (name, array) in enumerate(rows.inputs.items()):
+        files[name] = folder / f"input-{number}.npy"
         np.save(files[name], array[np.arange(batch_size) % len(rows)], allow_pickle=False)
     return files
 
 
-def _reference(request: Request, networks: Networks, probes: tuple[Probe, ...]) -> Deployment:
-    """The original on the first backend that works: what every trial is compared with."""
-    working = {found.name for found in probes if found.works}
+def _reference(
+    request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
+) -> tuple[Deployment, Array]:
+    """The original on the first backend that runs it, and its scores on the selection rows."""
+    reasons = {found.name: found.reason for found in probes if found.reason is not None}
     graph_only = isinstance(request.task.model, Path)
     for backend in request.all_backends():
-        if backend.name not in working or (graph_only and backend.format != "onnx"):
+        if backend.name in reasons or (graph_only and backend.format != "onnx"):
             continue
         default = backend if isinstance(backend, Backend) else next(backend.variants(request.budget, 1), None)
-        if default is not None:
-            return Deployment(default, networks.exported((), default) / NETWORK_FILES[default.format])
-    reasons = "; ".join(f"{found.name}: {found.reason}" for found in probes if not found.works)
-    raise BackendError(f"no backend can run this network ({reasons or 'none was given'}): see `paring doctor`.")
+        if default is None:
+            continue
+        deployment = Deployment(default, networks.exported((), default) / NETWORK_FILES[default.format])
+        try:
+            with IsolatedSession.of(deployment, threads=request.thread_count) as session:
+                _check_export(request.task, session, selection, networks.signature)
+                return deployment, Scorer(request.task, networks.signature, selection).scores(session)
+        except BackendError as error:
+            reasons[backend.name] = str(error)
+    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
+    raise BackendError(f"no backend can run this network ({told}): see `paring doctor`.")
+
+
+def _check_export(task: Task, session: IsolatedSession, rows: Rows, signature: Signature) -> None:
+    """The exported network answers as the user's module does. Raises ExportError: all that follows rests on it."""
+    if isinstance(task.model, Path):
+        return
+    arrays, _ = rows.take(0, min(EXPORT_ROWS, len(rows)))
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    with torch.inference_mode():
+        wanted = model_call(task.model, restructured(tensors, signature.input_structure))
+    found = session.run(arrays)
+    for name, tensor in named(wanted, signature.output_names).items():
+        right = tensor.double().numpy()
+        error = float(np.sqrt(np.mean(np.square(found[name] - right))))
+        size = float(np.sqrt(np.mean(np.square(right)))) or 1.0
+        if not error <= EXPORT_TOLERANCE * size:
+            raise ExportError(
+                f"the exported network answers differently from the module: {name!r} is off by {error / size:.1%}. "
+                "Look for operations whose result depends on the number of rows, or that the exporter gets wrong."
+            )

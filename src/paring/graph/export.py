@@ -36,8 +36,11 @@ def structure_of(values: Any) -> Structure:
 
 def signature_of(model: nn.Module, inputs: Any) -> Signature:
     """How the network is called and what it answers, read off one forward pass."""
-    with torch.inference_mode():
-        outputs = model_call(model, inputs)
+    try:
+        with torch.inference_mode():
+            outputs = model_call(model, inputs)
+    except Exception as error:
+        raise TaskError(f"the network can't run on the first batch of evaluate: {error}") from error
     if not all(isinstance(value, Tensor) for value in tensors_of(outputs)) or not tensors_of(outputs):
         raise TaskError(
             f"the network returns {type(outputs).__name__}: return a tensor, a tuple of tensors or a dict of tensors."

@@ -79,7 +79,7 @@ def observe(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[st
             for piece in in_pieces(batch, rows_a_run):
                 if rows_left <= 0:
                     return seen
-                rows_left -= rows_a_run
+                rows_left -= len(next(iter(piece.values())))
                 _count(piece | session.run(piece), seen)
     return seen
 

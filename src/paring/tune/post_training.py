@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
 from paring.tune.candidate import Candidate
 from paring.tune.scene import Round, Rounds, Scene
 from paring.tune.trial import Trial
@@ -34,13 +34,14 @@ def first_techniques(scene: Scene) -> Rounds:
         Candidate((variant,), backend, "post-training")
         for technique in scene.techniques
         for variant in scene.graph_variants(technique, FIRST_VARIANTS)
-        if variant.role == "alone"
+        if variant.role == "alone" or variant is technique
         for backend in scene.graph_backends()
     ]
     yield [
         Candidate((technique,), backend, "post-training")
         for technique in scene.techniques
-        if isinstance(technique, ModuleTechnique) and scene.model is not None
+        if isinstance(technique, ModuleTechnique) and not isinstance(technique, TrainingTechnique)
+        if scene.model is not None
         for kind in scene.backends
         for backend in scene.backend_variants(kind)[:1]
     ]
@@ -62,7 +63,7 @@ class Refinement:
     def _leaders(self, *, most: int, lossy: bool) -> list[Candidate]:
         """The cheapest graph recipes, one for each pair of technique and backend; `lossy` admits those over budget."""
         ranking = self.scene.ranking
-        pool = [t for t in self.trials if t.outcome == "measured" and t.recipe and t.key in self.candidates]
+        pool = [t for t in self.trials if t.speedup is not None and t.recipe and t.key in self.candidates]
         pool = [t for t in pool if not self.candidates[t.key].module_part]
         pool = [t for t in pool if lossy or ranking.feasible(t)] or pool
         arms: dict[tuple[str, str], Candidate] = {}
@@ -118,7 +119,7 @@ class Refinement:
 def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> list[Candidate]:
     """The graph recipes and backends that end a trained recipe: the cheapest feasible, or else the cheapest."""
     ranking = scene.ranking
-    pool = [t for t in trials if t.outcome == "measured" and t.key in candidates and t.speedup is not None]
+    pool = [t for t in trials if t.key in candidates and t.speedup is not None]
     pool = [t for t in pool if ranking.feasible(t)] or pool
     tails: dict[str, Candidate] = {}
     for trial in sorted(pool, key=ranking.cost):

@@ -12,11 +12,12 @@ from paring.types import Budget
 
 @dataclass(frozen=True)
 class Ranking:
-    """Orders trials under a budget. `certification_rows` tells how far a certified bound will lie above the drop."""
+    """Orders trials under a budget. `certification_rows` and the rest tell how far a bound will lie above a drop."""
 
     budget: Budget
     certification_rows: int
     finalist_confidence: float
+    score_span: float = 1.0
 
     def cost(self, trial: Trial) -> float:
         """What the objective makes small; infinite where it was not measured. Time is relative to the reference."""
@@ -35,7 +36,7 @@ class Ranking:
         z = NormalDist().inv_cdf(self.finalist_confidence)
         deviation = trial.drop_deviation or 0.0
         # A row that differs nowhere in selection may still differ in certification: the bound is never zero.
-        floor = z * z / self.certification_rows
+        floor = self.score_span * z * z / self.certification_rows
         return float(trial.drop + z * deviation / self.certification_rows**0.5 + floor)
 
     def misses(self, trial: Trial) -> list[str]:

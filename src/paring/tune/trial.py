@@ -25,7 +25,7 @@ class Trial:
     """What came of a candidate. `drop` is measured on the first `rows` rows of the selection split.
 
     `drop_deviation` is the standard deviation over rows of the paired difference; `speedup` is over the original on
-    its fastest backend as known when the trial ran (`reference` names it).
+    the backend that `reference` names; `elapsed_s` is what the run had spent when the trial ended.
     """
 
     key: str
@@ -49,6 +49,7 @@ class Trial:
     reference: str = ""
     coverage: list[dict[str, Any]] = field(default_factory=list)
     wall_time_s: float = 0.0
+    elapsed_s: float = 0.0
     frontier: bool = False
 
     @classmethod

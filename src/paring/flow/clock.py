@@ -1,0 +1,55 @@
+"""The time of a run, over all of its invocations."""
+
+from __future__ import annotations
+
+import time
+
+CONCLUSION_SHARE = 0.25
+LONGEST_CONCLUSION_S = 75.0
+"""Time kept for certifying, measuring at length and writing."""
+
+
+class RunClock:
+    """How much of the time limit is spent. A resumed run goes on where the earlier one ended.
+
+    Decisions see the time as it stood when the last trial ended, which each trial records: so a resumed run, which
+    replays those trials, decides as the first one did.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._start_s = time.monotonic()
+        self._spent_before_s = 0.0
+        self._decided_s = 0.0
+
+    def resume(self, spent_s: float) -> None:
+        """An earlier run had spent so much of the limit."""
+        self._spent_before_s = spent_s
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds so far."""
+        return self._spent_before_s + time.monotonic() - self._start_s
+
+    @property
+    def search_limit_s(self) -> float:
+        """What the search may spend: the limit without the time for the conclusion."""
+        return self.limit_s - min(LONGEST_CONCLUSION_S, CONCLUSION_SHARE * self.limit_s)
+
+    @property
+    def search_deadline_s(self) -> float:
+        """The `time.monotonic()` at which the search has to end."""
+        return self._start_s + self.search_limit_s - self._spent_before_s
+
+    @property
+    def deadline_s(self) -> float:
+        """The `time.monotonic()` at which the run has to end."""
+        return self._start_s + self.limit_s - self._spent_before_s
+
+    def trial_ended(self, elapsed_s: float) -> None:
+        """A trial ended, now or in the run that is being resumed, when so much was spent."""
+        self._decided_s = elapsed_s
+
+    def search_left_s(self) -> float:
+        """What the search has left to decide on."""
+        return self.search_limit_s - self._decided_s

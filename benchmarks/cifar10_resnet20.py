@@ -190,7 +190,8 @@ def as_markdown(answers: dict[str, Any]) -> str:
             f"`{found['recipe']}` on `{found['backend']}`: {100 * found['accuracy']:.2f} % on the full test set, "
             f"certified drop at most {100 * certificate['upper_bound']:.2f} points (n = {certificate['n']}, "
             f"seen {100 * certificate['drop']:.2f}); {found['speedup']['ratio']:.2f}x "
-            f"({found['speedup']['low']:.2f} to {found['speedup']['high']:.2f}) over the original on its fastest runtime.",
+            f"({found['speedup']['low']:.2f} to {found['speedup']['high']:.2f}) over the original on its fastest "
+            "runtime.",
             "",
             "| peer | options | accuracy | p50 ms | images/s | paring's images/s in the same run | paring's speed-up |",
             "|---|---|---|---|---|---|---|",

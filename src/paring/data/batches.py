@@ -71,8 +71,8 @@ def model_call(model: Any, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
-def sample(batches: Iterable[Batch]) -> Batch:
-    """The first batch."""
+def sample(batches: Iterable[Batch], name: str = "the data") -> Batch:
+    """The first batch. Raises TaskError that uses the data's name where there is none."""
     for batch in islice(batches, 1):
         return batch
-    raise TaskError("the data is empty: it has no batch.")
+    raise TaskError(f"{name} is empty: give it at least one row.")

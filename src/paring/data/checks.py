@@ -79,7 +79,7 @@ def check_labels(task: Task, outputs: Any, targets: Any) -> None:
 
 def check_task(task: Task, model: nn.Module) -> None:
     """All checks that the first batch of evaluate allows."""
-    inputs, targets = sample(task.evaluate)
+    inputs, targets = sample(task.evaluate, "evaluate")
     if targets is None:
         raise TaskError("evaluate has no targets: scores need labels.")
     check_model(model, inputs)

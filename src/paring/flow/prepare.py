@@ -162,7 +162,7 @@ def observed_batches(task: Task, selection: Rows, signature: Signature) -> tuple
 
 def task_signature(task: Task) -> Signature:
     """How the task's network is called, once the task has passed its checks."""
-    inputs, _ = sample(task.evaluate)
+    inputs, _ = sample(task.evaluate, "evaluate")
     if not isinstance(task.model, Path):
         signature = signature_of(task.model, inputs)
         check_task(task, task.model)

@@ -18,8 +18,8 @@ from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate
 from paring.errors import BackendError, BudgetError, ParingError
 from paring.flow.answer import Findings, point_json, result_json, with_latency
-from paring.flow.finalists import FINAL_SHARE, Finalist, Finals
-from paring.flow.prepare import Prepared
+from paring.flow.finalists import Finalist, Finals
+from paring.flow.prepare import FINAL_SHARE, Prepared
 from paring.flow.result import Result
 from paring.measure.compare import Comparison, compare
 from paring.measure.hardware import hardware

@@ -16,11 +16,9 @@ from paring.artifact.files import write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
 from paring.errors import ParingError
-from paring.flow.prepare import EARLY_SHARE, FINAL_SHARE, FINALISTS, Prepared
+from paring.flow.prepare import FINALISTS, Prepared
 from paring.tune import Candidate
 from paring.types import Array, CorpusMetric
-
-__all__ = ["EARLY_SHARE", "FINAL_SHARE", "Finalist", "Finals"]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from paring.backends.base import Backend
 from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
-from paring.flow.finalists import EARLY_SHARE, Finals
+from paring.flow.finalists import Finals
 from paring.flow.folder import RunFolder
-from paring.flow.prepare import Prepared, prepare
+from paring.flow.prepare import EARLY_SHARE, Prepared, prepare
 from paring.flow.request import Executor, Request
 from paring.flow.result import Result
 from paring.flow.trials import TrialRunner

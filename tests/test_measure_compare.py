@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +48,7 @@ def test_a_faster_candidate_has_a_ratio_above_one(workload):
     check(result)
     assert result.low > 1
     assert result.original.p50_ms >= 10
-    assert result.pairs >= 1
+    assert result.pairs >= 2
 
 
 def test_a_slower_candidate_has_a_ratio_below_one(workload):
@@ -64,12 +67,38 @@ def test_a_yardstick_compares_many_candidates_with_one_original(workload):
     with Yardstick(SLOW, workload) as yardstick:
         first = yardstick.compare(FAST, time_limit_s=0.2)
         with IsolatedSession.of(SLOW, threads=1) as session:
-            second = yardstick.compare_loaded(session, time_limit_s=0.2)
+            second = yardstick.compare_loaded(session, SLOW, time_limit_s=0.2)
     for result in (first, second):
         check(result)
-        assert result.pairs == 1
-        assert math.log(result.high / result.low) >= 2 * comparing.PROCESS_EFFECT * 0.999
+        assert math.log(result.high / result.low) >= 2 * comparing.PROCESS_EFFECT / math.sqrt(3)
     assert first.low > second.high
+
+
+def test_a_candidate_out_of_reach_gets_one_process_and_a_promising_one_several(workload):
+    with Yardstick(SLOW, workload) as yardstick:
+        fast, slow = (yardstick.compare(deployment, time_limit_s=0.2) for deployment in (FAST, SLOW))
+    assert fast.pairs >= 2
+    assert slow.pairs == 1
+
+
+def test_a_candidate_whose_first_process_is_slow_for_life_is_not_lost(workload, monkeypatch):
+    told = iter([_pair([0.0, 0.01]), _pair([0.7, 0.71]), _pair([0.69, 0.7])])
+    monkeypatch.setattr(comparing, "_measured_pair", lambda *_: next(told))
+    with Yardstick(SLOW, workload) as yardstick:
+        result = yardstick.compare(FAST)
+    assert result.ratio == pytest.approx(2, rel=0.02)
+    assert result.pairs == 3
+
+
+def test_a_yardstick_whose_process_died_starts_it_again(workload):
+    with Yardstick(SLOW, workload) as yardstick:
+        yardstick.compare(FAST, time_limit_s=0.2)
+        for standby in yardstick._originals:
+            session = standby.session()
+            os.kill(session.pid, signal.SIGKILL)
+            while session.alive:
+                time.sleep(0.01)
+        check(yardstick.compare(FAST, time_limit_s=0.2))
 
 
 @pytest.mark.parametrize("fault", ["exit", "load"])

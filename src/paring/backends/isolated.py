@@ -127,6 +127,11 @@ class IsolatedSession:
         """The process's id."""
         return self._worker.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._worker.alive
+
     def close(self) -> None:
         """End the process."""
         self._worker.close()

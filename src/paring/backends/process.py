@@ -48,6 +48,11 @@ class WorkerProcess:
         """The worker's process id."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
     def check_open(self) -> None:
         """Raise BackendError where it was closed."""
         if self._stderr.closed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from paring.backends.isolated import IsolatedSession
+from paring.backends.isolated import Deployment, IsolatedSession
 from paring.errors import OutputError, ParingError
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
@@ -66,8 +66,9 @@ class TrialRunner:
 
     def _measured(self, trial: Trial, candidate: Candidate, built: Built) -> Trial:
         """Speed first, as it is known within a second; then the drop, on as many rows as it takes."""
-        with IsolatedSession(candidate.backend, built.network, threads=self.threads) as session:
-            comparison = self.yardstick.compare_loaded(session, time_limit_s=COMPARISON_TIME_S)
+        deployment = Deployment(candidate.backend, built.network)
+        with IsolatedSession.of(deployment, threads=self.threads) as session:
+            comparison = self.yardstick.compare_loaded(session, deployment, time_limit_s=COMPARISON_TIME_S)
             trial = replace(
                 trial,
                 coverage=built.coverage,

@@ -48,6 +48,15 @@ PROCESS_EFFECT = 0.03
 FEWEST_PAIRS = 4
 """With fewer, the spread between pairs can't be told from them: PROCESS_EFFECT is taken for it."""
 
+ALWAYS_PAIRS = 2
+"""Measured however long they take: a single pair may be off by the luck of one process."""
+
+AGREEMENT = 0.1
+"""Log ratios of two pairs that lie further apart are no accident of noise: one of the four processes was unlucky."""
+
+OUT_OF_REACH = 2.5
+"""A candidate so many times slower than the fastest so far is not the fastest, whatever its process was up against."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -106,7 +115,7 @@ def compare(
 ) -> Comparison:
     """Measure both in turn until the ratio's interval is narrower than `width` (a share of the ratio) or time is up.
 
-    At least one pair of processes is measured, however long it takes.
+    At least two pairs of processes are measured, however long they take.
     Raises BackendError where one of them can't be run.
     """
     if not width > 0:
@@ -115,7 +124,7 @@ def compare(
     end = time.monotonic() + time_limit_s
     pairs: list[_Pair] = []
     longest_s, looks = 0.0, 0
-    while not pairs or time.monotonic() + longest_s < end:
+    while len(pairs) < ALWAYS_PAIRS or time.monotonic() + longest_s < end:
         begin = time.monotonic()
         with _Both(candidate, original, workload.threads) as (first, second):
             pairs.append(_measured_pair(first, second, workload, min(PAIR_TIME_S, time_limit_s / 10), order))
@@ -198,42 +207,80 @@ def _interval(pairs: Sequence[_Pair], error: float) -> tuple[float, float, float
     found = [pair.log_ratio for pair in pairs]
     if len(pairs) >= FEWEST_PAIRS:
         return log_ratio_interval(found, error)
-    half = PROCESS_EFFECT / math.sqrt(len(pairs))
-    blocks = [value for pair in pairs for value in pair.block_log_ratios]
-    if len(blocks) > 1:
-        _, low, high = log_ratio_interval(blocks, error)
-        half = math.hypot(half, (high - low) / 2)
-    estimate = statistics.fmean(found)
+    _, low, high = log_ratio_interval([value for pair in pairs for value in pair.block_log_ratios], error)
+    half = math.hypot(PROCESS_EFFECT / math.sqrt(len(pairs)), (high - low) / 2)
+    estimate = statistics.median(found)
     return estimate, estimate - half, estimate + half
 
 
 class Yardstick:
-    """The original, kept running, so that a search compares many candidates with it in about a second each.
+    """The original, kept running in two processes, so that a search compares many candidates with it in a second each.
 
-    Its intervals are wider than those of `compare`, by what one process may differ from the next.
+    The threads of a process may share one core for as long as it lives, while the other core idles: twice the time, on
+    either side, and nothing in that process tells. So a candidate that might turn out the fastest is measured in two
+    processes, each beside another process of the original, and in a third where the two disagree; the median counts.
     """
 
     def __init__(self, original: Deployment, workload: Workload, *, seed: int = 0) -> None:
         self._workload = workload
         self._order = random.Random(seed)
-        self._original = IsolatedSession.of(original, threads=workload.threads)
+        self._fastest = 0.0
+        self._originals = [_Standby(original, workload.threads) for _ in range(2)]
 
     def compare(self, candidate: Deployment, *, time_limit_s: float = 1.0) -> Comparison:
         """Measure a candidate in turn with the original for about `time_limit_s` after it has loaded."""
         with IsolatedSession.of(candidate, threads=self._workload.threads) as session:
-            return self.compare_loaded(session, time_limit_s=time_limit_s)
+            return self.compare_loaded(session, candidate, time_limit_s=time_limit_s)
 
-    def compare_loaded(self, candidate: IsolatedSession, *, time_limit_s: float = 1.0) -> Comparison:
-        """The same for a candidate whose process runs already, and goes on."""
-        pair = _measured_pair(candidate, self._original, self._workload, time_limit_s / 2, self._order)
-        return _result([pair], self._workload, 0)
+    def compare_loaded(
+        self, session: IsolatedSession, candidate: Deployment, *, time_limit_s: float = 1.0
+    ) -> Comparison:
+        """The same where the first of the candidate's processes runs already; it goes on."""
+        pairs = [self._pair(session, 0, time_limit_s / 4)]
+        if pairs[0].log_ratio > self._fastest - math.log(OUT_OF_REACH):
+            pairs.append(self._another_pair(candidate, 1, time_limit_s / 4))
+            if abs(pairs[0].log_ratio - pairs[1].log_ratio) > AGREEMENT:
+                pairs.append(self._another_pair(candidate, len(pairs) % 2, time_limit_s / 4))
+        result = _result(pairs, self._workload, 0)
+        self._fastest = max(self._fastest, math.log(result.ratio))
+        return result
+
+    def _another_pair(self, candidate: Deployment, original: int, time_s: float) -> _Pair:
+        with IsolatedSession.of(candidate, threads=self._workload.threads) as session:
+            return self._pair(session, original, time_s)
+
+    def _pair(self, session: IsolatedSession, original: int, time_s: float) -> _Pair:
+        return _measured_pair(session, self._originals[original].session(), self._workload, time_s, self._order)
 
     def close(self) -> None:
-        """End the original's process."""
-        self._original.close()
+        """End the original's processes."""
+        for standby in self._originals:
+            standby.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Standby:
+    """A process of the original that is started when it is needed, and again where it has died."""
+
+    def __init__(self, deployment: Deployment, threads: int) -> None:
+        self._deployment, self._threads = deployment, threads
+        self._session: IsolatedSession | None = None
+
+    def session(self) -> IsolatedSession:
+        """One that runs."""
+        if self._session is not None and not self._session.alive:
+            self.close()
+        if self._session is None:
+            self._session = IsolatedSession.of(self._deployment, threads=self._threads)
+        return self._session
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None

@@ -73,12 +73,14 @@ class BlockPlan:
 
 LONGEST_BLOCK_S = 0.05
 MAXIMUM_BLOCKS = 8
+FEWEST_BLOCKS = 2
+"""From a single one nobody could tell how much blocks differ."""
 
 
 def block_plan(call_s: float, time_s: float) -> BlockPlan:
     """Blocks for a process with `time_s` to spend on calls of `call_s`: many short ones, or fewer calls if slow."""
     calls = max(1, math.floor(time_s / call_s))
-    blocks = max(1, min(MAXIMUM_BLOCKS, calls // 3))
+    blocks = max(FEWEST_BLOCKS, min(MAXIMUM_BLOCKS, calls // 3))
     # A block of one call still warms the caches first if there is time for it.
     runs = max(1, min(3, calls // blocks - 1))
     return BlockPlan(blocks, min(LONGEST_BLOCK_S, time_s / blocks / 2), runs, 1 if calls > 2 * blocks else 0)

@@ -299,3 +299,30 @@ def test_keys_follow_settings_not_stages() -> None:
     assert one.key != Candidate((Int(7),), Fast(), "training").key
     settings: dict[str, Any] = Int(7).settings()
     assert settings == {"bits": 7}
+
+
+def test_a_long_training_that_falls_short_goes_on_from_where_it_ended() -> None:
+    there = world(techniques=(Int(8), Narrow(0.5), Teach), time_s=200.0, budget=Budget(max_drop=0.004))
+    search = explore(there)
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    trained = [step["settings"]["epochs"] for step in best.recipe if step["technique"] == "Teach"]
+    assert len(trained) == 2
+    alone = [t for t in search.trials if t.recipe[:2] == best.recipe[:2] and len(t.recipe) == 3]
+    assert alone
+    assert not any(there.scene.ranking.feasible(t) for t in alone)
+
+
+def test_the_chance_of_a_certificate_falls_with_the_drop_and_grows_with_the_rows() -> None:
+    there = world()
+    trial = there.measure(Candidate((Int(),), Fast(), "post-training"), 0)
+    ranking = there.scene.ranking
+    chances = [ranking.chance(replace(trial, drop=drop)) for drop in (0.0, 0.004, 0.008, 0.012, 0.02)]
+    assert chances == sorted(chances, reverse=True)
+    assert chances[0] > 0.9
+    assert chances[-1] < 0.01
+    feasible = [ranking.feasible(replace(trial, drop=drop)) for drop in (0.0, 0.004, 0.008, 0.012, 0.02)]
+    assert feasible == [chance >= 0.5 for chance in chances]
+    short = replace(trial, drop=0.008, rows=100)
+    assert ranking.chance(short) < ranking.chance(replace(short, rows=100_000))
+    assert ranking.chance(replace(trial, drop_deviation=0.0)) == 1.0

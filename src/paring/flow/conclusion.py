@@ -42,6 +42,9 @@ RIVALS = 3
 NOT_SLOWER = 0.97
 """For size and memory: a ratio below this is slower, however wide its interval."""
 
+LEAST_CHANCE = 0.25
+"""A look is worth its price for what will be certified with this probability; the last look wants an even chance."""
+
 NEARLY = 0.95
 """Originals this close to the fastest one are compared with as well: a quick comparison can't tell them apart."""
 
@@ -107,11 +110,14 @@ class Ending:
     def _finalists(self) -> list[tuple[Finalist, Trial]]:
         """Looks at the best candidates until one is certified or no look is left; then those looked at before."""
         usual = float("inf") if self.ranking.misses(self.original) else self._usual_cost()
-        pool = [t for t in self.trials if t.recipe and self.ranking.feasible(t) and self.ranking.cost(t) < usual]
+        pool = [t for t in self.trials if t.recipe and self._hopeful(t) and self.ranking.cost(t) < usual]
         trials = {t.key: t for t in self.trials if t.key in self.candidates}
         looks: dict[str, Finalist] = {}
         failed = float("inf")
         for trial in sorted(pool, key=self.ranking.cost):
+            last = self.finals.looks_left(FINAL_SHARE) <= 1
+            if last and not self.ranking.feasible(trial):
+                continue
             if trial.key in trials and self.ranking.likely_bound(trial) < failed:
                 finalist = self.finals.look(self.candidates[trial.key], FINAL_SHARE)
                 if finalist is not None:
@@ -121,6 +127,10 @@ class Ending:
                     break
         looks |= {f.key: f for f in self.finals.seen if f.key not in looks}
         return [(finalist, trials[key]) for key, finalist in looks.items() if key in trials]
+
+    def _hopeful(self, trial: Trial) -> bool:
+        measured = trial.outcome == "measured" and not self.ranking.misses(trial)
+        return measured and self.ranking.chance(trial) >= LEAST_CHANCE
 
     def _usual_cost(self) -> float:
         """What the objective costs with the best original."""

@@ -73,6 +73,10 @@ class Finals:
         write_json(self._log, [_as_json(f) for f in self.seen])
         return finalist
 
+    def looks_left(self, share: float) -> int:
+        """How many looks at this cost are left."""
+        return int((1 - sum(finalist.share for finalist in self.seen)) / share + 1e-9)
+
     def deployment(self, candidate: Candidate) -> Deployment:
         """The candidate's network in its backend."""
         return Deployment(candidate.backend, self._prepared.networks.build(candidate).network)

@@ -39,6 +39,12 @@ class Ranking:
         floor = self.score_span * z * z / self.certification_rows
         return float(trial.drop + z * deviation / self.certification_rows**0.5 + floor)
 
+    def chance(self, trial: Trial) -> float:
+        """How likely its bound holds the budget, from its drop on few rows: 0.5 where `likely_bound` is the limit."""
+        margin = self.budget.max_drop - self.likely_bound(trial)
+        spread = (trial.drop_deviation or 0.0) * (1 / max(1, trial.rows) + 1 / self.certification_rows) ** 0.5
+        return NormalDist().cdf(margin / spread) if spread else float(margin >= 0)
+
     def misses(self, trial: Trial) -> list[str]:
         """The limits of the budget that the trial breaks, in words; empty where it holds all that was measured."""
         budget = self.budget

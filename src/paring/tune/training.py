@@ -3,7 +3,8 @@
 What is known of a structure before training is its measured speed, with the int8 form and backend that will follow.
 How well it recovers is found by a short race. What a long training will leave of the race's drop is told by a learning
 curve, drop ~ epochs^-rate (Hestness et al. 2017, Deep Learning Scaling is Predictable, there for data): the rate is
-supposed at first, and learnt from the first long run, so that the second one is chosen with that knowledge.
+supposed at first, and learnt from the first long run, so that the second one is chosen with that knowledge. The second
+may go on with the network of the first, where that is what a certificate needs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RACE_SHARE = 0.2
 RACE_EPOCHS = 5
 MOST_EPOCHS = 200
 MINIMUM_EPOCH_S = 0.01
-FIRST_LONG_SHARE = 0.6
+FIRST_LONG_SHARE = 0.7
 LEAST_GAIN = 0.95
 """A structure is raced only if it costs at most this share of the best recipe without training."""
 LEARNING_RATE = 0.6
@@ -37,17 +38,22 @@ SLOWEST_LEARNING, FASTEST_LEARNING = 0.2, 1.5
 
 @dataclass(frozen=True)
 class Racer:
-    """A structure with what is known of it: its cost untrained, and its drop after so many epochs (0: untrained)."""
+    """A structure with what is known of it: its cost untrained, and its drop after so many epochs (0: untrained).
 
-    structure: Recipe
+    A long training starts from `start`: the structure, or what a long training has made of it, in `kept_epochs`.
+    """
+
+    start: Recipe
     cost: float
     drop: float
     epochs: int = 0
+    kept_epochs: int = 0
     epoch_s: float = 0.0
 
     def after(self, epochs: int, rate: float) -> float:
-        """The drop that so many epochs would leave."""
-        return self.drop * (self.epochs / epochs) ** rate if epochs > self.epochs else self.drop
+        """The drop that so many epochs more would leave."""
+        total = self.kept_epochs + epochs
+        return self.drop * (self.epochs / total) ** rate if total > self.epochs else self.drop
 
 
 class Training:
@@ -70,23 +76,21 @@ class Training:
             return
         racers = yield from self._probe()
         raced = yield from self._race(racers)
-        epoch_s = max((racer.epoch_s for racer in raced), default=MINIMUM_EPOCH_S)
         rate = LEARNING_RATE
         for share in (FIRST_LONG_SHARE, 1.0):
-            epochs = self._affordable(share, epoch_s)
-            chosen = self._choose(raced, epochs, rate)
-            if chosen is None or epochs < 1:
+            chosen = self._choose(raced, share, rate)
+            if chosen is None:
                 return
             raced.remove(chosen)
-            drop = yield from self._train(chosen, epochs)
-            if drop is not None and drop > 0 and chosen.drop > 0 and epochs > chosen.epochs:
-                learnt = log(chosen.drop / drop) / log(epochs / chosen.epochs)
-                rate = min(max(learnt, SLOWEST_LEARNING), FASTEST_LEARNING)
+            trained = yield from self._train(chosen, self._affordable(share, chosen))
+            if trained is not None:
+                raced.append(trained)
+                rate = _learnt_rate(chosen, trained) or rate
 
-    def _affordable(self, share: float, epoch_s: float) -> int:
+    def _affordable(self, share: float, racer: Racer) -> int:
         """Epochs in a share of the time that is left, with room for what follows a training."""
         time_s = self.scene.time_left_s() - self._untrained_s() * (1 + len(self.tails))
-        return min(MOST_EPOCHS, int(share * time_s / epoch_s))
+        return min(MOST_EPOCHS, int(share * time_s / max(MINIMUM_EPOCH_S, racer.epoch_s)))
 
     def structures(self) -> Sequence[Recipe]:
         """Combinations of structural techniques, the mild ones first."""
@@ -131,18 +135,20 @@ class Training:
         From one that would, on to a cheaper one; from one that would not, back to a milder one: a bisection.
         """
         raced: list[Racer] = []
-        cheapest, mildest, epochs = 0, len(racers) - 1, 1
+        cheapest, mildest = 0, len(racers) - 1
         lap_s = RACE_SHARE * self.scene.time_left_s() / max(1, len(racers).bit_length())
         while cheapest <= mildest and self.scene.time_left_s() > 0:
             middle = (cheapest + mildest) // 2
-            done = yield from self._lap(racers[middle], epochs)
+            done = yield from self._lap(racers[middle], 1)
+            epochs = min(RACE_EPOCHS, int(lap_s / done.epoch_s)) if done else 0
+            if epochs > 1:
+                # What an epoch takes is known now; a curve that starts at the first epoch would be too steep.
+                done = yield from self._lap(racers[middle], epochs)
             if done is None:
                 cheapest = middle + 1
                 continue
             raced.append(done)
-            epochs = max(1, min(RACE_EPOCHS, int(lap_s / done.epoch_s)))
-            long = self._affordable(FIRST_LONG_SHARE, done.epoch_s)
-            if done.after(long, LEARNING_RATE) <= self._allowed():
+            if done.after(self._affordable(FIRST_LONG_SHARE, done), LEARNING_RATE) <= self._allowed():
                 mildest = middle - 1
             else:
                 cheapest = middle + 1
@@ -150,29 +156,29 @@ class Training:
 
     def _lap(self, racer: Racer, epochs: int) -> Steps[Racer | None]:
         """Train one for so many epochs; None where that failed."""
-        recipe = (*racer.structure, self._trainer(epochs))
-        for trial in (yield [self._candidate(recipe, self.tails[0])]):
+        for trial in (yield [self._candidate((*racer.start, self._trainer(epochs)), self.tails[0])]):
             if trial.outcome == "measured" and trial.drop is not None:
                 epoch_s = max(MINIMUM_EPOCH_S, (trial.wall_time_s - self._untrained_s()) / epochs)
-                return replace(racer, drop=trial.drop, epochs=epochs, epoch_s=epoch_s)
+                return replace(racer, drop=trial.drop, epochs=racer.kept_epochs + epochs, epoch_s=epoch_s)
         return None
 
     def _trainer(self, epochs: int) -> TrainingTechnique:
         assert self.trainer is not None
         return self.trainer.with_epochs(epochs)
 
-    def _choose(self, raced: list[Racer], epochs: int, rate: float) -> Racer | None:
-        """The cheapest whose drop will probably be certified after so many epochs; else the one that will lose least.
+    def _choose(self, raced: list[Racer], share: float, rate: float) -> Racer | None:
+        """The cheapest whose drop will probably be certified after a share of the time left; else the least lossy.
 
         Only what is cheaper than the best so far is worth a long training.
         """
         best = self.scene.ranking.best(self.trials)
         limit = self.scene.ranking.cost(best) if best else float("inf")
-        pool = [r for r in raced if r.cost < limit]
-        promising = [r for r in pool if r.after(epochs, rate) <= self._allowed()]
+        affordable = [(r, self._affordable(share, r)) for r in raced if r.cost < limit]
+        pool = [(r, r.after(epochs, rate)) for r, epochs in affordable if epochs > 0]
+        promising = [racer for racer, drop in pool if drop <= self._allowed()]
         if promising:
             return min(promising, key=lambda r: r.cost)
-        return min(pool, key=lambda r: r.after(epochs, rate), default=None)
+        return min(pool, key=lambda pair: pair[1])[0] if pool else None
 
     def _allowed(self) -> float:
         """The drop that would still be certified: bounds lie above drops by what was seen after training."""
@@ -190,11 +196,21 @@ class Training:
         ]
         return median(walls) if walls else 0.0
 
-    def _train(self, racer: Racer, epochs: int) -> Steps[float | None]:
-        """A long training, then every other leading tail on the trained network; the drop on the first tail."""
-        recipe = (*racer.structure, self._trainer(epochs))
-        trials = yield [self._candidate(recipe, self.tails[0])]
-        others = [tail for tail in self.tails[1:] if trials and trials[0].outcome == "measured"]
+    def _train(self, racer: Racer, epochs: int) -> Steps[Racer | None]:
+        """A long training, then every other leading tail on the trained network; None where it failed."""
+        recipe = (*racer.start, self._trainer(epochs))
+        trained = yield from self._lap(racer, epochs)
+        if trained is None:
+            return None
+        others = [self._candidate(recipe, tail) for tail in self.tails[1:]]
         if others:
-            yield [self._candidate(recipe, tail) for tail in others]
-        return trials[0].drop if trials else None
+            yield others
+        return replace(trained, start=recipe, kept_epochs=trained.epochs)
+
+
+def _learnt_rate(before: Racer, after: Racer) -> float | None:
+    """The rate of the learning curve through both; None where they do not tell."""
+    if min(before.drop, after.drop) <= 0 or after.epochs <= before.epochs:
+        return None
+    rate = log(before.drop / after.drop) / log(after.epochs / before.epochs)
+    return min(max(rate, SLOWEST_LEARNING), FASTEST_LEARNING)

@@ -4,30 +4,42 @@ Run: PARING_DATA=FOLDER python benchmarks/cifar10_resnet20.py [latency] [through
      (pip install 'paring[peers]' for NNCF; about 5, 5 and 60 minutes of search, and the comparisons)
 
 Peers, each on the network as the exporter gives it: ONNX Runtime's quantize_static (QDQ, per channel, u8 x s8, 512
-training images) and NNCF's quantize on OpenVINO (300 training images, its defaults), each with the best of the options
-that a user would try. All are measured in turn with paring's result, in processes of their own, and scored on the
-full test set. Writes results/cifar10_resnet20.json and .md.
+training images) and NNCF's quantize on OpenVINO (300 training images, its defaults), each with the options that a user
+would try, and ONNX Runtime's graph in OpenVINO too. The run with training is compared with paring's own best without
+training as well, where `throughput` was run before. All are measured in turn with paring's result, in processes of
+their own, and scored on the full test set. Writes results/cifar10_resnet20.json and .md.
+
+The search's own cost: seconds until something was certified, and the most memory that the run and its workers held
+together (RSS, so shared libraries count several times), beside that of a fine-tuning alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 
 import paring
 from paring import registry
+from paring.artifact import Artifact
 from paring.backends.base import Backend
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.openvino import OpenVINO
 from paring.cli.tasks import load_task
+from paring.data.job import Job
 from paring.data.rows import Rows, write_rows
 from paring.flow.verify import deployment_of
 from paring.graph.export import export_onnx, export_program, signature_of
@@ -35,6 +47,7 @@ from paring.measure.compare import compare
 from paring.measure.hardware import hardware
 from paring.measure.latency import Workload
 from paring.measure.scores import row_scores
+from paring.techniques.fine_tune import FineTune
 from paring.types import Budget, Signature, Task
 
 HERE = Path(__file__).parent
@@ -42,7 +55,9 @@ RESULTS = HERE / "results" / "cifar10_resnet20.json"
 OUT = HERE.parent / "out" / "benchmarks" / "cifar10_resnet20"
 TASK = f"{HERE.parent / 'examples' / 'cifar10_resnet20.py'}"
 POST_TRAINING = ("Int8Static", "HalfPrecision", "Int8Dynamic", "SmoothQuant", "MixedPrecision")
-COMPARISON_S = 60.0
+COMPARISON_S = 40.0
+SAMPLE_EVERY_S = 0.5
+ALONE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -106,10 +121,86 @@ def make_peers(task: Task, folder: Path, batch_size: int) -> tuple[Peer, ...]:
         if not target.is_file():
             command = [sys.executable, "-c", PEER_SCRIPTS[name], str(source), str(rows), str(target)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    by_hand = (OpenVINO(), OpenVINO(streams=2), OpenVINO(static_batch=batch_size))
     return (
-        Peer("ONNX Runtime static int8", folder / "ort.onnx", (OnnxRuntime(),)),
-        Peer("NNCF int8 on OpenVINO", folder / "nncf.xml", (OpenVINO(), OpenVINO(static_batch=batch_size))),
+        Peer("ONNX Runtime static int8", folder / "ort.onnx", (OnnxRuntime(), OnnxRuntime(streams=2))),
+        Peer("NNCF int8 on OpenVINO", folder / "nncf.xml", by_hand),
+        Peer("ONNX Runtime static int8 on OpenVINO", folder / "ort.onnx", (OpenVINO(static_batch=batch_size),)),
     )
+
+
+def without_training(question: Question) -> tuple[Peer, ...]:
+    """paring's own best without training at the same batch."""
+    folder = OUT / "throughput" / "best"
+    if not question.training or not folder.is_dir():
+        return ()
+    best = deployment_of(Artifact.open(folder))
+    return (Peer("paring without training", best.network, (best.backend,)),)
+
+
+@dataclass
+class Memory:
+    """The most that this process and all below it held, in bytes of RSS."""
+
+    peak_bytes: int = 0
+    stopped: Event = field(default_factory=Event)
+
+    def watch(self) -> None:
+        while not self.stopped.wait(SAMPLE_EVERY_S):
+            self.peak_bytes = max(self.peak_bytes, sum(rss_bytes(pid) for pid in family(os.getpid())))
+
+
+@contextmanager
+def watched() -> Iterator[Memory]:
+    memory = Memory()
+    thread = Thread(target=memory.watch)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        memory.stopped.set()
+        thread.join()
+
+
+def family(root: int) -> set[int]:
+    """A process and all below it."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # It has just ended.
+    found, size = {root}, 0
+    while len(found) > size:
+        size = len(found)
+        found |= {pid for pid, parent in parents.items() if parent in found}
+    return found
+
+
+def rss_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def fine_tune_alone(threads: int, answer: multiprocessing.Queue[int]) -> None:
+    """The memory of a training with nothing around it."""
+    task = load_task(TASK, None)
+    job = replace(Job.of(task, threads=threads), deadline_s=time.monotonic() + ALONE_S)
+    with watched() as memory:
+        FineTune().apply(task.model, job)  # type: ignore[arg-type]
+    answer.put(memory.peak_bytes)
+
+
+def training_alone_bytes(threads: int) -> int:
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[int] = context.Queue()
+    process = context.Process(target=fine_tune_alone, args=(threads, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return peak
 
 
 def accuracy_of(deployment: Deployment, task: Task, signature: Signature, rows: Rows, threads: int) -> float:
@@ -120,20 +211,22 @@ def accuracy_of(deployment: Deployment, task: Task, signature: Signature, rows: 
 
 def answer(question: Question, threads: int) -> dict[str, Any]:
     """Run paring, make the peers, and compare all of them with paring's result in turn."""
+    alone_bytes = training_alone_bytes(threads) if question.training else None
     task = load_task(TASK, None)
-    result = paring.optimize(
-        task,
-        Budget(max_drop=0.01, objective=question.objective, batch_size=question.batch_size),  # type: ignore[arg-type]
-        out=OUT / question.name,
-        time_limit_s=question.time_limit_s,
-        techniques=None if question.training else [registry.find("technique", n) for n in POST_TRAINING],
-        threads=threads,
-        resume=False,
-    )
+    with watched() as memory:
+        result = paring.optimize(
+            task,
+            Budget(max_drop=0.01, objective=question.objective, batch_size=question.batch_size),  # type: ignore[arg-type]
+            out=OUT / question.name,
+            time_limit_s=question.time_limit_s,
+            techniques=None if question.training else [registry.find("technique", n) for n in POST_TRAINING],
+            threads=threads,
+            resume=False,
+        )
     assert result.best is not None
     best = deployment_of(result.best)
     folder = OUT / f"peers-{question.name}"
-    peers = make_peers(task, folder, question.batch_size)
+    peers = (*make_peers(task, folder, question.batch_size), *without_training(question))
     signature = signature_of(task.model, next(iter(task.evaluate))[0])  # type: ignore[arg-type]
     rows = write_rows(task.evaluate, folder / "rows", signature.input_names)
     timing = folder / "timing.npy"
@@ -167,6 +260,9 @@ def answer(question: Question, threads: int) -> dict[str, Any]:
         "threads": threads,
         "time_limit_s": question.time_limit_s,
         "wall_time_s": result.values["wall_time_s"],
+        "first_certified_s": result.values["first_certified_s"],
+        "peak_memory_bytes": memory.peak_bytes,
+        "training_alone_bytes": alone_bytes,
         "recipe": result.values["best"]["recipe_text"],
         "backend": result.values["best"]["backend_text"],
         "accuracy": accuracy_of(best, task, signature, rows, threads),
@@ -176,6 +272,10 @@ def answer(question: Question, threads: int) -> dict[str, Any]:
         "over_best_peer": min(row["ratio"] for row in table),
         "peers": table,
     }
+
+
+def told_alone(alone_bytes: int | None) -> str:
+    return f"; a fine-tuning alone holds {alone_bytes / 2**30:.2f} GiB" if alone_bytes else ""
 
 
 def as_markdown(answers: dict[str, Any]) -> str:
@@ -192,6 +292,9 @@ def as_markdown(answers: dict[str, Any]) -> str:
             f"seen {100 * certificate['drop']:.2f}); {found['speedup']['ratio']:.2f}x "
             f"({found['speedup']['low']:.2f} to {found['speedup']['high']:.2f}) over the original on its fastest "
             "runtime.",
+            "",
+            f"The first certificate stood after {found['first_certified_s']:.0f} s; the run and its workers held at "
+            f"most {found['peak_memory_bytes'] / 2**30:.2f} GiB together{told_alone(found['training_alone_bytes'])}.",
             "",
             "| peer | options | accuracy | p50 ms | images/s | paring's images/s in the same run | paring's speed-up |",
             "|---|---|---|---|---|---|---|",

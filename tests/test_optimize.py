@@ -63,6 +63,7 @@ def test_the_fastest_that_keeps_the_accuracy_is_chosen(improved: tuple[Result, P
 
 def test_the_certificate_holds_the_budget_and_shows_its_evidence(improved: tuple[Result, Path]) -> None:
     certificate = improved[0].values["certificate"]
+    assert 0 < improved[0].values["first_certified_s"] <= improved[0].values["wall_time_s"]
     assert certificate["drop"] == 0
     assert 0 < certificate["upper_bound"] <= 0.01
     assert certificate["n"] == 1125

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from paring import __version__
 from paring.certify import Certificate
+from paring.flow.finalists import Finals
 from paring.flow.prepare import Prepared
 from paring.flow.result import Status
 from paring.flow.trials import latency_json
@@ -95,7 +96,7 @@ def speedup_json(comparison: Comparison | None) -> dict[str, float] | None:
 
 
 def result_json(
-    prepared: Prepared, findings: Findings, trials: Sequence[Trial], originals: Sequence[Trial]
+    prepared: Prepared, findings: Findings, trials: Sequence[Trial], originals: Sequence[Trial], finals: Finals
 ) -> dict[str, Any]:
     """The whole of result.json."""
     request = prepared.request
@@ -123,5 +124,6 @@ def result_json(
         "unavailable": [{"backend": name, "reason": reason} for name, reason in prepared.unavailable.items()],
         "trials": dict(Counter(trial.outcome for trial in trials)),
         "hardware": hardware(),
+        "first_certified_s": finals.first_certified_s,
         "wall_time_s": round(prepared.clock.spent_s, 1),
     }

@@ -252,7 +252,7 @@ def conclude(
     on_frontier = {t.key for t in ranking.frontier(trials)}
     marked = [replace(t, frontier=t.key in on_frontier) for t in trials]
     prepared.folder.rewrite([*marked, *(t for t in prepared.finished if t.key not in {m.key for m in marked})])
-    values = result_json(prepared, findings, marked, ending.originals)
+    values = result_json(prepared, findings, marked, ending.originals, finals)
     write_json(prepared.folder.result, values)
     return Result(findings.status, findings.reason, best, family, tuple(marked), write_report(root), values)
 

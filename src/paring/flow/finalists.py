@@ -23,13 +23,17 @@ from paring.types import Array, CorpusMetric
 
 @dataclass(frozen=True)
 class Finalist:
-    """A candidate that was looked at, at the cost of `share`: its certificate, or why it has none."""
+    """A candidate that was looked at, at the cost of `share`: its certificate, or why it has none.
+
+    `elapsed_s` is what the run had spent when it was known.
+    """
 
     key: str
     share: float
     certificate: Certificate | None
     reason: str
     certified: bool
+    elapsed_s: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -56,6 +60,11 @@ class Finals:
         """All finalists so far, in the order of their looks."""
         return tuple(self._seen.values())
 
+    @property
+    def first_certified_s(self) -> float | None:
+        """When something was certified for the first time; None where nothing was."""
+        return min((finalist.elapsed_s for finalist in self.seen if finalist.certified), default=None)
+
     def look(self, candidate: Candidate, share: float) -> Finalist | None:
         """Look at the certification split at the cost of `share`; None where that is not left.
 
@@ -68,7 +77,8 @@ class Finals:
             return earlier
         if sum(finalist.share for finalist in self.seen) - paid + share > 1 + 1e-9:
             return earlier
-        finalist = self._looked(candidate, share)
+        since_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 1)
+        finalist = replace(self._looked(candidate, share), elapsed_s=since_s)
         self._seen[candidate.key] = finalist
         write_json(self._log, [_as_json(f) for f in self.seen])
         return finalist

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,11 +13,6 @@ from paring.types import Budget, Session
 
 NetworkFormat = Literal["onnx", "torch"]
 NETWORK_FILES: dict[NetworkFormat, str] = {"onnx": "network.onnx", "torch": "network.pt2"}
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: fewer than the machine has where it was confined to some."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Backend(ABC):

@@ -1,4 +1,4 @@
-"""How many cores this process may keep busy: its affinity, and the CPU quota that a container was given."""
+"""How many cores this process may keep busy (its affinity, a container's CPU quota), and how many a network takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ def usable_cores() -> int:
     """Cores that this process may keep busy, at least 1: fewer than the machine has where it was confined to some."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(allowed, quota_cores(Path("/")) or allowed))
+
+
+def threads_taken(own: int, given: int) -> int:
+    """Threads of a network: what its backend's option `own` says (0: all), and never more than it is given."""
+    return min(own or given, given)
+
+
+def fewer_threads(given: int, batch_size: int) -> tuple[int, ...]:
+    """Smaller numbers of threads that may be faster than all that are given.
+
+    One, where a batch is too small to keep more of them busy; half, where two of them share a physical core.
+    """
+    one = (1,) if given > 1 and batch_size < 2 * given else ()
+    return (*one, given // 2) if given > 3 else one
 
 
 def quota_cores(root: Path) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.checks import in_one_sentence
+from paring.backends.cores import fewer_threads, threads_taken
 from paring.backends.precision import EXECUTION_PRECISION_KEY, execution_precision
 from paring.backends.splitting import Run, SplitSession, check_split
 from paring.errors import BackendError
@@ -30,19 +31,21 @@ class OpenVINO(Backend):
 
     `streams` pieces of a batch run side by side on threads/streams threads each, in steps of `micro_batch` rows (0:
     whole). Pieces of exactly `static_batch` rows (0: none) run a second plan that is compiled for that size: it saves
-    the shape inference of every call, and costs memory.
+    the shape inference of every call, and costs memory. `threads` (0: all) and streams are never more than the threads
+    that the network is given.
     """
 
     streams: int = 1
     micro_batch: int = 0
     static_batch: int = 0
+    threads: int = 0
 
     name: ClassVar[str] = "openvino"
     format: ClassVar[NetworkFormat] = "onnx"
     package: ClassVar[str | None] = "openvino"
 
     def __post_init__(self) -> None:
-        check_split(self.streams, self.micro_batch)
+        check_split(streams=self.streams, micro_batch=self.micro_batch, threads=self.threads)
         if self.static_batch < 0:
             raise BackendError(f"static_batch={self.static_batch} must be a number of rows, or 0 for none.")
 
@@ -61,25 +64,26 @@ class OpenVINO(Backend):
             raise BackendError(f"openvino runs on the cpu here, not on {device!r}: leave device at its default.")
         import openvino
 
-        core = openvino.Core()
+        core, threads = openvino.Core(), threads_taken(self.threads, threads)
+        streams = min(self.streams, threads)
         try:
             model = core.read_model(network)
             names = [_graph_name(port) for port in model.outputs]
             specs = tuple(_spec(port) for port in model.inputs)
-            plans = self._plans(core, model, threads)
+            plans = self._plans(core, model, threads, streams)
         except BackendError:
             raise
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {network.name}: {in_one_sentence(error)}.") from error
-        lanes = [_lane(plans, self.static_batch, names) for _ in range(self.streams)]
+        lanes = [_lane(plans, self.static_batch, names) for _ in range(streams)]
         return SplitSession(str(self), lanes, specs, micro_batch=self.micro_batch)
 
-    def _plans(self, core: Any, model: Any, threads: int) -> tuple[Any, ...]:
+    def _plans(self, core: Any, model: Any, threads: int, streams: int) -> tuple[Any, ...]:
         """The model compiled for any batch, then for the static one."""
         config = {
             "INFERENCE_PRECISION_HINT": _precision(core, model),
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": self.streams,
+            "NUM_STREAMS": streams,
         }
         plans = [core.compile_model(model, "CPU", config)]
         if self.static_batch:
@@ -90,13 +94,15 @@ class OpenVINO(Backend):
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
-        """The default, a plan for the budget's batch, and streams."""
+        """The default, a plan for the budget's batch, streams, and fewer threads."""
         yield cls()
         yield cls(static_batch=budget.batch_size)
         if threads > 1 and budget.batch_size >= 2 * threads:
             yield cls(streams=threads)
             if budget.batch_size % threads == 0:
                 yield cls(streams=threads, static_batch=budget.batch_size // threads)
+        for fewer in fewer_threads(threads, budget.batch_size):
+            yield cls(static_batch=budget.batch_size, threads=fewer)
 
 
 def _precision(core: Any, model: Any) -> str:

@@ -65,6 +65,23 @@ class Sleepy(Backend):
 
 
 @dataclass(frozen=True)
+class Drowsy(Sleepy):
+    """Another runtime that reads the same files; far slower, whatever its option."""
+
+    pillows: int = 0
+
+    name: ClassVar[str] = "drowsy"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        return SleepySession(marked(onnx.load(network), COST, str(5 * ORIGINAL_COST_MS)))
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls()
+        yield cls(pillows=1)
+
+
+@dataclass(frozen=True)
 class Absent(Sleepy):
     """A runtime that is not installed."""
 
@@ -123,6 +140,18 @@ class Spy(Cheapen):
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         np.save(self.file, np.concatenate([inputs.numpy() for inputs, _ in job.calibrate]))
+        return super().apply(graph, job)
+
+
+@dataclass(frozen=True)
+class Counted(Cheapen):
+    """Leaves a line for each time that it is applied."""
+
+    file: str = ""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        with Path(self.file).open("a") as stream:
+            stream.write("applied\n")
         return super().apply(graph, job)
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from paring.backends.precision import ExecutionPrecision
 from paring.errors import BackendError
 from paring.types import Budget, Session
 
@@ -33,6 +34,11 @@ class Backend(ABC):
 
         It may import the runtime: it is only called in a process of its own (see `probe`).
         """
+
+    @classmethod
+    def precisions(cls) -> tuple[ExecutionPrecision, ...]:
+        """The precisions in which it executes graphs that ask for them here; called where `available` is."""
+        return ("f32",)
 
     @abstractmethod
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:

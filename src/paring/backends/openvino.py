@@ -12,7 +12,7 @@ import numpy as np
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.checks import in_one_sentence
 from paring.backends.cores import fewer_threads, threads_taken
-from paring.backends.precision import EXECUTION_PRECISION_KEY, execution_precision
+from paring.backends.precision import EXECUTION_PRECISION_KEY, PRECISIONS, ExecutionPrecision, execution_precision
 from paring.backends.splitting import Run, SplitSession, check_split
 from paring.errors import BackendError
 from paring.types import Arrays, Budget, Session, TensorSpec
@@ -20,7 +20,7 @@ from paring.types import Arrays, Budget, Session, TensorSpec
 if TYPE_CHECKING:
     import openvino
 
-_CAPABILITY = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_CAPABILITY: dict[ExecutionPrecision, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _FRAMEWORK = "framework"
 """Where OpenVINO keeps an ONNX graph's metadata."""
 
@@ -57,6 +57,13 @@ class OpenVINO(Backend):
         except ImportError as error:
             return f"OpenVINO can't be imported ({in_one_sentence(error)}): pip install openvino."
         return None if "CPU" in openvino.Core().available_devices else "OpenVINO finds no CPU plugin: install it again."
+
+    @classmethod
+    def precisions(cls) -> tuple[ExecutionPrecision, ...]:
+        """Those that the CPU has kernels for."""
+        import openvino
+
+        return _precisions(openvino.Core())
 
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
         """Load an ONNX file. Raises BackendError where OpenVINO refuses it."""
@@ -105,11 +112,16 @@ class OpenVINO(Backend):
             yield cls(static_batch=budget.batch_size, threads=fewer)
 
 
+def _precisions(core: Any) -> tuple[ExecutionPrecision, ...]:
+    found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(precision for precision in PRECISIONS if _CAPABILITY[precision] in found)
+
+
 def _precision(core: Any, model: Any) -> str:
     """What the graph asks for. Raises BackendError where this CPU lacks it: OpenVINO would silently run f32."""
     path = [_FRAMEWORK, EXECUTION_PRECISION_KEY]
     asked = execution_precision(model.get_rt_info(path).astype(str) if model.has_rt_info(path) else None)
-    if _CAPABILITY[asked] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if asked not in _precisions(core):
         raise BackendError(f"the network asks to be executed in {asked}, which this CPU does not have.")
     return asked
 

@@ -53,7 +53,7 @@ class Networks:
 
     def build(self, candidate: Candidate) -> Built:
         """The candidate's network on disk. Raises TechniqueError, ExportError, NothingChangedError."""
-        target = self.folder / "networks" / candidate.key
+        target = self.folder / "networks" / candidate.network_key
         if not target.is_dir():
             self._check_order(candidate.recipe)
             exported = self.exported(candidate.module_part, candidate.backend)
@@ -70,9 +70,9 @@ class Networks:
                 write_json(part / "coverage.json", coverage)
         return Built(target, target / NETWORK_FILES[candidate.backend.format], _read_coverage(target))
 
-    def discard(self, key: str) -> None:
-        """Forget a candidate's network."""
-        shutil.rmtree(self.folder / "networks" / key, ignore_errors=True)
+    def discard(self, network_key: str) -> None:
+        """Forget a network; it is made anew where it is asked for again."""
+        shutil.rmtree(self.folder / "networks" / network_key, ignore_errors=True)
 
     def original_graph(self) -> onnx.ModelProto:
         """The task's own network as a graph."""

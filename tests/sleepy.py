@@ -66,19 +66,9 @@ class Sleepy(Backend):
 
 @dataclass(frozen=True)
 class Drowsy(Sleepy):
-    """Another runtime that reads the same files; far slower, whatever its option."""
-
-    pillows: int = 0
+    """Another runtime that reads the same files."""
 
     name: ClassVar[str] = "drowsy"
-
-    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
-        return SleepySession(marked(onnx.load(network), COST, str(5 * ORIGINAL_COST_MS)))
-
-    @classmethod
-    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
-        yield cls()
-        yield cls(pillows=1)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,29 +230,6 @@ def test_a_backend_that_refuses_the_original_is_a_row_and_the_next_one_is_used(t
     refused = [trial for trial in result.trials if trial.backend_text == "refuses"]
     assert refused
     assert all(trial.outcome == "failed" and "does not like it" in trial.reason for trial in refused)
-
-
-def test_a_network_is_made_once_for_all_runtimes_and_hopeless_options_are_rows(tmp_path: Path) -> None:
-    counted = sleepy.Counted(file=str(tmp_path / "applied"))
-    result = paring.optimize(
-        sleepy.task(),
-        out=tmp_path / "out",
-        time_limit_s=TIME_LIMIT_S,
-        techniques=[counted],
-        backends=[sleepy.Sleepy, sleepy.Drowsy],
-        threads=1,
-        progress=False,
-    )
-    assert result.status == "improved"
-    tried = [trial.backend_text for trial in result.trials if trial.recipe and trial.outcome == "measured"]
-    assert tried == ["sleepy", "drowsy"]
-    assert (tmp_path / "applied").read_text().split() == ["applied"]
-    (skipped,) = (trial for trial in result.trials if trial.backend_text == "drowsy(pillows=1)" and not trial.recipe)
-    assert skipped.outcome == "skipped"
-    assert re.fullmatch(r"the original on drowsy takes \d\.\d times as long as on sleepy", skipped.reason)
-    assert skipped.latency_ms is None
-    assert result.values["trials"]["skipped"] >= 1
-    assert "could not win" in result.report.read_text()
 
 
 def test_no_backend_at_all_is_one_sentence(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,10 @@ class Networks:
                 write_json(part / "coverage.json", coverage)
         return Built(target, target / NETWORK_FILES[candidate.backend.format], _read_coverage(target))
 
-    def discard(self, network_key: str) -> None:
-        """Forget a network; it is made anew where it is asked for again."""
-        shutil.rmtree(self.folder / "networks" / network_key, ignore_errors=True)
+    def forget(self, seen: Iterable[Candidate], kept: Iterable[Candidate]) -> None:
+        """Delete the networks of those seen that none of those kept shares; what is asked for again is made anew."""
+        for key in {candidate.network_key for candidate in seen} - {candidate.network_key for candidate in kept}:
+            shutil.rmtree(self.folder / "networks" / key, ignore_errors=True)
 
     def original_graph(self) -> onnx.ModelProto:
         """The task's own network as a graph."""

@@ -171,6 +171,6 @@ class Hunt:
     def _forget_the_beaten(self) -> None:
         """Keep the networks of the frontier and of finalists; the others can be built again."""
         kept = {trial.key for trial in self.ranking.frontier(self.trials)} | {f.key for f in self.finals.seen}
-        networks = {candidate.network_key for candidate in self.candidates.values()}
-        for beaten in networks - {c.network_key for key, c in self.candidates.items() if key in kept}:
-            self.prepared.networks.discard(beaten)
+        self.prepared.networks.forget(
+            self.candidates.values(), [candidate for key, candidate in self.candidates.items() if key in kept]
+        )

@@ -105,7 +105,7 @@ class Smooth(Int):
 class Half(Int):
     @property
     def execution(self) -> ExecutionPrecision:
-        return "f32" if self.bits == 4 else "bf16"
+        return "f32" if self.bits == 6 else "bf16"
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def test_a_precision_that_a_backend_lacks_is_not_offered_to_it() -> None:
     there = world(techniques=(Half,), backends=(Fast, Uneven), precisions={"fast": ("f32",), "uneven": ("f32", "bf16")})
     explore(there)
     tried = {(c.backend.name, c.recipe[0].settings()["bits"]) for c in there.asked if c.recipe}
-    assert {bits for name, bits in tried if name == "fast"} == {4}
+    assert {bits for name, bits in tried if name == "fast"} == {6}
     assert {bits for name, bits in tried if name == "uneven"} >= {8, 6}
 
 

@@ -57,11 +57,11 @@ class Scene:
         return [self.backend_variants(b)[0] for b in self.backends if b.format == "onnx" and self.backend_variants(b)]
 
     def graph_variants(self, technique: Any, backend: Backend, most: int | None = None) -> list[GraphTechnique]:
-        """Settings of a graph technique that are worth a try on a backend; none for another kind."""
+        """The first settings of a graph technique, those that the backend executes; none for another kind."""
         if isinstance(technique, type) and issubclass(technique, GraphTechnique):
             executed = self.precisions.get(backend.name)
-            variants = technique.variants(self.graph, self.job)
-            return list(islice((v for v in variants if executed is None or v.execution in executed), most))
+            variants = islice(technique.variants(self.graph, self.job), most)
+            return [variant for variant in variants if executed is None or variant.execution in executed]
         return [technique] if isinstance(technique, GraphTechnique) else []
 
     def module_variants(self, technique: Any, most: int | None = None) -> list[ModuleTechnique]:

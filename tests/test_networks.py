@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from paring.backends.torch import Torch
@@ -13,10 +14,11 @@ from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.flow.trials import TrialRunner
 from paring.techniques import calibration
+from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.tune import Candidate
-from paring.types import Budget
+from paring.types import Budget, Task
 from tests import sleepy
 from tests.quantization_nets import job, residual_net, rows
 
@@ -46,6 +48,18 @@ def test_runtimes_of_another_format_do_not(tmp_path: Path) -> None:
     networks = made(tmp_path)
     graph, archive = (networks.build(Candidate((), b, "baseline")) for b in (sleepy.Sleepy(), Torch()))
     assert (graph.network.name, archive.network.name) == ("network.onnx", "network.pt2")
+
+
+def test_a_trained_network_is_carried_by_a_runtime_that_reads_no_graphs(tmp_path: Path) -> None:
+    points, classes = sleepy.rows(64)
+    task = Task(sleepy.network(), [(points, classes)], train=[(points, classes)])
+    networks = Networks(Job.of(task), task_signature(task), tmp_path)
+    built = networks.build(Candidate((FineTune(epochs=1),), Torch(), "training"))
+    (found,) = Torch().load(built.network, threads=1).run({"input": points.numpy()}).values()
+    before = sleepy.network()(points).detach().numpy()
+    assert built.network.name == "network.pt2"
+    assert found.shape == before.shape
+    assert not np.array_equal(found, before)
 
 
 def test_a_network_stays_while_one_of_its_runtimes_is_kept(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ class Sleepy(Backend):
 
 
 @dataclass(frozen=True)
+class Drowsy(Sleepy):
+    """Another runtime that reads the same files."""
+
+    name: ClassVar[str] = "drowsy"
+
+
+@dataclass(frozen=True)
 class Absent(Sleepy):
     """A runtime that is not installed."""
 
@@ -123,6 +130,18 @@ class Spy(Cheapen):
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         np.save(self.file, np.concatenate([inputs.numpy() for inputs, _ in job.calibrate]))
+        return super().apply(graph, job)
+
+
+@dataclass(frozen=True)
+class Counted(Cheapen):
+    """Leaves a line for each time that it is applied."""
+
+    file: str = ""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        with Path(self.file).open("a") as stream:
+            stream.write("applied\n")
         return super().apply(graph, job)
 
 

@@ -18,6 +18,8 @@ def test_every_named_backend_gets_a_row_and_those_of_the_default_install_work():
         assert found[name].works
         assert found[name].version[:1].isdigit()
         assert float(found[name].details["largest_error"]) < 1e-4
+    assert found["onnxruntime"].precisions == ("f32",)
+    assert found["openvino"].precisions[0] == "f32"
     for name in ("cuda", "tensorrt"):
         assert found[name].works or "ONNX Runtime" in found[name].reason
 

@@ -16,9 +16,10 @@ from torch import nn
 
 from paring.backends.accelerators import Cuda, TensorRT
 from paring.backends.isolated import IsolatedSession
-from paring.backends.onnxruntime import OnnxRuntime, missing_provider
+from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.openvino import OpenVINO
 from paring.backends.precision import EXECUTION_PRECISION_KEY
+from paring.backends.providers import missing_provider
 from paring.backends.torch import Torch
 from paring.errors import BackendError, InputError
 
@@ -143,7 +144,8 @@ def test_impossible_options_are_quoted(make, message):
 
 
 @pytest.mark.parametrize(
-    ("backend", "provider"), [(Cuda(), "CUDAExecutionProvider"), (TensorRT(half=True), "TensorrtExecutionProvider")]
+    ("backend", "provider"),
+    [(Cuda(), "CUDAExecutionProvider"), (TensorRT(half=True), "TensorrtExecutionProvider")],
 )
 def test_a_missing_provider_is_never_replaced_by_the_cpu(backend, provider, tmp_path):
     if missing_provider(provider) is None:

@@ -110,4 +110,4 @@ def test_a_scalar_input_is_refused_when_the_network_is_loaded():
 @pytest.mark.parametrize(("streams", "micro_batch", "message"), [(0, 0, "streams=0"), (1, -2, "micro_batch=-2")])
 def test_impossible_splits_are_refused(streams, micro_batch, message):
     with pytest.raises(BackendError, match=message):
-        check_split(streams, micro_batch)
+        check_split(streams=streams, micro_batch=micro_batch)

@@ -62,6 +62,8 @@ def test_metadata_asks_for_kernels_of_the_type(dtype: str, told: str) -> None:
     assert metadata(graph) == {EXECUTION_PRECISION_KEY: told, "owner": "me"}
     stored = HalfPrecision(dtype, storage_only=True).apply(perceptron(), job(rows(1, 64)))  # type: ignore[arg-type]
     assert metadata(stored) == {}
+    assert HalfPrecision(dtype).execution == told  # type: ignore[arg-type]
+    assert HalfPrecision(dtype, storage_only=True).execution == "f32"  # type: ignore[arg-type]
     assert [tensor.dims for tensor in stored.graph.initializer] == [tensor.dims for tensor in graph.graph.initializer]
 
 

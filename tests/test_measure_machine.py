@@ -9,12 +9,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from paring.backends.base import usable_cores
+from paring.backends import cores
+from paring.backends.cores import quota_cores, usable_cores
 from paring.backends.probe_network import write_probe_network
 from paring.backends.runner import write_graph
 from paring.errors import InputError
+from paring.flow.request import Request
 from paring.measure.hardware import differences, hardware
 from paring.measure.size import network_files, network_size_bytes
+from paring.types import Budget
+from tests import sleepy
 
 
 def graph_with(weight):
@@ -94,6 +98,52 @@ def test_the_fingerprint_is_plain_and_tells_what_decides_speed():
     assert found["memory_bytes"] > 2**28
     assert {"numpy", "onnx", "onnxruntime", "torch"} <= set(found["packages"])
     assert found["isa"] == sorted(found["isa"])
+
+
+def confined(root, groups, files):
+    """A system's folders: what the process is told of its control groups, and the files of those."""
+    for name, text in {"proc/self/cgroup": groups, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "whole"),
+    [
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "390000 100000\n"}, 3),
+        ("0::/a/b\n", {"sys/fs/cgroup/a/cpu.max": "300000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"}, 3),
+        ("0::/host/path\n", {"sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
+        (
+            "5:memory:/\n4:cpu,cpuacct:/docker/1\n",
+            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+            2,
+        ),
+        (
+            "4:cpu,cpuacct:/\n0::/\n",
+            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+            None,
+        ),
+    ],
+)
+def test_a_cpu_quota_leaves_whole_cores(groups, files, whole, tmp_path):
+    assert quota_cores(confined(tmp_path, groups, files)) == whole
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path):
+    assert quota_cores(tmp_path) is None
+
+
+def test_a_quota_limits_the_threads_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(cores, "quota_cores", lambda root: 3)
+    assert Request(sleepy.task(), Budget(), tmp_path).thread_count == 3
+    assert Request(sleepy.task(), Budget(), tmp_path, threads=5).thread_count == 5
+    monkeypatch.setattr(cores, "quota_cores", lambda root: None)
+    assert Request(sleepy.task(), Budget(), tmp_path).thread_count == 8
 
 
 def test_a_machine_does_not_differ_from_itself():

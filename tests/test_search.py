@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from paring.backends.base import Backend, NetworkFormat
+from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Role, Technique, TrainingTechnique
 from paring.tune import Candidate, Ranking, Scene, Search, Speedup, Trial
@@ -42,6 +43,23 @@ class Fast(Backend):
 class Slow(Fast):
     name: ClassVar[str] = "slow"
     format: ClassVar[NetworkFormat] = "torch"
+
+
+@dataclass(frozen=True)
+class Crawling(Fast):
+    name: ClassVar[str] = "crawling"
+
+
+@dataclass(frozen=True)
+class Uneven(Fast):
+    """Fast, but for its last option."""
+
+    name: ClassVar[str] = "uneven"
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield from super().variants(budget, threads)
+        yield cls(lanes=7)
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,13 @@ class Smooth(Int):
 
 
 @dataclass(frozen=True)
+class Half(Int):
+    @property
+    def execution(self) -> ExecutionPrecision:
+        return "f32" if self.bits == 6 else "bf16"
+
+
+@dataclass(frozen=True)
 class Narrow(ModuleTechnique):
     ratio: float = 0.5
 
@@ -123,6 +148,10 @@ class World:
         ratio, drop, spent_s = 1.0, 0.0, 1.0
         if candidate.backend.name == "slow":
             ratio *= 0.3
+        if candidate.backend.name == "crawling":
+            ratio *= 0.1
+        if isinstance(candidate.backend, Fast) and candidate.backend.lanes == 7:
+            ratio *= 0.2
         if isinstance(candidate.backend, Fast) and candidate.backend.lanes == 2:
             ratio *= 1.1
         for technique in candidate.recipe:
@@ -154,6 +183,8 @@ def world(
     train: bool = True,
     time_s: float = 1000.0,
     budget: Budget | None = None,
+    backends: tuple[type[Backend], ...] = (),
+    precisions: dict[str, tuple[str, ...]] | None = None,
 ) -> World:
     budget = budget or Budget()
     model = nn.Linear(2, 2).eval()
@@ -168,9 +199,10 @@ def world(
         model=model,
         graph=onnx.ModelProto(),
         techniques=techniques,
-        backends=(Fast, Slow),
+        backends=backends or (Fast, Slow),
         threads=2,
         time_left_s=lambda: made[0].clock_s,
+        precisions=precisions or {},
     )
     made.append(World(scene, time_s, []))
     return made[0]
@@ -225,6 +257,52 @@ def test_what_loses_too_much_is_tried_in_a_gentler_form() -> None:
     explore(there)
     assert any(Gentle(5) in c.recipe for c in there.asked)
     assert not any(Gentle(9) in c.recipe for c in there.asked)
+
+
+def test_options_of_a_backend_that_is_beyond_them_are_told_and_not_run() -> None:
+    there = world(backends=(Fast, Crawling))
+    explore(there)
+    told = {str(c.backend): c.hopeless for c in there.asked if not c.recipe}
+    assert told == {
+        "fast": "",
+        "fast(lanes=2)": "",
+        "crawling": "",
+        "crawling(lanes=2)": "the original on crawling takes 10.0 times as long as on fast",
+    }
+
+
+def test_options_that_slow_the_original_down_are_not_run_on_what_was_made_of_it() -> None:
+    there = world(backends=(Uneven,), train=False)
+    explore(there)
+    quantized = {str(c.backend): c.hopeless for c in there.asked if c.recipe == (Int(8),)}
+    assert quantized == {
+        "uneven": "",
+        "uneven(lanes=2)": "",
+        "uneven(lanes=7)": "the original on uneven(lanes=7) takes 5.5 times as long as on uneven(lanes=2)",
+    }
+
+
+def test_a_precision_that_a_backend_lacks_is_not_offered_to_it() -> None:
+    there = world(techniques=(Half,), backends=(Fast, Uneven), precisions={"fast": ("f32",), "uneven": ("f32", "bf16")})
+    explore(there)
+    tried = {(c.backend.name, c.recipe[0].settings()["bits"]) for c in there.asked if c.recipe}
+    assert {bits for name, bits in tried if name == "fast"} == {6}
+    assert {bits for name, bits in tried if name == "uneven"} >= {8, 6}
+
+
+def test_a_backend_that_reads_no_graphs_carries_trained_networks_too() -> None:
+    there = world(backends=(Slow,))
+    explore(there)
+    trained = [c for c in there.asked if any(isinstance(t, Teach) for t in c.recipe)]
+    assert trained
+    assert {c.backend.name for c in trained} == {"slow"}
+    assert not any(c.graph_part for c in trained)
+
+
+def test_trained_networks_are_not_carried_to_a_backend_far_behind() -> None:
+    there = world(backends=(Fast, Uneven, Slow))
+    explore(there)
+    assert {c.backend.name for c in there.asked if c.stage == "training"} == {"fast", "uneven"}
 
 
 def test_without_training_data_nothing_is_trained_or_pruned() -> None:

@@ -1,52 +1,55 @@
-"""ONNX Runtime's providers for NVIDIA devices: CUDA kernels, and TensorRT engines."""
+"""ONNX Runtime's providers for NVIDIA devices: CUDA kernels, and TensorRT engines.
+
+Both follow ONNX Runtime's documentation and have not been run on such a device yet: what the probe finds is all that
+speaks for them. It runs a small network on the device, and compares the answers with NumPy's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Self
 
-from paring.backends.base import Backend, NetworkFormat
-from paring.backends.onnxruntime import (
-    CPU,
-    input_specs,
-    lane_of,
-    load_graph,
-    missing_provider,
-    session_options,
-)
-from paring.backends.splitting import SplitSession, check_split
-from paring.types import Budget, Session
+from paring.backends.providers import CPU, Opening, ProviderBackend, Providers
+from paring.backends.splitting import check_split
+from paring.types import Budget
 
 _CUDA = "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
 
 
 @dataclass(frozen=True)
-class Cuda(Backend):
-    """ONNX Runtime's CUDA provider. `tf32` lets matrix products round to 10 bits of mantissa; off, results are f32."""
+class Accelerator(ProviderBackend):
+    """A provider with a device of its own, which runs batches in steps of `micro_batch` rows (0: whole)."""
 
     micro_batch: int = 0
-    tf32: bool = False
 
-    name: ClassVar[str] = "cuda"
-    format: ClassVar[NetworkFormat] = "onnx"
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     package: ClassVar[str | None] = "onnxruntime-gpu"
 
     def __post_init__(self) -> None:
-        check_split(1, self.micro_batch)
+        check_split(micro_batch=self.micro_batch)
 
-    @classmethod
-    def available(cls) -> str | None:
-        """None where this build of ONNX Runtime has the provider; whether a device answers, the probe's run tells."""
-        return missing_provider(_CUDA)
+    def opening(self, threads: int) -> Opening:
+        """One lane: a device is not shared among streams."""
+        return Opening(threads, micro_batch=self.micro_batch)
 
-    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
-        """Load an ONNX file on the first device, whatever `device` says: this provider has no other."""
-        providers = [(_CUDA, {"use_tf32": "1" if self.tf32 else "0"}), (CPU, {})]
-        session = load_graph(network, session_options(threads, "all", spinning=True), providers)
-        return SplitSession(str(self), [lane_of(session)], input_specs(session), micro_batch=self.micro_batch)
+
+@dataclass(frozen=True)
+class Cuda(Accelerator):
+    """ONNX Runtime's CUDA provider; never run on a device yet, see `paring doctor`.
+
+    `tf32` lets matrix products round to 10 bits of mantissa; off, results are f32.
+    """
+
+    tf32: bool = False
+
+    name: ClassVar[str] = "cuda"
+    provider: ClassVar[str] = _CUDA
+
+    def providers(self) -> Providers:
+        """CUDA, then the CPU."""
+        return [(_CUDA, {"use_tf32": str(int(self.tf32))}), (CPU, {})]
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
@@ -56,29 +59,20 @@ class Cuda(Backend):
 
 
 @dataclass(frozen=True)
-class TensorRT(Backend):
-    """ONNX Runtime's TensorRT provider. `half` lets TensorRT choose f16 kernels."""
+class TensorRT(Accelerator):
+    """ONNX Runtime's TensorRT provider; never run on a device yet, see `paring doctor`.
 
-    micro_batch: int = 0
+    `half` lets TensorRT choose f16 kernels.
+    """
+
     half: bool = False
 
     name: ClassVar[str] = "tensorrt"
-    format: ClassVar[NetworkFormat] = "onnx"
-    package: ClassVar[str | None] = "onnxruntime-gpu"
+    provider: ClassVar[str] = _TENSORRT
 
-    def __post_init__(self) -> None:
-        check_split(1, self.micro_batch)
-
-    @classmethod
-    def available(cls) -> str | None:
-        """None where this build of ONNX Runtime has the provider; whether a device answers, the probe's run tells."""
-        return missing_provider(_TENSORRT)
-
-    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
-        """Load an ONNX file on the first device, whatever `device` says: this provider has no other."""
-        providers = [(_TENSORRT, {"trt_fp16_enable": "1" if self.half else "0"}), (_CUDA, {"use_tf32": "0"}), (CPU, {})]
-        session = load_graph(network, session_options(threads, "all", spinning=True), providers)
-        return SplitSession(str(self), [lane_of(session)], input_specs(session), micro_batch=self.micro_batch)
+    def providers(self) -> Providers:
+        """TensorRT, then CUDA, then the CPU."""
+        return [(_TENSORRT, {"trt_fp16_enable": str(int(self.half))}), (_CUDA, {"use_tf32": "0"}), (CPU, {})]
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:

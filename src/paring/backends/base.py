@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from paring.backends.precision import ExecutionPrecision
 from paring.errors import BackendError
 from paring.types import Budget, Session
 
 NetworkFormat = Literal["onnx", "torch"]
 NETWORK_FILES: dict[NetworkFormat, str] = {"onnx": "network.onnx", "torch": "network.pt2"}
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: fewer than the machine has where it was confined to some."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Backend(ABC):
@@ -40,6 +34,11 @@ class Backend(ABC):
 
         It may import the runtime: it is only called in a process of its own (see `probe`).
         """
+
+    @classmethod
+    def precisions(cls) -> tuple[ExecutionPrecision, ...]:
+        """The precisions in which it executes graphs that ask for them here; called where `available` is."""
+        return ("f32",)
 
     @abstractmethod
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:

@@ -11,7 +11,8 @@ import numpy as np
 
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.checks import in_one_sentence
-from paring.backends.precision import EXECUTION_PRECISION_KEY, execution_precision
+from paring.backends.cores import fewer_threads, threads_taken
+from paring.backends.precision import EXECUTION_PRECISION_KEY, PRECISIONS, ExecutionPrecision, execution_precision
 from paring.backends.splitting import Run, SplitSession, check_split
 from paring.errors import BackendError
 from paring.types import Arrays, Budget, Session, TensorSpec
@@ -19,7 +20,7 @@ from paring.types import Arrays, Budget, Session, TensorSpec
 if TYPE_CHECKING:
     import openvino
 
-_CAPABILITY = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_CAPABILITY: dict[ExecutionPrecision, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _FRAMEWORK = "framework"
 """Where OpenVINO keeps an ONNX graph's metadata."""
 
@@ -30,19 +31,21 @@ class OpenVINO(Backend):
 
     `streams` pieces of a batch run side by side on threads/streams threads each, in steps of `micro_batch` rows (0:
     whole). Pieces of exactly `static_batch` rows (0: none) run a second plan that is compiled for that size: it saves
-    the shape inference of every call, and costs memory.
+    the shape inference of every call, and costs memory. `threads` (0: all) and streams are never more than the threads
+    that the network is given.
     """
 
     streams: int = 1
     micro_batch: int = 0
     static_batch: int = 0
+    threads: int = 0
 
     name: ClassVar[str] = "openvino"
     format: ClassVar[NetworkFormat] = "onnx"
     package: ClassVar[str | None] = "openvino"
 
     def __post_init__(self) -> None:
-        check_split(self.streams, self.micro_batch)
+        check_split(streams=self.streams, micro_batch=self.micro_batch, threads=self.threads)
         if self.static_batch < 0:
             raise BackendError(f"static_batch={self.static_batch} must be a number of rows, or 0 for none.")
 
@@ -55,31 +58,39 @@ class OpenVINO(Backend):
             return f"OpenVINO can't be imported ({in_one_sentence(error)}): pip install openvino."
         return None if "CPU" in openvino.Core().available_devices else "OpenVINO finds no CPU plugin: install it again."
 
+    @classmethod
+    def precisions(cls) -> tuple[ExecutionPrecision, ...]:
+        """Those that the CPU has kernels for."""
+        import openvino
+
+        return _precisions(openvino.Core())
+
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
         """Load an ONNX file. Raises BackendError where OpenVINO refuses it."""
         if device != "cpu":
             raise BackendError(f"openvino runs on the cpu here, not on {device!r}: leave device at its default.")
         import openvino
 
-        core = openvino.Core()
+        core, threads = openvino.Core(), threads_taken(self.threads, threads)
+        streams = min(self.streams, threads)
         try:
             model = core.read_model(network)
             names = [_graph_name(port) for port in model.outputs]
             specs = tuple(_spec(port) for port in model.inputs)
-            plans = self._plans(core, model, threads)
+            plans = self._plans(core, model, threads, streams)
         except BackendError:
             raise
         except Exception as error:
             raise BackendError(f"OpenVINO can't load {network.name}: {in_one_sentence(error)}.") from error
-        lanes = [_lane(plans, self.static_batch, names) for _ in range(self.streams)]
+        lanes = [_lane(plans, self.static_batch, names) for _ in range(streams)]
         return SplitSession(str(self), lanes, specs, micro_batch=self.micro_batch)
 
-    def _plans(self, core: Any, model: Any, threads: int) -> tuple[Any, ...]:
+    def _plans(self, core: Any, model: Any, threads: int, streams: int) -> tuple[Any, ...]:
         """The model compiled for any batch, then for the static one."""
         config = {
             "INFERENCE_PRECISION_HINT": _precision(core, model),
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": self.streams,
+            "NUM_STREAMS": streams,
         }
         plans = [core.compile_model(model, "CPU", config)]
         if self.static_batch:
@@ -90,20 +101,27 @@ class OpenVINO(Backend):
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
-        """The default, a plan for the budget's batch, and streams."""
+        """The default, a plan for the budget's batch, streams, and fewer threads."""
         yield cls()
         yield cls(static_batch=budget.batch_size)
         if threads > 1 and budget.batch_size >= 2 * threads:
             yield cls(streams=threads)
             if budget.batch_size % threads == 0:
                 yield cls(streams=threads, static_batch=budget.batch_size // threads)
+        for fewer in fewer_threads(threads, budget.batch_size):
+            yield cls(static_batch=budget.batch_size, threads=fewer)
+
+
+def _precisions(core: Any) -> tuple[ExecutionPrecision, ...]:
+    found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(precision for precision in PRECISIONS if _CAPABILITY[precision] in found)
 
 
 def _precision(core: Any, model: Any) -> str:
     """What the graph asks for. Raises BackendError where this CPU lacks it: OpenVINO would silently run f32."""
     path = [_FRAMEWORK, EXECUTION_PRECISION_KEY]
     asked = execution_precision(model.get_rt_info(path).astype(str) if model.has_rt_info(path) else None)
-    if _CAPABILITY[asked] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if asked not in _precisions(core):
         raise BackendError(f"the network asks to be executed in {asked}, which this CPU does not have.")
     return asked
 

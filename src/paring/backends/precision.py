@@ -14,14 +14,14 @@ EXECUTION_PRECISION_KEY = "paring.execution_precision"
 """Key in an ONNX graph's metadata_props."""
 
 ExecutionPrecision = Literal["f32", "bf16", "f16"]
-_KNOWN: tuple[ExecutionPrecision, ...] = ("f32", "bf16", "f16")
+PRECISIONS: tuple[ExecutionPrecision, ...] = ("f32", "bf16", "f16")
 
 
 def execution_precision(value: str | None) -> ExecutionPrecision:
     """The precision that the metadata's value asks for; f32 where the graph does not say. Raises BackendError."""
-    for known in _KNOWN:
+    for known in PRECISIONS:
         if value in (known, None):
             return known
     raise BackendError(
-        f"the graph's {EXECUTION_PRECISION_KEY}={value!r} is unknown: it must be one of {', '.join(_KNOWN)}."
+        f"the graph's {EXECUTION_PRECISION_KEY}={value!r} is unknown: it must be one of {', '.join(PRECISIONS)}."
     )

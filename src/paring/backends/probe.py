@@ -17,12 +17,16 @@ PROBE_LIMIT_S = 120.0
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found: `reason` is None where the backend ran a small network and answered as NumPy does."""
+    """What a probe found: `reason` is None where the backend ran a small network and answered as NumPy does.
+
+    `precisions` are those in which it executes graphs that ask for them.
+    """
 
     name: str
     reason: str | None
     version: str = ""
     details: dict[str, str] = field(default_factory=dict)
+    precisions: tuple[str, ...] = ()
 
     @property
     def works(self) -> bool:
@@ -52,4 +56,4 @@ def _probe_one(backend: str | type[Backend], time_limit_s: float) -> Probe:
             worker.close()
     except ParingError as error:
         return Probe(name, str(error))
-    return Probe(name, answer["reason"], answer["version"], answer["details"])
+    return Probe(name, answer["reason"], answer["version"], answer["details"], tuple(answer["precisions"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,21 @@ ROWS = 3
 
 
 def probed(kind: type[Backend], folder: Path) -> dict[str, Any]:
-    """The answer to the command probe: reason, version, details."""
+    """The answer to the command probe: reason, version, details, precisions."""
     reason = kind.available()
     if reason is not None:
-        return {"reason": reason, "version": _version(kind), "details": {}}
+        return _answer(kind, reason)
     try:
         reason, details = _trial_run(kind.with_options({}), folder)
+        return _answer(kind, reason, details, kind.precisions())
     except Exception as error:
-        reason, details = f"it fails on a small network: {in_one_sentence(error)}.", {}
-    return {"reason": reason, "version": _version(kind), "details": details}
+        return _answer(kind, f"it fails on a small network: {in_one_sentence(error)}.")
+
+
+def _answer(
+    kind: type[Backend], reason: str | None, details: Mapping[str, str] | None = None, precisions: Sequence[str] = ()
+) -> dict[str, Any]:
+    return {"reason": reason, "version": _version(kind), "details": details or {}, "precisions": list(precisions)}
 
 
 def _trial_run(backend: Backend, folder: Path) -> tuple[str | None, dict[str, str]]:

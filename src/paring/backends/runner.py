@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from paring.backends.base import usable_cores
+from paring.backends.cores import usable_cores
 from paring.backends.isolated import IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.precision import EXECUTION_PRECISION_KEY

@@ -21,12 +21,14 @@ Run = Callable[[Arrays], Arrays]
 """Runs one piece of a batch: named arrays -> named arrays, which it must not touch again."""
 
 
-def check_split(streams: int, micro_batch: int) -> None:
-    """Raise BackendError for numbers that no split can have."""
+def check_split(*, streams: int = 1, micro_batch: int = 0, threads: int = 0) -> None:
+    """Raise BackendError for options that no backend can have."""
     if streams < 1:
         raise BackendError(f"streams={streams} must be 1 or more: it is the number of pieces that run side by side.")
     if micro_batch < 0:
         raise BackendError(f"micro_batch={micro_batch} must be a number of rows, or 0 for whole batches.")
+    if threads < 0:
+        raise BackendError(f"threads={threads} must be a number of threads, or 0 for all that are given.")
 
 
 def pieces_of(rows: int, lanes: int, micro_batch: int) -> tuple[tuple[tuple[int, int], ...], ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.checks import in_one_sentence
+from paring.backends.cores import fewer_threads, threads_taken
 from paring.backends.splitting import Run, SplitSession, check_split
 from paring.errors import BackendError
 from paring.types import Arrays, Budget, Session, TensorSpec, named
@@ -26,19 +27,20 @@ class Torch(Backend):
     """A torch.export archive, run as it is or through torch.compile.
 
     `compiled` needs a C++ compiler on the machine that serves. `channels_last` keeps images as (batch, h, w, c) in
-    memory. Loading sets the number of torch's threads for the whole process.
+    memory. `threads` (0: all) are never more than the network is given. Loading sets their number for the process.
     """
 
     compiled: bool = False
     channels_last: bool = False
     micro_batch: int = 0
+    threads: int = 0
 
     name: ClassVar[str] = "torch"
     format: ClassVar[NetworkFormat] = "torch"
     package: ClassVar[str | None] = "torch"
 
     def __post_init__(self) -> None:
-        check_split(1, self.micro_batch)
+        check_split(micro_batch=self.micro_batch, threads=self.threads)
 
     @classmethod
     def available(cls) -> str | None:
@@ -56,7 +58,7 @@ class Torch(Backend):
         if self.compiled and not _has_compiler():
             raise BackendError("torch.compile needs a C++ compiler, and none is installed: use compiled=False.")
         refuse_pickle(network)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads_taken(self.threads, threads))
         try:
             program = torch.export.load(network)
             module: Any = program.module().to(device)
@@ -70,8 +72,10 @@ class Torch(Backend):
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
-        """Eager, eager with channels last, and compiled where there is a compiler."""
+        """Eager, on fewer threads, with channels last, and compiled where there is a compiler."""
         yield cls()
+        for fewer in fewer_threads(threads, budget.batch_size):
+            yield cls(threads=fewer)
         yield cls(channels_last=True)
         if _has_compiler():
             yield cls(compiled=True)

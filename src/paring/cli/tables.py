@@ -80,7 +80,7 @@ def print_doctor(found: Mapping[str, Any]) -> None:
     """The machine, then a row for each backend."""
     _print("This machine", ("", ""), [(name, _short(value)) for name, value in found["hardware"].items()])
     rows = [
-        (probe["name"], probe["version"] or "-", "works" if probe["reason"] is None else probe["reason"])
+        (probe["name"], probe["version"] or "-", probe["reason"] or f"works, in {', '.join(probe['precisions'])}")
         for probe in found["backends"]
     ]
     _print("Backends", ("backend", "version", ""), rows)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paring.data.batches import calibration_batches
 from paring.errors import TaskError
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 Say = Callable[[str], None]
+Found = TypeVar("Found")
+
+REMEMBERED = 4
+"""Observations that a job keeps: those of a few graphs are asked for again and again, and each takes memory."""
 
 
 def _silent(message: str) -> None:
@@ -37,6 +42,7 @@ class Job:
     threads: int | None = None
     deadline_s: float | None = None
     say: Say = _silent
+    _observed: OrderedDict[str, Any] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, task: Task, *, seed: int = 0, threads: int | None = None) -> Job:
@@ -49,6 +55,17 @@ class Job:
         if isinstance(self.task.model, Path):
             raise TaskError(f"{self.task.model} is a graph: this technique needs the task's network as an nn.Module.")
         return self.task.model
+
+    def once(self, key: str, observe: Callable[[], Found]) -> Found:
+        """What `observe` gives, made anew only where it was not lately: `key` names all that it depends on.
+
+        Many settings of a technique rest on the same pass over the calibration rows.
+        """
+        found: Found = self._observed.pop(key) if key in self._observed else observe()
+        self._observed[key] = found
+        if len(self._observed) > REMEMBERED:
+            self._observed.popitem(last=False)
+        return found
 
     def time_left_s(self) -> float:
         """Seconds until the deadline; infinity without one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class Networks:
 
     def build(self, candidate: Candidate) -> Built:
         """The candidate's network on disk. Raises TechniqueError, ExportError, NothingChangedError."""
-        target = self.folder / "networks" / candidate.key
+        target = self.folder / "networks" / candidate.network_key
         if not target.is_dir():
             self._check_order(candidate.recipe)
             exported = self.exported(candidate.module_part, candidate.backend)
@@ -70,9 +71,10 @@ class Networks:
                 write_json(part / "coverage.json", coverage)
         return Built(target, target / NETWORK_FILES[candidate.backend.format], _read_coverage(target))
 
-    def discard(self, key: str) -> None:
-        """Forget a candidate's network."""
-        shutil.rmtree(self.folder / "networks" / key, ignore_errors=True)
+    def forget(self, seen: Iterable[Candidate], kept: Iterable[Candidate]) -> None:
+        """Delete the networks of those seen that none of those kept shares; what is asked for again is made anew."""
+        for key in {candidate.network_key for candidate in seen} - {candidate.network_key for candidate in kept}:
+            shutil.rmtree(self.folder / "networks" / key, ignore_errors=True)
 
     def original_graph(self) -> onnx.ModelProto:
         """The task's own network as a graph."""

@@ -113,6 +113,7 @@ class Hunt:
             backends=self.prepared.usable_backends(),
             threads=request.thread_count,
             time_left_s=self.clock.search_left_s,
+            precisions={found.name: found.precisions for found in self.prepared.probes},
         )
 
     def follow(self, search: Search) -> None:
@@ -170,6 +171,6 @@ class Hunt:
     def _forget_the_beaten(self) -> None:
         """Keep the networks of the frontier and of finalists; the others can be built again."""
         kept = {trial.key for trial in self.ranking.frontier(self.trials)} | {f.key for f in self.finals.seen}
-        for trial in self.trials:
-            if trial.key not in kept:
-                self.prepared.networks.discard(trial.key)
+        self.prepared.networks.forget(
+            self.candidates.values(), [candidate for key, candidate in self.candidates.items() if key in kept]
+        )

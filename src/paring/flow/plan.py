@@ -46,6 +46,7 @@ def make_plan(request: Request) -> dict[str, Any]:
             backends=tuple(b for b in request.all_backends() if b.name not in broken and (model or b.format == "onnx")),
             threads=request.thread_count,
             time_left_s=lambda: request.time_limit_s,
+            precisions={found.name: found.precisions for found in probes},
         )
         known = [c for stage in (first_baselines, first_techniques, other_baselines) for c in next(stage(scene))]
         structures = Training(scene, {}, ()).structures() if request.task.train is not None else ()

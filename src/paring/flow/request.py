@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from paring import registry
 from paring.backends.base import Backend
+from paring.backends.cores import usable_cores
 from paring.errors import BudgetError
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Trial
@@ -49,7 +49,7 @@ class Request:
     @property
     def thread_count(self) -> int:
         """Threads for each measured network: what was asked, else all cores that this process may use."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or usable_cores()
 
     def all_techniques(self) -> tuple[Technique | type[Technique], ...]:
         """What was passed, else every technique that is installed."""

@@ -47,9 +47,10 @@ class TrialRunner:
 
     def _outcome(self, candidate: Candidate, number: int) -> Trial:
         def ended(outcome: Outcome, reason: object) -> Trial:
-            self.networks.discard(candidate.key)
             return Trial.of(candidate, number, outcome, str(reason))
 
+        if candidate.hopeless:
+            return ended("skipped", candidate.hopeless)
         if candidate.backend.name in self.unavailable:
             return ended("unavailable", self.unavailable[candidate.backend.name])
         try:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from paring.backends.base import usable_cores
+from paring.backends.cores import usable_cores
 
 ISA_FLAGS = frozenset(
     (

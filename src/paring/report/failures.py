@@ -13,6 +13,7 @@ OUTCOMES = {
     "failed": "Failed",
     "no-change": "Changed nothing, so it was no trial",
     "stopped-early": "Stopped early: it was losing",
+    "skipped": "Skipped: it could not win",
     "unavailable": "Not available here",
 }
 LONGEST = 240

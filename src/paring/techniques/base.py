@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.types import Coverage
 
@@ -70,6 +71,11 @@ class GraphTechnique(Technique):
     """
 
     role: ClassVar[Role] = "alone"
+
+    @property
+    def execution(self) -> ExecutionPrecision:
+        """The precision in which its graphs ask to be executed; it is only tried on backends that can."""
+        return "f32"
 
     @abstractmethod
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -60,11 +61,25 @@ def with_outputs(graph: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPr
     return model
 
 
-def observe(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Histogram]:
-    """A histogram of each float tensor's values over the calibration rows.
+def fingerprint(graph: onnx.ModelProto) -> str:
+    """A sha256 of all that decides a graph's values, piece by piece: the whole may be too large for protobuf."""
+    total = hashlib.sha256()
+    for piece in (*graph.graph.input, *graph.graph.initializer, *graph.graph.node, *graph.functions):
+        total.update(piece.SerializeToString(deterministic=True))
+    return total.hexdigest()
 
-    Raises TechniqueError that names a tensor in which NaN or infinity turns up.
+
+def observe(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Histogram]:
+    """A histogram of each float tensor's values over the calibration rows; callers leave the histograms as they are.
+
+    Every way to choose ranges starts from these: the job remembers them. Raises TechniqueError that names a tensor in
+    which NaN or infinity turns up.
     """
+    key = f"histograms of {sorted(tensors)} in {fingerprint(graph)}"
+    return job.once(key, lambda: _histograms(graph, tensors, job))
+
+
+def _histograms(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Histogram]:
     seen = {name: Histogram() for name in tensors}
     if not tensors:
         return seen

@@ -43,6 +43,11 @@ class HalfPrecision(GraphTechnique):
         if self.dtype not in _EXECUTION:
             raise TechniqueError(f"dtype={self.dtype!r} is unknown: choose one of {', '.join(_EXECUTION)}.")
 
+    @property
+    def execution(self) -> ExecutionPrecision:
+        """The type of the weights, unless it is for storage only."""
+        return "f32" if self.storage_only else _EXECUTION[self.dtype]
+
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with 16-bit weights. Raises TechniqueError where a weight holds NaN or infinity."""
         editable = Graph(graph)
@@ -57,7 +62,7 @@ class HalfPrecision(GraphTechnique):
             if np.abs(value).max() <= (np.inf if self.dtype == "bf16" else LARGEST_FP16):
                 self._narrow(editable, name, value)
         if not self.storage_only:
-            editable.set_metadata(EXECUTION_PRECISION_KEY, _EXECUTION[self.dtype])
+            editable.set_metadata(EXECUTION_PRECISION_KEY, self.execution)
         return editable.finished()
 
     def _narrow(self, graph: Graph, name: str, value: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from paring.graph.placement import planned
 from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.ranges import Histogram
 from paring.techniques.base import GraphTechnique, Role
-from paring.techniques.calibration import graph_inputs, in_pieces, observe
+from paring.techniques.calibration import fingerprint, graph_inputs, in_pieces, observe
 from paring.techniques.int8_static import Int8Static, distinct_placements
 from paring.techniques.layer_coverage import layer_coverage
 from paring.types import Arrays, Coverage
@@ -61,7 +61,8 @@ class MixedPrecision(GraphTechnique):
                 f"float_layers={self.float_layers} leaves nothing in integers: the graph has {len(inputs)} such layers."
             )
         seen = observe(editable.model, list(dict.fromkeys([*plan.sources, *inputs.values()])), job)
-        damage = self._damage(graph, inputs, seen, job)
+        key = f"damage of {self.int8!r} in {fingerprint(graph)}"
+        damage = job.once(key, lambda: self._damage(graph, inputs, seen, job))
         worst = sorted(damage, key=lambda name: -damage[name])[: self.float_layers]
         job.say(f"float layers: {', '.join(worst)}")
         plan = planned(editable, self.int8.placement, (*self.int8.exclude, *worst))

@@ -15,16 +15,22 @@ Stage = Literal["baseline", "post-training", "training"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to try next."""
+    """What to try next. One that is `hopeless`, for the reason told there, becomes a row and is not run."""
 
     recipe: Recipe
     backend: Backend
     stage: Stage
+    hopeless: str = ""
 
     @property
     def key(self) -> str:
         """Identity of recipe and backend with all settings: the same in every run, whatever the stage."""
         return digest([recipe_json(self.recipe), backend_json(self.backend)])
+
+    @property
+    def network_key(self) -> str:
+        """Identity of the network alone: backends that read the same format share it."""
+        return digest([recipe_json(self.recipe), self.backend.format])
 
     @property
     def module_part(self) -> Recipe:

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
 from paring.tune.candidate import Candidate
+from paring.tune.hopeless import judged
 from paring.tune.scene import Round, Rounds, Scene
 from paring.tune.trial import Trial
 
 FIRST_VARIANTS = 2
 ARMS_REFINED = 2
+WORTH_A_TAIL = 2.0
+"""A backend that costs so many times as much as the best one is not tried on trained networks."""
 
 
 def first_baselines(scene: Scene) -> Rounds:
@@ -19,10 +22,10 @@ def first_baselines(scene: Scene) -> Rounds:
     yield [Candidate((), backend, "baseline") for variants in firsts for backend in variants]
 
 
-def other_baselines(scene: Scene) -> Rounds:
+def other_baselines(scene: Scene, trials: Sequence[Trial] = ()) -> Rounds:
     """The original with every other option of each backend: the fastest of all is what a result has to beat."""
     others = [scene.backend_variants(backend)[1:] for backend in scene.backends]
-    yield [Candidate((), backend, "baseline") for variants in others for backend in variants]
+    yield [judged(Candidate((), backend, "baseline"), trials) for variants in others for backend in variants]
 
 
 def first_techniques(scene: Scene) -> Rounds:
@@ -33,9 +36,9 @@ def first_techniques(scene: Scene) -> Rounds:
     yield [
         Candidate((variant,), backend, "post-training")
         for technique in scene.techniques
-        for variant in scene.graph_variants(technique, FIRST_VARIANTS)
-        if variant.role == "alone" or variant is technique
         for backend in scene.graph_backends()
+        for variant in scene.graph_variants(technique, backend, FIRST_VARIANTS)
+        if variant.role == "alone" or variant is technique
     ]
     yield [
         Candidate((technique,), backend, "post-training")
@@ -77,16 +80,18 @@ class Refinement:
         found: list[Candidate] = []
         for leader in self._leaders(most=ARMS_REFINED, lossy=True):
             kind = next((t for t in self.scene.techniques if t is type(leader.recipe[-1])), None)
-            found += [Candidate((v,), leader.backend, "post-training") for v in self.scene.graph_variants(kind)]
+            variants = self.scene.graph_variants(kind, leader.backend)
+            found += [Candidate((variant,), leader.backend, "post-training") for variant in variants]
         return found
 
     def _preparation(self) -> Round:
         """Techniques that only make another one lose less, in front of the leaders."""
-        prepares = [v for t in self.scene.techniques for v in self.scene.graph_variants(t) if v.role == "before"]
         return [
             Candidate((first, *leader.recipe), leader.backend, "post-training")
             for leader in self._leaders(most=ARMS_REFINED, lossy=True)
-            for first in prepares
+            for technique in self.scene.techniques
+            for first in self.scene.graph_variants(technique, leader.backend)
+            if first.role == "before"
         ]
 
     def _gentler(self) -> Round:
@@ -108,22 +113,26 @@ class Refinement:
                 yield from kind.around(technique, self.scene.graph)
 
     def _options(self) -> Round:
-        """Every option of the backend for the leading recipes."""
+        """Every option of the backend for the leading recipes, but for those that the original was slow with."""
         found: list[Candidate] = []
         for leader in self._leaders(most=ARMS_REFINED, lossy=False):
             kind = next((b for b in self.scene.backends if b is type(leader.backend)), leader.backend)
-            found += [Candidate(leader.recipe, b, "post-training") for b in self.scene.backend_variants(kind)]
+            options = [Candidate(leader.recipe, b, "post-training") for b in self.scene.backend_variants(kind)]
+            found += [judged(candidate, self.trials) for candidate in options]
         return found
 
 
 def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> list[Candidate]:
-    """The graph recipes and backends that end a trained recipe: the cheapest feasible, or else the cheapest."""
+    """The graph recipes and backends that end a trained recipe, the cheapest first and one for each backend.
+
+    Feasible ones, where there are any; none that costs so much more than the first that training would not turn it.
+    """
     ranking = scene.ranking
     pool = [t for t in trials if t.key in candidates and t.speedup is not None]
     pool = [t for t in pool if ranking.feasible(t)] or pool
     tails: dict[str, Candidate] = {}
-    for trial in sorted(pool, key=ranking.cost):
-        candidate = candidates[trial.key]
-        if candidate.backend.format == "onnx" and not candidate.module_part:
-            tails.setdefault(candidate.backend.name, candidate)
+    pool = sorted((t for t in pool if not candidates[t.key].module_part), key=ranking.cost)
+    for trial in pool:
+        if ranking.cost(trial) <= WORTH_A_TAIL * ranking.cost(pool[0]):
+            tails.setdefault(trial.backend["name"], candidates[trial.key])
     return list(tails.values())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -32,7 +32,7 @@ class Scene:
     """The network in both its forms, what may be tried on it, and how much time is left.
 
     `techniques` and `backends` hold classes, whose variants are tried, and objects, which are tried as they are.
-    `model` is None for a task that is a graph.
+    `model` is None for a task that is a graph. `precisions` tells in which precisions a backend of that name executes.
     """
 
     budget: Budget
@@ -44,6 +44,7 @@ class Scene:
     backends: tuple[Backend | type[Backend], ...]
     threads: int
     time_left_s: Callable[[], float]
+    precisions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def backend_variants(self, backend: Backend | type[Backend]) -> list[Backend]:
         """The options worth a try, the default first."""
@@ -55,10 +56,12 @@ class Scene:
         """Each backend that reads graphs, with its default options."""
         return [self.backend_variants(b)[0] for b in self.backends if b.format == "onnx" and self.backend_variants(b)]
 
-    def graph_variants(self, technique: Any, most: int | None = None) -> list[GraphTechnique]:
-        """Settings of a graph technique that are worth a try; none for another kind."""
+    def graph_variants(self, technique: Any, backend: Backend, most: int | None = None) -> list[GraphTechnique]:
+        """The first settings of a graph technique, those that the backend executes; none for another kind."""
         if isinstance(technique, type) and issubclass(technique, GraphTechnique):
-            return list(islice(technique.variants(self.graph, self.job), most))
+            executed = self.precisions.get(backend.name)
+            variants = islice(technique.variants(self.graph, self.job), most)
+            return [variant for variant in variants if executed is None or variant.execution in executed]
         return [technique] if isinstance(technique, GraphTechnique) else []
 
     def module_variants(self, technique: Any, most: int | None = None) -> list[ModuleTechnique]:

@@ -29,7 +29,7 @@ class Search:
     def _chain(self) -> Iterator[Rounds]:
         yield first_baselines(self.scene)
         yield first_techniques(self.scene)
-        yield other_baselines(self.scene)
+        yield other_baselines(self.scene, self.trials)
         yield Refinement(self.scene, self._candidates, self.trials).rounds()
         yield Training(self.scene, self._candidates, self.trials).rounds()
 

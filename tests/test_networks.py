@@ -1,0 +1,119 @@
+"""Networks on disk: made once for every runtime that reads them, kept while one of those needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from paring.backends.torch import Torch
+from paring.data.job import Job
+from paring.flow.networks import Networks
+from paring.flow.prepare import task_signature
+from paring.flow.trials import TrialRunner
+from paring.techniques import calibration
+from paring.techniques.fine_tune import FineTune
+from paring.techniques.int8_static import Int8Static
+from paring.techniques.mixed_precision import MixedPrecision
+from paring.tune import Candidate
+from paring.types import Budget, Task
+from tests import sleepy
+from tests.quantization_nets import job, residual_net, rows
+
+
+def made(folder: Path) -> Networks:
+    task = sleepy.task(200)
+    return Networks(Job.of(task), task_signature(task), folder)
+
+
+def counted(folder: Path) -> sleepy.Counted:
+    return sleepy.Counted(file=str(folder / "applied"))
+
+
+def times_applied(technique: sleepy.Counted) -> int:
+    return len(Path(technique.file).read_text().splitlines())
+
+
+def test_runtimes_that_read_the_same_format_share_a_network(tmp_path: Path) -> None:
+    networks, technique = made(tmp_path), counted(tmp_path)
+    one, other = (Candidate((technique,), b, "post-training") for b in (sleepy.Sleepy(), sleepy.Drowsy()))
+    assert networks.build(one) == networks.build(other)
+    assert times_applied(technique) == 1
+    assert one.key != other.key
+
+
+def test_runtimes_of_another_format_do_not(tmp_path: Path) -> None:
+    networks = made(tmp_path)
+    graph, archive = (networks.build(Candidate((), b, "baseline")) for b in (sleepy.Sleepy(), Torch()))
+    assert (graph.network.name, archive.network.name) == ("network.onnx", "network.pt2")
+
+
+def test_a_trained_network_is_carried_by_a_runtime_that_reads_no_graphs(tmp_path: Path) -> None:
+    points, classes = sleepy.rows(64)
+    task = Task(sleepy.network(), [(points, classes)], train=[(points, classes)])
+    networks = Networks(Job.of(task), task_signature(task), tmp_path)
+    built = networks.build(Candidate((FineTune(epochs=1),), Torch(), "training"))
+    (found,) = Torch().load(built.network, threads=1).run({"input": points.numpy()}).values()
+    before = sleepy.network()(points).detach().numpy()
+    assert built.network.name == "network.pt2"
+    assert found.shape == before.shape
+    assert not np.array_equal(found, before)
+
+
+def test_a_network_stays_while_one_of_its_runtimes_is_kept(tmp_path: Path) -> None:
+    networks, technique = made(tmp_path), counted(tmp_path)
+    kept, beaten = (Candidate((technique,), b, "post-training") for b in (sleepy.Sleepy(), sleepy.Drowsy()))
+    networks.build(beaten)
+    networks.forget(seen=[kept, beaten], kept=[kept])
+    networks.build(kept)
+    assert times_applied(technique) == 1
+    networks.forget(seen=[kept, beaten], kept=[])
+    networks.build(kept)
+    assert times_applied(technique) == 2
+
+
+def test_a_hopeless_candidate_is_a_row_with_the_reason_and_is_not_made(tmp_path: Path) -> None:
+    networks, technique = made(tmp_path), counted(tmp_path)
+    unused = cast(Any, None)
+    runner = TrialRunner(networks, unused, unused, unused, "sleepy", Budget(), 1, {})
+    trial = runner.run(Candidate((technique,), sleepy.Sleepy(), "post-training", hopeless="it is ten times slower"), 3)
+    assert (trial.outcome, trial.reason, trial.latency_ms) == ("skipped", "it is ten times slower", None)
+    assert not Path(technique.file).exists()
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An entry for each pass over the calibration rows."""
+    found: list[int] = []
+    whole = calibration.graph_runner
+
+    def noted(*given: Any, **settings: Any) -> Any:
+        found.append(1)
+        return whole(*given, **settings)
+
+    monkeypatch.setattr(calibration, "graph_runner", noted)
+    return found
+
+
+def test_every_calibration_starts_from_the_same_pass_over_the_rows(passes: list[int]) -> None:
+    graph, shared = residual_net(), job(rows(8, 3, 8, 8))
+    techniques = [Int8Static("mse"), Int8Static("min-max"), MixedPrecision(Int8Static("mse"), 1)]
+    found = [technique.apply(graph, shared) for technique in techniques]
+    assert len(passes) == 1
+    assert found == [technique.apply(graph, job(rows(8, 3, 8, 8))) for technique in techniques]
+    assert len(passes) == 1 + len(techniques)
+
+
+def test_another_graph_or_placement_is_observed_anew(passes: list[int]) -> None:
+    shared = job(rows(8, 3, 8, 8))
+    changed = residual_net()
+    changed.graph.initializer[0].raw_data = bytes(len(changed.graph.initializer[0].raw_data))
+    for graph, technique in [
+        (residual_net(), Int8Static()),
+        (changed, Int8Static()),
+        (residual_net(), Int8Static(placement="inputs-only")),
+    ]:
+        technique.apply(graph, shared)
+    assert len(passes) == 3

@@ -138,7 +138,7 @@ def test_a_run_cut_short_goes_on_without_repeating(improved: tuple[Result, Path]
 
 
 def test_another_question_in_the_same_folder_is_refused(improved: tuple[Result, Path]) -> None:
-    with pytest.raises(OutputError, match="holds a run with another budget, techniques"):
+    with pytest.raises(OutputError, match=r"another max_drop \(0.01 there, 0.02 here\), techniques: choose"):
         found(improved[1], GOOD, max_drop=0.02)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from paring.artifact.files import write_json
+from paring.artifact.files import write_array, write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
-from paring.errors import ParingError
+from paring.errors import OutputError, ParingError
 from paring.flow.prepare import FINALISTS, Prepared
 from paring.tune import Candidate
 from paring.types import Array, CorpusMetric
@@ -85,6 +85,8 @@ class Finals:
         original = self._scores("original", self._prepared.original)
         try:
             scores = self._scores(candidate.key, self.deployment(candidate))
+        except OutputError:
+            raise  # A disk that refuses is no verdict on the candidate.
         except ParingError as error:  # A network that fails on these rows is no finalist, and the run goes on.
             return Finalist(candidate.key, share, None, str(error), certified=False)
         certificate = self._certificate(original, scores, share)
@@ -98,10 +100,7 @@ class Finals:
             scorer = self._prepared.scorer(self._prepared.splits.certification)
             with IsolatedSession.of(deployment, threads=self._prepared.request.thread_count) as session:
                 scores = scorer.scores(session)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part.npy")
-            np.save(part, scores, allow_pickle=False)
-            part.replace(file)
+            write_array(file, scores)
         found: Array = np.load(file, allow_pickle=False)
         return found
 

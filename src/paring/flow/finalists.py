@@ -6,13 +6,12 @@ folder never add up to more than all of it, however often the run is resumed: so
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from paring.artifact.files import write_array, write_json
+from paring.artifact.files import read_json, write_array, write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
 from paring.errors import OutputError, ParingError
@@ -70,7 +69,7 @@ class Finals:
             return earlier
         finalist = self._looked(candidate, share)
         self._seen[candidate.key] = finalist
-        write_json(self._log, [_as_json(f) for f in self.seen])
+        write_json(self._log, {"looks": [_as_json(f) for f in self.seen]})
         return finalist
 
     def looks_left(self, share: float) -> int:
@@ -118,7 +117,10 @@ class Finals:
     def _read(self) -> dict[str, Finalist]:
         if not self._log.is_file():
             return {}
-        return {row["key"]: _from_json(row) for row in json.loads(self._log.read_text(encoding="utf-8"))}
+        try:
+            return {row["key"]: _from_json(row) for row in read_json(self._log)["looks"]}
+        except (KeyError, TypeError) as error:
+            raise OutputError(f"{self._log} holds no looks ({error!r}): pass --fresh to begin anew.") from error
 
 
 def _as_json(finalist: Finalist) -> dict[str, Any]:

@@ -57,7 +57,8 @@ class RunFolder:
         Raises OutputError where another run holds it, it can't be written, or paring did not make what lies where the
         run would write.
         """
-        self._refuse_foreign()
+        if not (self.trials / LOCK).is_file():
+            self._refuse(self._in_the_way())
         with writing(self.root):
             self.trials.mkdir(parents=True, exist_ok=True)
             stream = (self.trials / LOCK).open("w")
@@ -68,29 +69,31 @@ class RunFolder:
                 raise OutputError(
                     f"{self.root} is in use by another run: wait for it, or choose another --out."
                 ) from error
+            self._refuse(self._added())
             yield
 
-    def _refuse_foreign(self) -> None:
-        """Raise OutputError that names the first path which paring did not make and a run would replace."""
-        with writing(self.root):
-            found = next(self._foreign(), None)
-        if found is not None:
-            raise OutputError(
-                f"{found} stands where this run would write, and no run in {self.root} made it: "
-                "choose another --out, or move it away."
-            )
+    def _in_the_way(self) -> Iterator[Path]:
+        """What stands where a run would write, in a folder that no run has used."""
+        yield from (path for name in FOR_PEOPLE if (path := self.root / name).exists())
+        if self.trials.exists() and any(self.trials.iterdir()):
+            yield self.trials
 
-    def _foreign(self) -> Iterator[Path]:
-        if not (self.trials / LOCK).is_file():
-            yield from (path for name in FOR_PEOPLE if (path := self.root / name).exists())
-            if self.trials.exists() and any(self.trials.iterdir()):
-                yield self.trials
-            return
+    def _added(self) -> Iterator[Path]:
+        """What was put into the artifacts of a run, which the next ones will replace."""
         family = self.root / "frontier"
         members = sorted(family.iterdir()) if family.is_dir() else [family]
         for artifact in (self.root / "best", *members):
             if artifact.exists() and (found := foreign_file(artifact)):
                 yield found
+
+    def _refuse(self, foreign: Iterator[Path]) -> None:
+        with writing(self.root):
+            found = next(foreign, None)
+        if found is not None:
+            raise OutputError(
+                f"{found} stands where this run would write, and no run in {self.root} made it: "
+                "choose another --out, or move it away."
+            )
 
     def resume(self, identity: dict[str, Any]) -> list[Trial]:
         """The finished trials of an earlier run of the same question; [] for a new run.
@@ -105,7 +108,12 @@ class RunFolder:
                 f"{self.root} holds a run with another {', '.join(changed)}: choose another --out, "
                 "or pass --fresh to discard that run."
             )
-        return [Trial.from_json(row) for row in self.log.read()]
+        try:
+            return [Trial.from_json(row) for row in self.log.read()]
+        except TypeError as error:
+            raise OutputError(
+                f"{self.log.file} holds a line that is no trial ({error}): pass --fresh to begin anew."
+            ) from error
 
     def clear(self) -> None:
         """Discard what an earlier run left."""

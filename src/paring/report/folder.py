@@ -7,7 +7,7 @@ from pathlib import Path
 from paring.artifact.files import JsonLines, read_json
 from paring.errors import OutputError
 from paring.report.fields import Fields
-from paring.report.records import Answer, Trial
+from paring.report.records import Answer, TrialRow
 
 STATUSES = ("improved", "kept-original", "infeasible")
 
@@ -25,10 +25,10 @@ def read_answer(folder: Path) -> Answer:
     return answer
 
 
-def read_trials(folder: Path) -> tuple[Trial, ...]:
+def read_trials(folder: Path) -> tuple[TrialRow, ...]:
     """Every trial, in the order in which they ended; none where nothing was tried.
 
     Raises OutputError where a line is damaged; a last line that was cut short is left out, as resuming the run would.
     """
     rows = JsonLines(folder / "trials" / "trials.jsonl").read()
-    return tuple(Trial.of(Fields(row)) for row in rows)
+    return tuple(TrialRow.of(Fields(row)) for row in rows)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +19,10 @@ from paring.artifact.files import JsonLines, replacing_folder, write_array, writ
 from paring.data.rows import write_rows
 from paring.errors import OutputError
 from paring.flow.folder import RunFolder
-from paring.types import Signature
+from paring.flow.trials import TrialRunner
+from paring.tune import Candidate, Trial
+from paring.types import Budget, Signature
+from tests import sleepy
 
 EMPTY = ({"x": np.zeros(1)}, {"y": np.zeros(1)})
 
@@ -182,3 +188,34 @@ def test_a_folder_that_the_disk_refuses_leaves_nothing(tmp_path: Path) -> None:
     with full_disk(500), pytest.raises(OutputError, match="networks can't be written"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclass
+class Unwritten:
+    """Networks that can't be built."""
+
+    error: OSError
+
+    def build(self, candidate: Candidate) -> None:
+        raise self.error
+
+    def discard(self, key: str) -> None:
+        pass
+
+
+def tried(error: OSError) -> Trial:
+    networks: Any = Unwritten(error)
+    nothing: Any = None
+    runner = TrialRunner(networks, nothing, np.zeros(1), nothing, "sleepy", Budget(), 1, {})
+    return runner.run(Candidate((sleepy.Cheapen(),), sleepy.Sleepy(), "post-training"), 1)
+
+
+def test_a_full_disk_is_no_verdict_on_the_candidate_that_met_it() -> None:
+    with pytest.raises(OutputError, match=r"/scratch/a\.npy can't be written \(No space left on device\)"):
+        tried(OSError(errno.ENOSPC, "", "/scratch/a.npy"))
+
+
+def test_a_technique_that_misses_a_file_of_its_own_fails_alone() -> None:
+    trial = tried(FileNotFoundError(errno.ENOENT, "No such file", "table.bin"))
+    assert trial.outcome == "failed"
+    assert "table.bin" in trial.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -139,14 +140,21 @@ def test_partials_and_corpus_metrics_are_what_they_hold() -> None:
     assert fingerprint(CorpusMetric(accuracy, np.mean)) == fingerprint(CorpusMetric(accuracy, np.mean))
 
 
-def test_a_function_that_calls_itself_ends() -> None:
+def test_a_function_that_calls_itself_and_a_value_that_holds_itself_end() -> None:
     assert fingerprint(written("def f(x): return f(x - 1) if x else 0")).startswith("user_task.f ")
+    chain: list[Any] = []
+    for _ in range(5000):
+        chain = [chain]
+    holder: dict[str, Any] = {"deep": chain, "module": torch, "logger": logging.getLogger("paring")}
+    holder["itself"] = holder
+    assert fingerprint(holder).startswith("builtins.dict ")
 
 
 def test_other_processes_find_the_same() -> None:
     code = (
         "from tests import test_identity as t; from paring.flow.fingerprint import fingerprint as f;"
-        "print(f(t.lenient), f(t.TASK), f(lambda x: x in {'a', 'b', 'c', 'd'}), f([{'a', 'b'}, t.sleepy.Cheapen]))"
+        "several = [t.lenient, t.TASK, lambda x: x in {'a', 'b', 'c', 'd'}, {'a', 'b'}, t.sleepy.Cheapen, object()];"
+        "print(*map(f, several))"
     )
     path = ":".join(sys.path)
     told = {

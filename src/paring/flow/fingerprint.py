@@ -6,7 +6,8 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from types import CellType, CodeType, FunctionType, MethodType
+from logging import Logger
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def fingerprint(value: Any) -> str:
     their class and fields; of partials the function and the arguments; of arrays and networks the contents.
     """
     total = hashlib.sha256()
-    for piece in _pieces(value, {}):
+    for piece in _pieces(value):
         total.update(piece.encode() + b"\0")
     return f"{_name(value)} {total.hexdigest()[:16]}"
 
@@ -35,19 +36,22 @@ def _name(value: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _pieces(value: Any, seen: dict[int, Any]) -> Iterator[str]:
-    """The value as texts that are the same in every process."""
-    if isinstance(value, PLAIN):
-        yield hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
-        return
-    yield _name(value)
-    # Constants of code may be one object or several equal ones, as the compiler likes: they are always entered.
-    if not isinstance(value, tuple | frozenset | CodeType):
-        if id(value) in seen:
-            return
-        seen[id(value)] = value  # Kept, so that nothing else gets its id.
-    for part in _parts(value):
-        yield from _pieces(part, seen)
+def _pieces(value: Any) -> Iterator[str]:
+    """The value as texts that are the same in every process; without recursion, since values may be nested deeply."""
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, PLAIN):
+            yield hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
+            continue
+        yield _name(value)
+        # Constants of code may be one object or several equal ones, as the compiler likes: they are always entered.
+        if not isinstance(value, tuple | frozenset | CodeType):
+            if id(value) in seen:
+                continue
+            seen[id(value)] = value  # Kept, so that nothing else gets its id.
+        waiting += reversed(tuple(_parts(value)))
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -85,6 +89,8 @@ def _contents(value: Any) -> Iterator[Any]:
             yield from sorted(map(fingerprint, value))
         case list() | tuple():
             yield from value
+        case ModuleType() | Logger():  # What they hold is the whole program's.
+            yield value.__name__ if isinstance(value, ModuleType) else value.name
         case object(__dict__=fields):
             yield from (type(value), fields)
         case _:

@@ -21,7 +21,12 @@ from paring.cli.quantities import duration_s, size_bytes
 from paring.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
+    "COLUMNS": "200",
+    "TERM": "dumb",
+}
 HEAD = "import torch\nfrom torch import nn\nimport paring\nfrom tests import sleepy\n"
 
 
@@ -121,6 +126,22 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     sentence = refused(paring("optimize", task, "--out", tmp_path / "file" / "out"))
     assert "can't be written" in sentence
     assert "choose another --out" in sentence
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    task = task_file(tmp_path, "task = sleepy.task()")
+    command = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); import paring.cli; "
+    finished = subprocess.run(
+        [sys.executable, "-c", f"{command} paring.cli.main()", "optimize", str(task), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=300,
+        check=False,
+    )
+    sentence = refused(finished)
+    assert "out/trials/data/all/input-0.npy can't be written (File too large)" in sentence
+    assert "free space" in sentence
 
 
 def test_help_has_examples_and_every_command_is_described() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +20,12 @@ import torch
 
 import paring
 from paring.artifact import Artifact
+from paring.artifact.files import JsonLines
+from paring.backends.probe import Probe
 from paring.errors import BackendError, BudgetError, ExportError, OutputError
 from paring.flow import conclusion
 from paring.flow.folder import RunFolder
+from paring.flow.request import Executor
 from paring.flow.result import Result
 from paring.techniques.base import Technique
 from paring.types import Budget, CorpusMetric, Task
@@ -26,7 +35,12 @@ TIME_LIMIT_S = 300.0
 GOOD, BROKEN, WORSE = sleepy.Cheapen(2.0), sleepy.Cheapen(1.0, damage=0.4), sleepy.Cheapen(24.0)
 
 
-def found(out: Path, *techniques: Technique, task: Task | None = None, **budget: Any) -> Result:
+ALL = (GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise())
+
+
+def found(
+    out: Path, *techniques: Technique, task: Task | None = None, executor: Executor | None = None, **budget: Any
+) -> Result:
     return paring.optimize(
         task or sleepy.task(),
         Budget(**budget),
@@ -35,6 +49,7 @@ def found(out: Path, *techniques: Technique, task: Task | None = None, **budget:
         techniques=techniques,
         backends=[sleepy.Absent(), sleepy.Sleepy()],
         threads=1,
+        executor=executor,
         progress=False,
     )
 
@@ -50,7 +65,7 @@ def short_comparisons() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def improved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     out = tmp_path_factory.mktemp("improved")
-    return found(out, GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise()), out
+    return found(out, *ALL), out
 
 
 def test_the_fastest_that_keeps_the_accuracy_is_chosen(improved: tuple[Result, Path]) -> None:
@@ -117,29 +132,71 @@ def test_a_finished_run_repeats_nothing_and_answers_the_same(improved: tuple[Res
     out = tmp_path / "again"
     shutil.copytree(source, out)
     log = (out / "trials" / "trials.jsonl").read_text()
-    second = found(out, GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise())
+    second = found(out, *ALL)
     assert (out / "trials" / "trials.jsonl").read_text() == log
     assert second.values["best"]["recipe_text"] == first.values["best"]["recipe_text"]
     assert second.values["certificate"] == first.values["certificate"]
 
 
-def test_a_run_cut_short_goes_on_without_repeating(improved: tuple[Result, Path], tmp_path: Path) -> None:
-    out = tmp_path / "cut"
-    shutil.copytree(improved[1], out)
-    log = out / "trials" / "trials.jsonl"
-    lines = log.read_text().splitlines(keepends=True)
-    kept = "".join(lines[:3])
-    log.write_text(kept + lines[3][: len(lines[3]) // 2])
-    result = found(out, GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise())
-    again = log.read_text().splitlines()
-    assert [json.loads(line)["key"] for line in again] == [json.loads(line)["key"] for line in lines]
-    walls = [json.loads(line)["wall_time_s"] for line in lines[:3]]
-    assert [json.loads(line)["wall_time_s"] for line in again[:3]] == walls
-    assert result.status == "improved"
+@contextmanager
+def refused(name: str) -> Iterator[None]:
+    """A disk that refuses to write files whose path holds `name`."""
+    real = open
+
+    def opened(file: Any, mode: str = "r", *others: Any, **settings: Any) -> Any:
+        if name in str(file) and set(mode) & set("wax+"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        return real(file, mode, *others, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.open", opened)
+        patch.setattr("io.open", opened)
+        yield
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests import test_optimize as t
+
+def dies(run, asked, done=[]):
+    for candidate in asked:
+        done.append(run(candidate))
+        if len(done) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield done[-1]
+
+t.found(Path(sys.argv[1]), *t.ALL, executor=dies)
+"""
+
+
+def test_whatever_stops_a_run_it_goes_on_and_answers_the_same(
+    improved: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    root = Path(__file__).parent.parent
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(out)], cwd=root, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    monkeypatch.setattr("paring.flow.prepare.probe", lambda _: (Probe("absent", "gone"), Probe("sleepy", None)))
+    log = JsonLines(out / "trials" / "trials.jsonl")
+    times = [{row["key"]: row["wall_time_s"] for row in log.read()}]
+    assert len(times[0]) == 3
+    for name in ("trials.jsonl", "/looks/"):
+        with refused(name), pytest.raises(OutputError, match=r"can't be written \(No space left on device\): choose"):
+            found(out, *ALL)
+        times.append({row["key"]: row["wall_time_s"] for row in log.read()})
+        assert times[-1].items() >= times[-2].items(), "a finished trial was lost or repeated"
+    result = found(out, *ALL)
+    assert result.values["best"]["recipe_text"] == improved[0].values["best"]["recipe_text"]
+    assert result.values["certificate"] == improved[0].values["certificate"]
+    keys = [row["key"] for row in log.read()]
+    assert len(keys) == len(set(keys))
+    assert set(keys) == {trial.key for trial in improved[0].trials}
+    assert {row["key"]: row["wall_time_s"] for row in log.read()}.items() >= times[-1].items()
 
 
 def test_another_question_in_the_same_folder_is_refused(improved: tuple[Result, Path]) -> None:
-    with pytest.raises(OutputError, match="holds a run with another budget, techniques"):
+    with pytest.raises(OutputError, match=r"another max_drop \(0.01 there, 0.02 here\), techniques: choose"):
         found(improved[1], GOOD, max_drop=0.02)
 
 
@@ -202,7 +259,7 @@ def test_a_time_limit_that_is_too_short_is_refused(tmp_path: Path) -> None:
 
 
 def test_looks_never_cost_more_than_the_confidence_leaves(improved: tuple[Result, Path]) -> None:
-    looks = json.loads((improved[1] / "trials" / "finalists.json").read_text())
+    looks = json.loads((improved[1] / "trials" / "finalists.json").read_text())["looks"]
     assert looks
     assert sum(look["share"] for look in looks) <= 1
     assert len({look["key"] for look in looks}) == len(looks)

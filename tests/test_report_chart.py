@@ -14,7 +14,7 @@ from paring.report.fields import Fields
 from paring.report.goal import Goal
 from paring.report.html import NARROW, WIDE, page
 from paring.report.plot import Plot
-from paring.report.records import Answer, Trial
+from paring.report.records import Answer, TrialRow
 
 NUMBERS = st.none() | st.floats(-1e3, 1e9) | st.just(float("nan")) | st.just(0.0)
 ROWS = st.lists(
@@ -55,7 +55,7 @@ def test_any_run_makes_a_page_with_every_point_inside_its_frame(
     values: dict[str, Any] = {"status": status, "budget": budget}
     if rows:
         values |= {"best": rows[0], "baseline": rows[-1], "baselines": rows[:2], "nearest": rows[:1]}
-    answer, trials = Answer.of(values), tuple(Trial.of(Fields(row)) for row in rows)
+    answer, trials = Answer.of(values), tuple(TrialRow.of(Fields(row)) for row in rows)
     assert page(answer, trials).endswith("</html>\n")
     unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
     dots = dots_of(answer, trials, goal, unit)
@@ -82,7 +82,7 @@ def row(number: int, p50: float, drop: float, backend: str = "openvino", frontie
 
 def drawn(rows: list[dict[str, Any]], **changes: Any) -> str:
     answer = Answer.of({"status": "improved", "budget": {"max_drop": 0.01}, **changes})
-    trials = tuple(Trial.of(Fields(values)) for values in rows)
+    trials = tuple(TrialRow.of(Fields(values)) for values in rows)
     unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
     return scatter(Plot.of(answer, dots_of(answer, trials, goal, unit), goal, unit, WIDE), "wide")
 

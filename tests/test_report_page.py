@@ -16,7 +16,7 @@ from paring.errors import OutputError
 from paring.report import write_report
 from paring.report.fields import Fields
 from paring.report.html import page
-from paring.report.records import Answer, Trial
+from paring.report.records import Answer, TrialRow
 
 DATA = Path(__file__).parent / "data" / "report"
 VOID = {"meta", "input", "br", "link", "hr", "col"}
@@ -31,7 +31,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def rendered(answer: dict[str, Any], trials: list[dict[str, Any]]) -> str:
-    return page(Answer.of(answer), tuple(Trial.of(Fields(row)) for row in trials))
+    return page(Answer.of(answer), tuple(TrialRow.of(Fields(row)) for row in trials))
 
 
 class Reader(HTMLParser):

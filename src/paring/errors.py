@@ -6,13 +6,22 @@ ParingError
     BudgetError        a budget that contradicts itself or that the data can't certify
     ArtifactError      a folder that is no artifact, is damaged, or was made by a newer version
     TechniqueError     a technique's settings, or a network that it can't be applied to
-    OutputError        the output folder: in use, read-only, full
+    OutputError        the output folder: in use, read-only, full, or another's
   BackendError         a runtime is missing, refused the network, or crashed
   ExportError          the network can't be turned into a graph; names the module and the line
   InfeasibleError      no candidate meets the budget: exit code 3
 """
 
 from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""What a write says where the disk is full, a quota or the largest file size is reached, or nothing may be written."""
 
 
 class ParingError(Exception):
@@ -44,7 +53,7 @@ class TechniqueError(InputError):
 
 
 class OutputError(InputError):
-    """The output folder is in use, read-only or full."""
+    """The output folder is in use, read-only, full, or holds what paring did not make."""
 
 
 class BackendError(ParingError):
@@ -59,3 +68,18 @@ class InfeasibleError(ParingError):
     """No candidate meets the budget."""
 
     exit_code = 3
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """The sentence for a disk that refuses."""
+    cause = os.strerror(error.errno) if error.errno else str(error)
+    return OutputError(f"{path} can't be written ({cause}): choose another --out, or free space and permissions there.")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around whatever writes `path`: a disk that refuses is an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -105,3 +105,12 @@ class Artifact:
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{self.path / GOLDEN} can't be read: {error}.") from error
         return inputs, outputs
+
+
+def foreign_file(folder: Path) -> Path | None:
+    """The first path in a folder that is no file of an artifact, or the folder where it is none; None where all are."""
+    try:
+        own = {MANIFEST, *Artifact.open(folder, verify=False).manifest.files}
+    except ArtifactError:
+        return folder
+    return next((file for file in sorted(folder.iterdir()) if file.name not in own), None)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from paring.errors import OutputError
+import numpy as np
+
+from paring.errors import OutputError, writing
+from paring.types import Array
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -25,18 +30,31 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it. Raises OutputError where the disk refuses."""
+@contextmanager
+def replacing_file(file: Path) -> Iterator[BinaryIO]:
+    """A stream under a temporary name that takes the file's place at the end; on an error the old one stays.
+
+    Raises OutputError where the disk refuses.
+    """
     part = file.with_name(f".{file.name}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError as error:
-        raise unwritable(file, error) from error
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(file)
+    finally:
+        with suppress(OSError):  # Gone, or in a folder that never was.
+            part.unlink()
+
+
+def write_text(file: Path, text: str) -> Path:
+    """Write a file whole or not at all, and return it. Raises OutputError where the disk refuses."""
+    with replacing_file(file) as stream:
+        stream.write(text.encode())
+    return file
 
 
 def write_json(file: Path, values: Any) -> None:
@@ -44,29 +62,83 @@ def write_json(file: Path, values: Any) -> None:
     write_text(file, json.dumps(values, indent=2) + "\n")
 
 
-def unwritable(path: Path, error: OSError) -> OutputError:
-    """The sentence for a disk that refuses."""
-    cause = os.strerror(error.errno) if error.errno else str(error)
-    return OutputError(f"{path} can't be written ({cause}): choose another --out, or free space and permissions there.")
+def write_array(file: Path, array: Array) -> Path:
+    """Write a .npy file whole or not at all, and return it. Raises OutputError where the disk refuses."""
+    with replacing_file(file) as stream:
+        # By way of memory: NumPy's own writing to a file loses the reason why the disk refuses.
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        stream.write(content.getbuffer())
+    return file
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OutputError where it is damaged."""
+    return parsed_object(file.read_bytes(), str(file))
+
+
+def parsed_object(content: bytes, where: str) -> dict[str, Any]:
+    """A JSON object. Raises OutputError that names `where` it stands if it is none."""
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise OutputError(f"{where} is damaged ({error}): pass --fresh to `paring optimize` to begin anew.") from error
+    if not isinstance(value, dict):
+        raise OutputError(
+            f"{where} holds a {type(value).__name__} and not an object: pass --fresh to `paring optimize`."
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """A file with one JSON object a line, to which lines are added. A line that was cut short was never written."""
+
+    file: Path
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every whole line; [] where there is no file. Raises OutputError that names the line which is damaged."""
+        if not self.file.is_file():
+            return []
+        lines = self.file.read_bytes().split(b"\n")[:-1]
+        return [parsed_object(line, f"{self.file}, line {number}") for number, line in enumerate(lines, 1) if line]
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a line; it is on disk when this returns. Raises OutputError where the disk refuses."""
+        with writing(self.file), self.file.open("a+b") as stream:
+            _cut_to_whole_lines(stream)
+            stream.write(json.dumps(row).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rewrite(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace all lines at once."""
+        write_text(self.file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _cut_to_whole_lines(stream: BinaryIO) -> None:
+    """A process that was killed in the midst of a line has left a part of it at the end."""
+    stream.seek(0)
+    stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place at the end; on an error the old one stays as it was."""
-    try:
+    """A temporary folder beside `target` that takes its place at the end; on an error the old one stays as it was.
+
+    Raises OutputError where the disk refuses.
+    """
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         part.chmod(0o755)
-    except OSError as error:
-        raise unwritable(target, error) from error
     try:
-        yield part
-        if target.exists():
-            _exchange(part, target)
-        else:
-            part.rename(target)
-    except OSError as error:
-        raise unwritable(target, error) from error
+        with writing(target):
+            yield part
+            if target.exists():
+                _exchange(part, target)
+            else:
+                part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

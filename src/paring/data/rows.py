@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from paring.data.batches import rows_in
-from paring.errors import OutputError, TaskError
+from paring.errors import TaskError, writing
 from paring.types import Array, Arrays, Batch, Structure, named, restructured
 
 CHUNK_ROWS = 1024
@@ -82,7 +81,6 @@ class Rows:
 
     def selected(self, indices: Array, folder: Path) -> Rows:
         """A copy with the rows at `indices`, in that order."""
-        folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(self.folder.glob("*.npy")):
             source = np.load(file, mmap_mode="r")
             with _NpyWriter(folder / file.name, file.stem) as writer:
@@ -105,15 +103,17 @@ class _NpyWriter:
         self._stream: BinaryIO | None = None
 
     def __enter__(self) -> _NpyWriter:
-        self._stream = self.path.open("wb")
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = self.path.open("wb")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._stream is not None
-        if self._like is not None and kind is None:
-            self._stream.seek(0)
-            self._write_header()
-        self._stream.close()
+        with writing(self.path), self._stream:
+            if self._like is not None and kind is None:
+                self._stream.seek(0)
+                self._write_header()
 
     def append(self, rows: Array) -> None:
         assert self._stream is not None
@@ -126,7 +126,8 @@ class _NpyWriter:
                 f"to {rows.dtype} rows of shape {rows.shape[1:]} after {self.rows} rows: "
                 "give all batches one shape, padded if need be."
             )
-        self._stream.write(np.ascontiguousarray(rows).tobytes())
+        with writing(self.path):
+            self._stream.write(np.ascontiguousarray(rows).tobytes())
         self.rows += len(rows)
 
     def _write_header(self) -> None:
@@ -154,8 +155,10 @@ def _names(values: Any, prefix: str) -> tuple[str, ...]:
 
 
 def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, ...]) -> Rows:
-    """Stream batches to disk. Raises TaskError where they are empty, unlabelled, or change their shape."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Stream batches to disk. Raises TaskError where they are empty, unlabelled, or change their shape.
+
+    OutputError where the disk refuses.
+    """
     structure: Structure = "tensor"
     target_names: tuple[str, ...] = ()
     writers: dict[str, _NpyWriter] = {}
@@ -173,18 +176,11 @@ def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, .
                 writers = {name: stack.enter_context(_NpyWriter(file, name)) for name, file in files.items()}
             columns = _columns(inputs, targets, input_names, target_names, number)
             for name, array in columns.items():
-                _append(writers[name], array)
+                writers[name].append(array)
         counts = {writer.rows for writer in writers.values()}
     if not counts or counts == {0}:
         raise TaskError("evaluate is empty: it needs labelled rows to measure the accuracy on.")
     return Rows(folder, input_names, target_names, structure, counts.pop())
-
-
-def _append(writer: _NpyWriter, array: Array) -> None:
-    try:
-        writer.append(array)
-    except OSError as error:
-        raise OutputError(f"{writer.path} can't be written: {os.strerror(error.errno or 0)}.") from error
 
 
 def _columns(

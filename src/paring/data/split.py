@@ -18,10 +18,14 @@ SELECTION_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Splits:
-    """`selection` guides the search; `certification` is looked at once by each finalist."""
+    """`selection` guides the search; `certification` is looked at once by each finalist.
+
+    `digest` is the identity of the rows before they were divided, the same for every seed.
+    """
 
     selection: Rows
     certification: Rows
+    digest: str
 
 
 def split_rows(task: Task, folder: Path, input_names: tuple[str, ...], seed: int) -> Splits:
@@ -33,7 +37,9 @@ def split_rows(task: Task, folder: Path, input_names: tuple[str, ...], seed: int
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = max(1, round(SELECTION_SHARE * len(rows)))
     splits = Splits(
-        rows.selected(order[:cut], folder / "selection"), rows.selected(order[cut:], folder / "certification")
+        rows.selected(order[:cut], folder / "selection"),
+        rows.selected(order[cut:], folder / "certification"),
+        rows.digest(),
     )
     shutil.rmtree(rows.folder)
     return splits

@@ -16,7 +16,7 @@ from paring.artifact import Artifact, Manifest
 from paring.artifact.files import replacing_folder, write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate
-from paring.errors import BackendError, BudgetError, ParingError
+from paring.errors import BackendError, BudgetError, OutputError, ParingError
 from paring.flow.answer import Findings, point_json, result_json, with_latency
 from paring.flow.finalists import Finalist, Finals
 from paring.flow.prepare import FINAL_SHARE, Prepared
@@ -99,6 +99,8 @@ class Ending:
                 continue
             try:
                 winner = self._duel(trial, finalist.certificate)
+            except OutputError:
+                raise  # A disk that refuses is no verdict on the candidate.
             except ParingError as error:
                 reason = f"{trial.recipe_text} on {trial.backend_text} failed when it was measured at length: {error}"
                 continue

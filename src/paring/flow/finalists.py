@@ -6,16 +6,15 @@ folder never add up to more than all of it, however often the run is resumed: so
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from paring.artifact.files import write_json
+from paring.artifact.files import read_json, write_array, write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
-from paring.errors import ParingError
+from paring.errors import OutputError, ParingError
 from paring.flow.prepare import FINALISTS, Prepared
 from paring.tune import Candidate
 from paring.types import Array, CorpusMetric
@@ -80,7 +79,7 @@ class Finals:
         since_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 1)
         finalist = replace(self._looked(candidate, share), elapsed_s=since_s)
         self._seen[candidate.key] = finalist
-        write_json(self._log, [_as_json(f) for f in self.seen])
+        write_json(self._log, {"looks": [_as_json(f) for f in self.seen]})
         return finalist
 
     def looks_left(self, share: float) -> int:
@@ -95,6 +94,8 @@ class Finals:
         original = self._scores("original", self._prepared.original)
         try:
             scores = self._scores(candidate.key, self.deployment(candidate))
+        except OutputError:
+            raise  # A disk that refuses is no verdict on the candidate.
         except ParingError as error:  # A network that fails on these rows is no finalist, and the run goes on.
             return Finalist(candidate.key, share, None, str(error), certified=False)
         certificate = self._certificate(original, scores, share)
@@ -108,10 +109,7 @@ class Finals:
             scorer = self._prepared.scorer(self._prepared.splits.certification)
             with IsolatedSession.of(deployment, threads=self._prepared.request.thread_count) as session:
                 scores = scorer.scores(session)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part.npy")
-            np.save(part, scores, allow_pickle=False)
-            part.replace(file)
+            write_array(file, scores)
         found: Array = np.load(file, allow_pickle=False)
         return found
 
@@ -129,7 +127,10 @@ class Finals:
     def _read(self) -> dict[str, Finalist]:
         if not self._log.is_file():
             return {}
-        return {row["key"]: _from_json(row) for row in json.loads(self._log.read_text(encoding="utf-8"))}
+        try:
+            return {row["key"]: _from_json(row) for row in read_json(self._log)["looks"]}
+        except (KeyError, TypeError) as error:
+            raise OutputError(f"{self._log} holds no looks ({error!r}): pass --fresh to begin anew.") from error
 
 
 def _as_json(finalist: Finalist) -> dict[str, Any]:

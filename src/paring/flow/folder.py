@@ -1,10 +1,8 @@
-"""The output folder of a run: one run at a time, every trial appended as it ends."""
+"""The output folder of a run: one run at a time, every trial appended as it ends, and nothing of anybody else's."""
 
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paring.artifact.files import unwritable, write_json, write_text
-from paring.errors import OutputError
+from paring.artifact import foreign_file
+from paring.artifact.files import JsonLines, read_json, write_json
+from paring.errors import OutputError, writing
+from paring.flow.identity import changes
 from paring.tune import Trial
+
+LOCK = ".lock"
+"""Held by the run that is in the folder; that it lies in trials/ also tells that paring made what stands around it."""
+
+FOR_PEOPLE = ("best", "frontier", "result.json", "report.html")
+OF_RUN = ("trials.jsonl", "finalists.json", "looks", "data", "modules", "networks", "run.json")
+"""Below trials/. What the run was asked goes last, so that what is left of a run can always be told from another's."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class RunFolder:
 
     OUT/result.json, report.html, best/, frontier/NN/ are for people; OUT/trials/ holds what a killed run needs to go
     on: trials.jsonl, run.json (what the run was asked), data/ (the two splits), modules/ and networks/ (what trials
-    made, by the digest of their recipe).
+    made, by the digest of their recipe), looks/ and finalists.json (what was seen of the certification split).
     """
 
     root: Path
@@ -34,9 +41,9 @@ class RunFolder:
         return self.root / "trials"
 
     @property
-    def log(self) -> Path:
+    def log(self) -> JsonLines:
         """One trial a line."""
-        return self.trials / "trials.jsonl"
+        return JsonLines(self.trials / "trials.jsonl")
 
     @property
     def result(self) -> Path:
@@ -45,12 +52,16 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder. Raises OutputError where another run holds it or it can't be written."""
-        try:
+        """Hold the folder.
+
+        Raises OutputError where another run holds it, it can't be written, or paring did not make what lies where the
+        run would write.
+        """
+        if not (self.trials / LOCK).is_file():
+            self._refuse(self._in_the_way())
+        with writing(self.root):
             self.trials.mkdir(parents=True, exist_ok=True)
-            stream = (self.trials / ".lock").open("w")
-        except OSError as error:
-            raise unwritable(self.root, error) from error
+            stream = (self.trials / LOCK).open("w")
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,62 +69,65 @@ class RunFolder:
                 raise OutputError(
                     f"{self.root} is in use by another run: wait for it, or choose another --out."
                 ) from error
+            self._refuse(self._added())
             yield
+
+    def _in_the_way(self) -> Iterator[Path]:
+        """What stands where a run would write, in a folder that no run has used."""
+        yield from (path for name in FOR_PEOPLE if (path := self.root / name).exists())
+        if self.trials.exists() and any(self.trials.iterdir()):
+            yield self.trials
+
+    def _added(self) -> Iterator[Path]:
+        """What was put into the artifacts of a run, which the next ones will replace."""
+        family = self.root / "frontier"
+        members = sorted(family.iterdir()) if family.is_dir() else [family]
+        for artifact in (self.root / "best", *members):
+            if artifact.exists() and (found := foreign_file(artifact)):
+                yield found
+
+    def _refuse(self, foreign: Iterator[Path]) -> None:
+        with writing(self.root):
+            found = next(foreign, None)
+        if found is not None:
+            raise OutputError(
+                f"{found} stands where this run would write, and no run in {self.root} made it: "
+                "choose another --out, or move it away."
+            )
 
     def resume(self, identity: dict[str, Any]) -> list[Trial]:
         """The finished trials of an earlier run of the same question; [] for a new run.
 
-        Raises OutputError where the folder holds a run of another question.
+        Raises OutputError where the folder holds a run of another question, naming what differs.
         """
         file = self.trials / "run.json"
-        earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        if earlier is not None and earlier != identity:
-            changed = sorted(k for k in identity if identity[k] != earlier.get(k)) or sorted(
-                set(earlier) - set(identity)
-            )
+        if not file.is_file():
+            write_json(file, identity)
+        elif changed := changes(read_json(file), identity):
             raise OutputError(
                 f"{self.root} holds a run with another {', '.join(changed)}: choose another --out, "
                 "or pass --fresh to discard that run."
             )
-        if earlier is None:
-            write_json(file, identity)
-        return list(self._logged())
+        try:
+            return [Trial.from_json(row) for row in self.log.read()]
+        except TypeError as error:
+            raise OutputError(
+                f"{self.log.file} holds a line that is no trial ({error}): pass --fresh to begin anew."
+            ) from error
 
     def clear(self) -> None:
         """Discard what an earlier run left."""
-        for name in ("trials.jsonl", "run.json", "data", "modules", "networks", "finalists.json"):
-            path = self.trials / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        for name in ("best", "frontier"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        for name in ("result.json", "report.html"):
-            (self.root / name).unlink(missing_ok=True)
-
-    def _logged(self) -> Iterator[Trial]:
-        """Trials on disk. A run that was killed while it wrote leaves half a line at the end, which never happened."""
-        if not self.log.is_file():
-            return
-        whole = self.log.read_bytes()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
-            with self.log.open("r+b") as stream:
-                stream.truncate(end)
-        for line in whole[:end].splitlines():
-            yield Trial.from_json(json.loads(line))
+        for path in (*(self.root / name for name in FOR_PEOPLE), *(self.trials / name for name in OF_RUN)):
+            with writing(path):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
 
     def rewrite(self, trials: Sequence[Trial]) -> None:
         """Replace the log by the same trials with what is known of them at the end."""
-        write_text(self.log, "".join(json.dumps(trial.to_json()) + "\n" for trial in trials))
+        self.log.rewrite(trial.to_json() for trial in trials)
 
     def append(self, trial: Trial) -> None:
         """Add a finished trial; it is on disk when this returns."""
-        try:
-            with self.log.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(trial.to_json()) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise unwritable(self.log, error) from error
+        self.log.append(trial.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections import OrderedDict
@@ -58,17 +59,16 @@ class Networks:
         if not target.is_dir():
             self._check_order(candidate.recipe)
             exported = self.exported(candidate.module_part, candidate.backend)
-            coverage = _read_coverage(exported)
+            graph, made = None, list[dict[str, Any]]()
+            if candidate.graph_part:
+                graph, made = self._graph_techniques(onnx.load(exported / NETWORK_FILES["onnx"]), candidate.graph_part)
             with replacing_folder(target) as part:
-                if candidate.graph_part:
-                    graph = onnx.load(exported / NETWORK_FILES["onnx"])
-                    graph, made = self._graph_techniques(graph, candidate.graph_part)
-                    coverage += made
+                if graph:
                     write_graph(graph, part / NETWORK_FILES["onnx"])
                 else:
                     for file in network_files(exported / NETWORK_FILES[candidate.backend.format]):
                         shutil.copyfile(file, part / file.name)
-                write_json(part / "coverage.json", coverage)
+                write_json(part / "coverage.json", [*_read_coverage(exported), *made])
         return Built(target, target / NETWORK_FILES[candidate.backend.format], _read_coverage(target))
 
     def forget(self, seen: Iterable[Candidate], kept: Iterable[Candidate]) -> None:
@@ -106,8 +106,11 @@ class Networks:
     def _export(self, model: nn.Module, folder: Path) -> None:
         inputs, _ = sample(self.job.task.evaluate)
         program = export_program(model, inputs)
+        archive = io.BytesIO()
         with quiet_exporter():
-            torch.export.save(program, folder / NETWORK_FILES["torch"])
+            torch.export.save(program, archive)
+        # By way of memory: torch ends the whole process where the disk refuses its own writing.
+        (folder / NETWORK_FILES["torch"]).write_bytes(archive.getbuffer())
         write_graph(export_onnx(program, self.signature), folder / NETWORK_FILES["onnx"])
 
     def _module_techniques(self, recipe: Recipe) -> tuple[nn.Module, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from paring.backends.base import Backend
+from paring.errors import OutputError
 from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
 from paring.flow.finalists import Finals
@@ -77,9 +78,9 @@ def run(request: Request) -> Result:
                 hunt.follow(Search(hunt.scene()))
             told.stage("concluding")
             return conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OutputError):
             told.note(
-                f"interrupted: what had finished is saved in {request.out}; without --fresh the same command "
+                f"stopped: what had finished is saved in {request.out}; without --fresh the same command "
                 "goes on from there."
             )
             raise

@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from paring import __version__
+from paring.artifact.files import write_array
 from paring.backends.base import NETWORK_FILES, Backend
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.probe import Probe, probe
@@ -25,6 +26,7 @@ from paring.data.split import SELECTION_SHARE, Splits, split_rows
 from paring.errors import BackendError, BudgetError, ExportError, TaskError
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
+from paring.flow.identity import identity
 from paring.flow.networks import Networks
 from paring.flow.paired import EVALUATION_BATCH, Scorer
 from paring.flow.request import Request
@@ -118,8 +120,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     smallest = check_certifiable(request, len(splits.certification))
     told.note(f"{len(splits.certification)} rows can certify a drop of {smallest:.4f} at best")
-    identity = request.identity(__version__, splits.selection.digest() + splits.certification.digest())
-    finished = folder.resume(identity)
+    finished = folder.resume(identity(request, __version__, splits.digest))
     clock.resume(max((trial.elapsed_s for trial in finished), default=0.0))
     job = Job(
         request.task,
@@ -192,12 +193,10 @@ def check_certifiable(request: Request, rows: int) -> float:
 
 def timing_inputs(rows: Rows, batch_size: int, folder: Path) -> dict[str, Path]:
     """One batch of real rows on disk, repeated where the split has fewer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for number, (name, array) in enumerate(rows.inputs.items()):
-        files[name] = folder / f"input-{number}.npy"
-        np.save(files[name], array[np.arange(batch_size) % len(rows)], allow_pickle=False)
-    return files
+    return {
+        name: write_array(folder / f"input-{number}.npy", array[np.arange(batch_size) % len(rows)])
+        for number, (name, array) in enumerate(rows.inputs.items())
+    }
 
 
 def _reference(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
-
-import torch
 
 from paring import registry
 from paring.backends.base import Backend
@@ -59,33 +56,7 @@ class Request:
         """What was passed, else every backend that is installed."""
         return installed("backend") if self.backends is None else tuple(self.backends)
 
-    def identity(self, version: str, data_digest: str) -> dict[str, Any]:
-        """What a resumed run must have in common with the first one. The time limit may grow."""
-        return {
-            "version": version,
-            "model": model_digest(self.task),
-            "data": data_digest,
-            "budget": asdict(self.budget),
-            "threads": self.thread_count,
-            "seed": self.seed,
-            "techniques": [str(t) if isinstance(t, Technique) else t.__name__ for t in self.all_techniques()],
-            "backends": [str(b) if isinstance(b, Backend) else b.__name__ for b in self.all_backends()],
-        }
-
 
 def installed(kind: registry.Kind) -> tuple[type[Any], ...]:
     """Every class of that kind that has a name."""
     return tuple(registry.find(kind, name) for name in registry.names(kind))
-
-
-def model_digest(task: Task) -> str:
-    """sha256 of the network: its names, shapes and weights, or the graph's file."""
-    total = hashlib.sha256()
-    if isinstance(task.model, Path):
-        with task.model.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    total.update(repr(task.model).encode())
-    for name, value in task.model.state_dict().items():
-        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

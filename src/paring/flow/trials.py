@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import OutputError, ParingError
+from paring.errors import DISK_REFUSES, OutputError, ParingError, unwritable
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.compare import Yardstick
@@ -62,6 +64,10 @@ class TrialRunner:
             raise  # A disk that refuses is no verdict on the candidate.
         except ParingError as error:
             return ended("failed", error)
+        except OSError as error:
+            if error.errno in DISK_REFUSES:
+                raise unwritable(Path(error.filename or tempfile.gettempdir()), error) from error
+            return ended("failed", f"{type(error).__name__}: {error}")
         except Exception as error:  # A technique may be anybody's code: whatever it raises ends this trial alone.
             return ended("failed", f"{type(error).__name__}: {error}")
 

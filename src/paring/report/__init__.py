@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paring.report.folder import read_answer, read_trials, write_text
+from paring.artifact.files import write_text
+from paring.report.folder import read_answer, read_trials
 from paring.report.html import page
 from paring.report.text import print_summary, summary
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from paring.report import units
 from paring.report.goal import Goal
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, Point, Trial
+from paring.report.records import Answer, Point, TrialRow
 from paring.report.units import ScoreUnit
 
 BACKENDS = ("onnxruntime", "openvino", "torch", "tensorrt", "native")
@@ -27,7 +27,7 @@ OTHER_SHAPE = SHAPES["post-training"]
 class Dot:
     """A trial that has both a drop and a value of the goal. `value` and `drop` are in the data's own units."""
 
-    trial: Trial
+    trial: TrialRow
     value: float
     drop: float
     chosen: bool
@@ -39,7 +39,7 @@ class Dot:
         return self.trial.point
 
 
-def dots_of(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: ScoreUnit) -> tuple[Dot, ...]:
+def dots_of(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: ScoreUnit) -> tuple[Dot, ...]:
     """Every trial that can be drawn, the chosen one last so that nothing hides it."""
     rows = trials if any(trial.stage == "baseline" for trial in trials) else (*_originals(answer), *trials)
     chosen = chosen_trial(answer, rows)
@@ -51,7 +51,7 @@ def dots_of(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: ScoreUn
     return tuple(sorted(dots, key=lambda dot: (dot.chosen, dot.trial.frontier, dot.trial.outcome == "measured")))
 
 
-def drop_of(trial: Trial, answer: Answer) -> float | None:
+def drop_of(trial: TrialRow, answer: Answer) -> float | None:
     """The drop as recorded; 0 for the original, which is what drops are counted from."""
     if trial.drop is not None or trial.stage != "baseline":
         return trial.drop
@@ -59,7 +59,7 @@ def drop_of(trial: Trial, answer: Answer) -> float | None:
     return 0.0 if before is None or score is None else before - score
 
 
-def chosen_trial(answer: Answer, trials: tuple[Trial, ...]) -> Trial | None:
+def chosen_trial(answer: Answer, trials: tuple[TrialRow, ...]) -> TrialRow | None:
     """The trial that became the answer: by its number, else the last with the same recipe and backend."""
     best = answer.best
     if best is None or answer.status == "infeasible":
@@ -69,7 +69,7 @@ def chosen_trial(answer: Answer, trials: tuple[Trial, ...]) -> Trial | None:
     return next(reversed(numbered or same), None)
 
 
-def tip(trial: Trial, drop: float, unit: ScoreUnit) -> str:
+def tip(trial: TrialRow, drop: float, unit: ScoreUnit) -> str:
     """What a dot says, in three lines."""
     point = trial.point
     number = "" if point.number is None else f"#{point.number} "
@@ -107,6 +107,6 @@ def _key(shape: str, style: str, name: str) -> Markup:
     return el("li", None, picture, name)
 
 
-def _originals(answer: Answer) -> tuple[Trial, ...]:
+def _originals(answer: Answer) -> tuple[TrialRow, ...]:
     points = answer.baselines or ((answer.baseline,) if answer.baseline else ())
-    return tuple(Trial(point, "baseline", "measured", "", None, 0, None, False) for point in points)
+    return tuple(TrialRow(point, "baseline", "measured", "", None, 0, None, False) for point in points)

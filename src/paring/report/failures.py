@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from paring.report import units
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, Trial
+from paring.report.records import Answer, TrialRow
 
 OUTCOMES = {
     "failed": "Failed",
@@ -26,12 +26,12 @@ class Group:
 
     outcome: str
     reason: str
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialRow, ...]
 
 
-def grouped(trials: tuple[Trial, ...]) -> tuple[Group, ...]:
+def grouped(trials: tuple[TrialRow, ...]) -> tuple[Group, ...]:
     """The trials that came to nothing, failures first, then by how many share a reason."""
-    found: dict[tuple[str, str], list[Trial]] = {}
+    found: dict[tuple[str, str], list[TrialRow]] = {}
     for trial in trials:
         if trial.outcome != "measured":
             found.setdefault((trial.outcome, NUMBER.sub("0", trial.reason)), []).append(trial)
@@ -45,7 +45,7 @@ def grouped(trials: tuple[Trial, ...]) -> tuple[Group, ...]:
     )
 
 
-def failures_section(answer: Answer, trials: tuple[Trial, ...]) -> Markup:
+def failures_section(answer: Answer, trials: tuple[TrialRow, ...]) -> Markup:
     """A list for each outcome, folded where a reason holds for several trials; then the runtimes that are missing."""
     groups = grouped(trials)
     parts: list[Markup] = []
@@ -80,7 +80,7 @@ def shortened(reason: str) -> str:
     return reason if line == reason and len(line) <= LONGEST else f"{line[:LONGEST].rstrip()} …"
 
 
-def _named(trial: Trial) -> tuple[str, ...]:
+def _named(trial: TrialRow) -> tuple[str, ...]:
     return (el("span", {"class": "recipe"}, trial.point.chain), f" on {trial.point.backend_text}")
 
 

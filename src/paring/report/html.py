@@ -19,7 +19,7 @@ from paring.report.markup import Markup, el, joined
 from paring.report.opening import opening
 from paring.report.originals import originals_section
 from paring.report.plot import Plot
-from paring.report.records import Answer, Point, Trial
+from paring.report.records import Answer, Point, TrialRow
 from paring.report.story import told
 from paring.report.tables import Column, point_columns, table, trials_table
 from paring.report.units import ScoreUnit
@@ -37,7 +37,7 @@ class Section:
     body: Markup
 
 
-def page(answer: Answer, trials: tuple[Trial, ...]) -> str:
+def page(answer: Answer, trials: tuple[TrialRow, ...]) -> str:
     """The whole document. The same folder gives the same bytes."""
     unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
     sections = _sections(answer, trials, goal, unit)
@@ -68,7 +68,7 @@ def _asset(name: str) -> str:
     return files("paring.report").joinpath(name).read_text("utf-8")
 
 
-def _sections(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: ScoreUnit) -> list[Section]:
+def _sections(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: ScoreUnit) -> list[Section]:
     sections = []
     if answer.nearest:
         sections.append(Section("nearest", "Nearest", "The nearest points", _nearest(answer, unit)))
@@ -86,7 +86,7 @@ def _sections(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: Score
     ]
 
 
-def _chart(answer: Answer, trials: tuple[Trial, ...], goal: Goal, unit: ScoreUnit) -> Markup:
+def _chart(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: ScoreUnit) -> Markup:
     dots = dots_of(answer, trials, goal, unit)
     if not dots:
         return el("p", {"class": "empty"}, "No trial was measured, so there is nothing to draw.")
@@ -113,7 +113,7 @@ def _nearest(answer: Answer, unit: ScoreUnit) -> Markup:
     return table("The nearest points", columns, answer.nearest, lambda point: "", sortable=False)
 
 
-def _count(trials: tuple[Trial, ...]) -> str:
+def _count(trials: tuple[TrialRow, ...]) -> str:
     return f"All {units.counted(len(trials), 'trial')}" if trials else "Trials"
 
 

@@ -75,8 +75,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One row of trials.jsonl."""
+class TrialRow:
+    """One row of trials.jsonl as people see it: what is missing or no number stays empty."""
 
     point: Point
     stage: str
@@ -88,7 +88,7 @@ class Trial:
     frontier: bool
 
     @classmethod
-    def of(cls, fields: Fields) -> Trial:
+    def of(cls, fields: Fields) -> TrialRow:
         """From one parsed line."""
         return cls(
             point=Point.of(fields),
@@ -218,7 +218,7 @@ class Answer:
             version=fields.text("version"),
         )
 
-    def score_unit(self, trials: tuple[Trial, ...] = ()) -> ScoreUnit:
+    def score_unit(self, trials: tuple[TrialRow, ...] = ()) -> ScoreUnit:
         """Points where every score that was seen lies in 0..1, else the metric's own unit."""
         points = [*self.baselines, *self.nearest, *(trial.point for trial in trials)]
         points += [point for point in (self.best, self.baseline) if point]

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from paring.report import units
 from paring.report.goal import Goal
 from paring.report.markup import Markup, el
-from paring.report.records import Interval, Point, Trial
+from paring.report.records import Interval, Point, TrialRow
 from paring.report.units import ScoreUnit
 
 Row = TypeVar("Row")
@@ -64,10 +64,10 @@ def point_columns(unit: ScoreUnit) -> list[Column[Point]]:
     ]
 
 
-def trials_table(trials: Sequence[Trial], chosen: Trial | None, goal: Goal, unit: ScoreUnit) -> Markup:
+def trials_table(trials: Sequence[TrialRow], chosen: TrialRow | None, goal: Goal, unit: ScoreUnit) -> Markup:
     """Every trial, the best of what was made best first."""
     ranked = sorted(trials, key=lambda trial: (goal.rank(trial.point), trial.point.number or 0))
-    columns: list[Column[Trial]] = [
+    columns: list[Column[TrialRow]] = [
         Column("Recipe", lambda t: t.point.chain, style="recipe"),
         Column("Backend", lambda t: t.point.backend_text, style="recipe"),
         Column("#", lambda t: str(t.point.number or "–"), lambda t: t.point.number),
@@ -82,7 +82,7 @@ def trials_table(trials: Sequence[Trial], chosen: Trial | None, goal: Goal, unit
     return table("All trials", columns, ranked, lambda trial: _style(trial, chosen), sortable=True)
 
 
-def _of_point(column: Column[Point]) -> Column[Trial]:
+def _of_point(column: Column[Point]) -> Column[TrialRow]:
     key = column.key
     return Column(column.title, lambda t: column.shown(t.point), (lambda t: key(t.point)) if key else None)
 
@@ -91,11 +91,11 @@ def _factor(speedup: Interval | None) -> str:
     return f"{units.ratio(speedup.ratio)} ({units.interval(speedup.low, speedup.high)})" if speedup else "–"
 
 
-def _ratio(trial: Trial) -> float | None:
+def _ratio(trial: TrialRow) -> float | None:
     return trial.point.speedup.ratio if trial.point.speedup else None
 
 
-def _style(trial: Trial, chosen: Trial | None) -> str:
+def _style(trial: TrialRow, chosen: TrialRow | None) -> str:
     if trial is chosen:
         return "chosen"
     return "" if trial.outcome == "measured" else "faint"

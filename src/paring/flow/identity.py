@@ -1,0 +1,104 @@
+"""What a run was asked, as values that a later run can be held against: it may only go on with the same question."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paring.data.batches import sample, tensors_of
+from paring.errors import TaskError
+from paring.flow.fingerprint import fingerprint
+from paring.flow.request import Request
+from paring.measure.size import network_files
+from paring.types import Batch, Task
+
+DIGESTED = frozenset({"model", "evaluate", "train", "calibrate", "metric", "loss", "techniques", "backends"})
+"""What an identity holds as digests, which tell people nothing."""
+
+
+def identity(request: Request, version: str, evaluate_digest: str) -> dict[str, Any]:
+    """What a resumed run must have in common with the first one, by the names that people type.
+
+    The time limit may grow.
+    """
+    task = request.task
+    return {
+        "version": version,
+        "task name": task.name,
+        "model": model_digest(task),
+        "evaluate": evaluate_digest,
+        "train": data_digest(task.train, "train"),
+        "calibrate": data_digest(task.calibrate, "calibrate"),
+        "metric": fingerprint(task.metric),
+        "loss": fingerprint(task.loss),
+        "score_range": list(task.score_range),
+        **asdict(request.budget),
+        "threads": request.thread_count,
+        "seed": request.seed,
+        "techniques": [fingerprint(technique) for technique in request.all_techniques()],
+        "backends": [fingerprint(backend) for backend in request.all_backends()],
+    }
+
+
+def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between two identities, with both values where a person can read them."""
+    names = [name for name in {**now, **earlier} if earlier.get(name) != now.get(name)]
+    return [_told(name, earlier.get(name), now.get(name)) for name in names]
+
+
+def _told(name: str, before: Any, after: Any) -> str:
+    return name if name in DIGESTED else f"{name} ({before} there, {after} here)"
+
+
+def model_digest(task: Task) -> str:
+    """sha256 of the network: its names, shapes and weights, or all files of the graph."""
+    total = hashlib.sha256()
+    if isinstance(task.model, Path):
+        for file in network_files(task.model):
+            total.update(_file_digest(file, task.model))
+        return total.hexdigest()
+    total.update(repr(task.model).encode())
+    for name, value in task.model.state_dict().items():
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _file_digest(file: Path, network: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise TaskError(f"{file} can't be read, and {network} needs it: copy all of the network's files.") from error
+
+
+def data_digest(batches: Iterable[Batch] | None, name: str) -> str | None:
+    """A cheap digest of data that may be large: its length and its first batch; None where there is none.
+
+    Of data that is shuffled or augmented, whose first batch is another one each time, only shapes and types count.
+    """
+    if batches is None:
+        return None
+    first, again = (sample(batches, name) for _ in range(2))
+    known = [fingerprint(first), fingerprint(again)]
+    if known[0] != known[1]:
+        known = [_kind(value) for value in (*tensors_of(first[0]), *tensors_of(first[1]))]
+    return fingerprint((_length(batches), known))
+
+
+def _kind(value: Any) -> str:
+    """What is the same in every batch."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _length(batches: Iterable[Batch]) -> int | None:
+    """The number of batches, where the data knows it."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:  # A loader over a stream has a length only where the stream has one.
+        return None

@@ -1,0 +1,93 @@
+"""The time limit on a machine where every trial and every comparison takes a known time, by a clock that is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import paring
+from paring.measure.compare import Comparison
+from paring.measure.latency import Latency
+from paring.tune import Candidate, Speedup, Trial
+from tests import sleepy
+
+LIMIT_S = 300.0
+TRIAL_S = 40.0
+SEARCH_S = 225.0
+"""A quarter of the limit is kept for the conclusion."""
+
+
+@dataclass
+class Clock:
+    """Stands in for the module `time`."""
+
+    now_s: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of runs; comparisons at length take all the time that they are given."""
+    clock = Clock()
+    for module in ("paring.flow.clock", "paring.flow.conclusion", "paring.data.job"):
+        monkeypatch.setattr(f"{module}.time", clock)
+
+    def compare(*_: Any, time_limit_s: float, **__: Any) -> Comparison:
+        clock.now_s += time_limit_s
+        fast, slow = (Latency(p50, p50, p50, 1000 / p50, 10) for p50 in (2.0, 12.0))
+        return Comparison(6.0, 5.9, 6.1, fast, slow, 1, 1, 10)
+
+    monkeypatch.setattr("paring.flow.conclusion.compare", compare)
+    return clock
+
+
+def taking(clock: Clock) -> Callable[..., Iterator[Trial]]:
+    """Runs the originals alone; the first technique is six times as fast, the others are slower."""
+
+    def executor(run: Callable[[Candidate], Trial], asked: Iterable[Candidate]) -> Iterator[Trial]:
+        for candidate in asked:
+            clock.now_s += TRIAL_S
+            yield imagined(candidate) if candidate.recipe else run(candidate)
+
+    return executor
+
+
+def imagined(candidate: Candidate) -> Trial:
+    ratio = 12 / candidate.recipe[0].settings()["cost_ms"]
+    return replace(
+        Trial.of(candidate, 1, "measured"),
+        latency_ms={"p50": 12 / ratio, "p90": 12 / ratio, "p99": 12 / ratio},
+        throughput_per_s=ratio,
+        size_bytes=round(1e9 / ratio),
+        peak_memory_bytes=round(1e9 / ratio),
+        score=1.0,
+        drop=0.0,
+        drop_deviation=0.0,
+        rows=375,
+        speedup=Speedup(ratio, ratio, ratio),
+    )
+
+
+def test_the_search_uses_its_time_and_the_whole_run_keeps_the_limit(tmp_path: Path, clock: Clock) -> None:
+    began_s = clock.now_s
+    techniques = [sleepy.Cheapen(2.0), *(sleepy.Cheapen(20.0 + number) for number in range(40))]
+    result = paring.optimize(
+        sleepy.task(),
+        out=tmp_path,
+        time_limit_s=LIMIT_S,
+        techniques=techniques,
+        backends=[sleepy.Sleepy()],
+        threads=1,
+        executor=taking(clock),
+        progress=False,
+    )
+    assert result.status == "improved"
+    assert SEARCH_S <= max(trial.elapsed_s for trial in result.trials) < SEARCH_S + TRIAL_S
+    assert result.values["wall_time_s"] == pytest.approx(clock.now_s - began_s, abs=0.1)
+    assert result.values["wall_time_s"] <= 1.1 * LIMIT_S

@@ -16,13 +16,13 @@ from paring.backends.probe_network import TOLERANCE, expected_outputs, probe_inp
 ROWS = 3
 
 
-def probed(kind: type[Backend], folder: Path) -> dict[str, Any]:
+def probed(kind: type[Backend], options: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The answer to the command probe: reason, version, details."""
     reason = kind.available()
     if reason is not None:
         return {"reason": reason, "version": _version(kind), "details": {}}
     try:
-        reason, details = _trial_run(kind.with_options({}), folder)
+        reason, details = _trial_run(kind.with_options(options), folder)
     except Exception as error:
         reason, details = f"it fails on a small network: {in_one_sentence(error)}.", {}
     return {"reason": reason, "version": _version(kind), "details": details}

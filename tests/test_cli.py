@@ -21,7 +21,12 @@ from paring.cli.quantities import duration_s, size_bytes
 from paring.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "dumb"}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
+    "COLUMNS": "200",
+    "TERM": "dumb",
+}
 HEAD = "import torch\nfrom torch import nn\nimport paring\nfrom tests import sleepy\n"
 
 

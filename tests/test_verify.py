@@ -39,6 +39,7 @@ SIGNATURE = Signature(
     "tensor",
 )
 INPUTS = {"a": np.arange(12, dtype=np.float32).reshape(4, 3), "b": np.arange(4)}
+SLOW_MS = 200.0
 QUICK = ("--time-limit", "1s")
 
 
@@ -111,20 +112,20 @@ def rows_of(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def test_a_promise_that_holds(tmp_path: Path) -> None:
-    code, rows = rows_of(output_folder(tmp_path, graph(2.0), graph(12.0)))
+    code, rows = rows_of(output_folder(tmp_path, graph(5.0), graph(SLOW_MS)))
     assert code == 0
     assert rows["golden outputs"]["verdict"] == "accuracy evidence holds"
     assert rows["speed-up over the original"]["verdict"] == "faster here too"
 
 
 def test_a_host_where_it_is_slower(tmp_path: Path) -> None:
-    code, rows = rows_of(output_folder(tmp_path, graph(24.0), graph(12.0)))
+    code, rows = rows_of(output_folder(tmp_path, graph(SLOW_MS), graph(5.0)))
     assert code == 1
     assert rows["speed-up over the original"]["verdict"] == "not faster than the original here: serve the original"
 
 
 def test_a_small_network_need_not_be_faster(tmp_path: Path) -> None:
-    best, original = graph(12.0), graph(14.0, padding=100_000)
+    best, original = graph(SLOW_MS), graph(1.2 * SLOW_MS, padding=100_000)
     code, rows = rows_of(output_folder(tmp_path, best, original, objective="size"))
     assert code == 0
     assert rows["size"]["verdict"] == "less here too"

@@ -13,8 +13,10 @@ from typing import Any, TypeAlias
 import torch
 
 from paring import registry
+from paring.artifact.files import sha256_of
 from paring.backends.base import Backend
 from paring.errors import BudgetError, InputError
+from paring.measure.size import network_files
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Trial
 from paring.types import Budget, Task
@@ -98,11 +100,12 @@ def installed(kind: registry.Kind) -> tuple[type[Any], ...]:
 
 
 def model_digest(task: Task) -> str:
-    """sha256 of the network: its names, shapes and weights, or the graph's file."""
+    """sha256 of the network: its names, shapes and weights, or the graph's files."""
     total = hashlib.sha256()
     if isinstance(task.model, Path):
-        with task.model.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        for file in network_files(task.model):
+            total.update(sha256_of(file).encode())
+        return total.hexdigest()
     total.update(repr(task.model).encode())
     for name, value in task.model.state_dict().items():
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paring.backends import runner
 from paring.backends.onnxruntime import OnnxRuntime
+from paring.errors import InputError
 from paring.flow.request import model_digest
 from paring.graph.onnx_graph import Graph, shapes, skeleton, weighted_layers
 from paring.types import Task
@@ -93,3 +94,6 @@ def test_other_weights_beside_it_are_another_question(large: onnx.ModelProto, tm
     before = model_digest(task)
     (tmp_path / "network.onnx.data").write_bytes((WEIGHT * 2).tobytes())
     assert model_digest(task) != before
+    (tmp_path / "network.onnx.data").unlink()
+    with pytest.raises(InputError, match=r"network.onnx.data is missing, and .* needs it"):
+        model_digest(task)

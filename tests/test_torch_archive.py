@@ -15,15 +15,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paring.artifact import Artifact, Manifest
 from paring.backends.torch import Torch
 from paring.backends.torch_archive import check_archive, write_archive
 from paring.errors import ArtifactError, BackendError
+from paring.types import Signature, TensorSpec
+from tests.test_cli import paring, refused
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
 SAMPLES = "data/sample_inputs/model.pt"
 CODE = "__import__('pathlib').Path('planted').touch()"
+
+INPUTS = {"x": np.ones((2, 4), np.float32), "y": np.ones((2, 8, 4), np.float32)}
 
 Json = dict[str, Any]
 Attack = Callable[[dict[str, bytes]], None]
@@ -196,8 +201,7 @@ def test_the_older_format_is_not_tried(honest: Path, tmp_path: Path, monkeypatch
 def test_guards_are_not_run(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = spoilt(honest, tmp_path / "network.pt2", in_json(MODEL, lambda v: v.update(guards_code=[CODE])))
     monkeypatch.chdir(tmp_path)
-    inputs = {"x": np.ones((2, 4), np.float32), "y": np.ones((2, 8, 4), np.float32)}
-    assert list(Torch().load(path, threads=1).run(inputs)) == ["the logits", "pooled", "rows"]
+    assert list(Torch().load(path, threads=1).run(INPUTS)) == ["the logits", "pooled", "rows"]
     assert not Path("planted").exists()
 
 
@@ -213,3 +217,15 @@ def test_an_archive_tells_nothing_of_where_it_was_made(honest: Path) -> None:
         contents = {name: archive.read(name) for name in archive.namelist()}
     assert not [name for name, content in contents.items() if __file__.encode() in content]
     assert not [name for name, content in contents.items() if name.endswith(".pt") and content]
+
+
+def test_the_command_line_refuses_an_artifact_whose_sums_were_made_to_fit(honest: Path, tmp_path: Path) -> None:
+    specs = tuple(TensorSpec(name, "float32", (None, *array.shape[1:])) for name, array in INPUTS.items())
+    signature = Signature(specs, (TensorSpec("rows", "float32", (None, 8, 8)),), "dict", "dict")
+    manifest = Manifest("task", signature, "torch", {}, [], "original", threads=1, batch_size=1)
+    network = spoilt(honest, tmp_path / "network.pt2", ATTACKS["expression"][0])
+    golden = (INPUTS, {"rows": np.ones((2, 8, 8), np.float32)})
+    artifact = Artifact.write(tmp_path / "artifact", manifest, [network], golden)
+    finished = paring("verify", artifact.path, cwd=tmp_path)
+    assert "network.pt2 is refused: models/model.json holds the expr_str" in refused(finished)
+    assert not (tmp_path / "planted").exists()

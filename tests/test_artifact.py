@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,8 +72,23 @@ def test_a_file_that_is_not_listed_is_refused(artifact: Artifact) -> None:
         ({"format_version": 99}, "format version 99"),
         ({"format_version": None}, "format version None"),
         ({"surprise": 1}, "surprise"),
+        ({"format_version": True}, "format version True"),
+        ({"format_version": 0}, "format version 0"),
         ({"signature": {"inputs": []}}, "outputs"),
-        ({"files": {"../outside": "0"}}, "files lie in the artifact's own folder"),
+        ({"signature": None}, "its signature is None"),
+        ({"signature": {**asdict(SIGNATURE), "input_structure": "list"}}, "a tensor, a tuple or a dict"),
+        ({"signature": {**asdict(SIGNATURE), "inputs": [{"name": "x", "dtype": "float32", "shape": ["n"]}]}}, "'x'"),
+        ({"files": None}, "files=None must be of type dict"),
+        ({"files": {"network.onnx": None}}, "sha256 of 'network.onnx' is None"),
+        ({"threads": "2"}, "threads='2' must be of type int"),
+        ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
+        ({"options": []}, "options=[] must be of type dict"),
+        ({"measurements": None}, "measurements=None"),
+        ({"recipe": "Int8Static"}, "recipe='Int8Static'"),
+        ({"budget": {"objective": "speed"}}, "objective='speed' is unknown"),
+        ({"budget": {"max_drop": None}}, "NoneType"),
+        ({"budget": None}, "its budget is None"),
+        ({"files": {"../outside": "0"}}, "it lists '../outside'"),
     ],
 )
 def test_hostile_manifests_are_refused(artifact: Artifact, change: dict[str, object], says: str) -> None:
@@ -80,9 +97,36 @@ def test_hostile_manifests_are_refused(artifact: Artifact, change: dict[str, obj
     with pytest.raises(ArtifactError) as error:
         Artifact.open(artifact.path)
     assert says in str(error.value)
+    assert "manifest.json" in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+@pytest.mark.parametrize(
+    "field", [f.name for f in fields(Manifest) if f.default is MISSING and f.default_factory is MISSING]
+)
+def test_a_manifest_without_a_field_is_refused(artifact: Artifact, field: str) -> None:
+    file = artifact.path / "manifest.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != field}))
+    with pytest.raises(ArtifactError, match=field):
+        Artifact.open(artifact.path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"output/output": np.zeros((2, 2), np.float32)}, "no rows of 'input'"),
+        ({"input/input": np.ones((2, 3), np.float32)}, "no rows of 'output'"),
+        ({"input/input": np.ones((0, 3), np.float32)}, "no rows of 'input'"),
+        ({"input/input": np.ones((2, 3))}, "'input' as float64, and the network has float32"),
+        ({"input/input": np.array([{}])}, "can't be read"),
+    ],
+)
+def test_golden_rows_that_do_not_fit_are_refused(artifact: Artifact, arrays: dict[str, Any], says: str) -> None:
+    np.savez(artifact.path / "golden.npz", **arrays)
+    with pytest.raises(ArtifactError, match=says):
+        artifact.golden()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
 def test_a_manifest_that_is_no_manifest(artifact: Artifact, text: str) -> None:
     (artifact.path / "manifest.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"manifest\.json"):

@@ -23,7 +23,7 @@ from paring.errors import InputError
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
+    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
     "COLUMNS": "200",
     "TERM": "dumb",
 }

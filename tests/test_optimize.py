@@ -113,6 +113,11 @@ def test_the_artifact_runs_and_verifies(improved: tuple[Result, Path]) -> None:
     assert artifact.manifest.certificate is not None
     inputs, outputs = artifact.golden()
     assert np.allclose(inputs["input"][:, :3], outputs["output"], atol=1e-5)
+    assert artifact.manifest.budget == Budget()
+    found = paring.load(out, backends=[sleepy.Sleepy]).run(inputs)
+    assert (found["output"] == outputs["output"]).all()
+    checks = paring.verify(out, time_limit_s=2.0, backends=[sleepy.Sleepy])
+    assert checks["holds"], checks
 
 
 def test_the_family_ends_with_the_original(improved: tuple[Result, Path]) -> None:

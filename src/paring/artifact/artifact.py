@@ -21,7 +21,7 @@ import numpy as np
 from paring.artifact.files import replacing_folder, sha256_of, write_json
 from paring.artifact.manifest import Manifest
 from paring.errors import ArtifactError
-from paring.types import Arrays
+from paring.types import Arrays, TensorSpec
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -44,14 +44,18 @@ class Artifact:
             raise ArtifactError(f"{path} is no artifact: it has no {MANIFEST}{hint}.")
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(f"{file} can't be read: {error}.") from error
-        if not isinstance(values, dict):
-            raise ArtifactError(f"{file} is not a manifest that paring wrote: it holds a {type(values).__name__}.")
         artifact = cls(path, Manifest.from_json(values, str(file)))
         if verify:
             artifact.check_files()
         return artifact
+
+    @classmethod
+    def chosen(cls, path: Path | str) -> Artifact:
+        """The artifact at `path`, or the best one of the output folder there. Raises ArtifactError as `open`."""
+        best = Path(path) / "best"
+        return cls.open(best if best.is_dir() else path)
 
     @classmethod
     def write(cls, path: Path, manifest: Manifest, network: Sequence[Path], golden: tuple[Arrays, Arrays]) -> Artifact:
@@ -72,8 +76,6 @@ class Artifact:
         """Raise ArtifactError unless exactly the listed files stand here, unchanged."""
         for name, digest in self.manifest.files.items():
             file = self.path / name
-            if Path(name).name != name:
-                raise ArtifactError(f"{self.path / MANIFEST} lists {name!r}: files lie in the artifact's own folder.")
             if not file.is_file():
                 raise ArtifactError(f"{self.path} is incomplete: {name} is missing. Copy the artifact again.")
             if sha256_of(file) != digest:
@@ -97,14 +99,29 @@ class Artifact:
         return sum((self.path / name).stat().st_size for name in self.manifest.files if name != GOLDEN)
 
     def golden(self) -> tuple[Arrays, Arrays]:
-        """The proof: inputs and the outputs that they gave."""
+        """The proof: inputs and the outputs that they gave. Raises ArtifactError where they do not fit the network."""
         try:
             with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
                 inputs = {k.removeprefix("input/"): arrays[k] for k in arrays.files if k.startswith("input/")}
                 outputs = {k.removeprefix("output/"): arrays[k] for k in arrays.files if k.startswith("output/")}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{self.path / GOLDEN} can't be read: {error}.") from error
+        signature = self.manifest.signature
+        self._check_golden(inputs, signature.inputs)
+        self._check_golden(outputs, signature.outputs)
         return inputs, outputs
+
+    def _check_golden(self, arrays: Arrays, specs: tuple[TensorSpec, ...]) -> None:
+        """Raise ArtifactError unless the arrays are those of the signature, with a row at least."""
+        for spec in specs:
+            array = arrays.get(spec.name)
+            if array is None or array.ndim == 0 or not len(array):
+                raise ArtifactError(f"{self.path / GOLDEN} holds no rows of {spec.name!r}: copy the artifact again.")
+            if str(array.dtype) != spec.dtype:
+                raise ArtifactError(
+                    f"{self.path / GOLDEN} holds {spec.name!r} as {array.dtype}, and the network has {spec.dtype}: "
+                    "copy the artifact again."
+                )
 
 
 def foreign_file(folder: Path) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import MISSING, Field, asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -50,14 +50,23 @@ class Backend(ABC):
         """The options that are worth a try for this objective, the plain default first."""
 
     @classmethod
+    def required_options(cls) -> tuple[str, ...]:
+        """Names of the options that have no default."""
+        fields: dict[str, Field[Any]] = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        return tuple(n for n, f in fields.items() if f.default is MISSING and f.default_factory is MISSING)
+
+    @classmethod
     def with_options(cls, options: dict[str, Any]) -> Self:
-        """The inverse of `options`. Raises BackendError for an option that this backend does not have."""
+        """The inverse of `options`. Raises BackendError for one that this backend does not have, or needs."""
         known = cls.__dataclass_fields__  # type: ignore[attr-defined]
         for name in options:
             if name not in known:
                 raise BackendError(
                     f"the backend {cls.name} has no option {name!r}: it has {', '.join(known) or 'none'}."
                 )
+        for name in cls.required_options():
+            if name not in options:
+                raise BackendError(f"the backend {cls.name} needs the option {name!r}: pass an object that has it.")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
 
     def options(self) -> dict[str, Any]:

@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from paring import registry
 from paring.artifact import Artifact
 from paring.backends.base import Backend
-from paring.errors import ArtifactError
+from paring.errors import ArtifactError, BackendError, InputError
 from paring.types import Session
 
 
-def load(path: Path | str, *, threads: int | None = None, device: str = "cpu") -> Session:
+def load(
+    path: Path | str, *, threads: int | None = None, device: str = "cpu", backends: Sequence[type[Backend]] = ()
+) -> Session:
     """The network of an artifact, or of an output folder's best, ready to run.
 
+    `backends` are classes that have no name of their own here (see `paring.registry`), where the artifact needs one.
     Raises ArtifactError where a file is missing or damaged, BackendError where its runtime does not work here.
     """
-    path = Path(path)
-    artifact = Artifact.open(path / "best" if (path / "best").is_dir() else path)
-    return backend_of(artifact).load(artifact.network, threads=threads or artifact.manifest.threads, device=device)
+    artifact = Artifact.chosen(path)
+    backend = backend_of(artifact, backends)
+    return backend.load(artifact.network, threads=thread_count(artifact, threads), device=device)
 
 
-def backend_of(artifact: Artifact) -> Backend:
-    """The backend with the options that the manifest names. Raises ArtifactError where it has no such options."""
-    kind: type[Backend] = registry.find("backend", artifact.manifest.backend)
+def thread_count(artifact: Artifact, threads: int | None) -> int:
+    """What was asked for, else what the artifact was measured with. Raises InputError below 1."""
+    if threads is None:
+        return artifact.manifest.threads
+    if threads < 1:
+        raise InputError(f"threads={threads} must be 1 or more, or None for what the manifest says.")
+    return threads
+
+
+def backend_of(artifact: Artifact, backends: Sequence[type[Backend]] = ()) -> Backend:
+    """The backend with the options that the manifest names; those given go before those that are installed.
+
+    Raises BackendError where there is no such backend here, ArtifactError where it has no such options.
+    """
+    name = artifact.manifest.backend
+    kind: type[Backend] | None = next((given for given in backends if given.name == name), None)
+    if kind is None:
+        if name not in registry.names("backend"):
+            raise BackendError(
+                f"{artifact.path} needs the backend {name!r}, which is not installed here: install the package that "
+                "names it, or pass its class, as in paring.load(path, backends=[Mine])."
+            )
+        kind = registry.find("backend", name)
     try:
-        return kind(**artifact.manifest.options)
-    except TypeError as error:
-        raise ArtifactError(f"{artifact.path} asks {kind.name} for options that it does not have: {error}.") from error
+        return kind.with_options(artifact.manifest.options)
+    except (BackendError, TypeError) as error:
+        told = str(error).rstrip(".")
+        raise ArtifactError(f"{artifact.path} asks {name} for options that it does not have: {told}.") from error

@@ -35,9 +35,12 @@ class Probe:
 
 
 def probe(
-    backends: Sequence[str | type[Backend]] | None = None, *, time_limit_s: float = PROBE_LIMIT_S
+    backends: Sequence[str | Backend | type[Backend]] | None = None, *, time_limit_s: float = PROBE_LIMIT_S
 ) -> tuple[Probe, ...]:
-    """Probe backends by name or class, side by side, in the order given; by default all that have a name."""
+    """Probe backends, side by side, in the order given; by default all that have a name.
+
+    An object is tried with its own options, a name or a class with the default ones.
+    """
     wanted = names("backend") if backends is None else backends
     if not wanted:
         return ()
@@ -45,13 +48,14 @@ def probe(
         return tuple(pool.map(lambda backend: _probe_one(backend, time_limit_s), wanted))
 
 
-def _probe_one(backend: str | type[Backend], time_limit_s: float) -> Probe:
+def _probe_one(backend: str | Backend | type[Backend], time_limit_s: float) -> Probe:
     name = backend if isinstance(backend, str) else backend.name
+    options = backend.options() if isinstance(backend, Backend) else {}
     try:
         found = reference("backend", backend).to_json() if isinstance(backend, str) else class_reference(backend)
         worker = WorkerProcess(name)
         try:
-            answer: dict[str, Any] = worker.ask({"command": "probe", "class": found}, time_limit_s)
+            answer: dict[str, Any] = worker.ask({"command": "probe", "class": found, "options": options}, time_limit_s)
         finally:
             worker.close()
     except ParingError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from paring.backends.base import NETWORK_FILES, NetworkFormat
+from paring.backends.torch_archive import write_archive
 from paring.types import Array, Arrays
 
 HEIGHT, WIDTH = 8, 6
@@ -97,4 +98,4 @@ def _write_torch(path: Path) -> None:
     program = torch.export.export(
         Probe().eval(), (), sample, dynamic_shapes={"a": {0: batch}, "b": {0: batch}}, strict=False
     )
-    torch.export.save(program, path)
+    write_archive(program, path)

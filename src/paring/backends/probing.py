@@ -17,13 +17,13 @@ from paring.backends.probe_network import TOLERANCE, expected_outputs, probe_inp
 ROWS = 3
 
 
-def probed(kind: type[Backend], folder: Path) -> dict[str, Any]:
+def probed(kind: type[Backend], options: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The answer to the command probe: reason, version, details, precisions."""
     reason = kind.available()
     if reason is not None:
         return _answer(kind, reason)
     try:
-        reason, details = _trial_run(kind.with_options({}), folder)
+        reason, details = _trial_run(kind.with_options(options), folder)
         return _answer(kind, reason, details, kind.precisions())
     except Exception as error:
         return _answer(kind, f"it fails on a small network: {in_one_sentence(error)}.")

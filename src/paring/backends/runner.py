@@ -13,6 +13,7 @@ from paring.backends.cores import usable_cores
 from paring.backends.isolated import IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.precision import EXECUTION_PRECISION_KEY
+from paring.graph.onnx_graph import skeleton
 from paring.types import Session
 
 MAXIMUM_FILE_BYTES = 2**31 - 2**20
@@ -21,7 +22,9 @@ MAXIMUM_FILE_BYTES = 2**31 - 2**20
 
 def write_graph(graph: onnx.ModelProto, path: Path) -> None:
     """Write a graph of any size; a large one gets `NAME.data` beside it. `graph` is untouched."""
-    if graph.ByteSize() <= MAXIMUM_FILE_BYTES:
+    # Each constant by itself: the size of the whole is told by serializing it, which fails above 2 GiB.
+    weight_bytes = sum(tensor.ByteSize() for tensor in graph.graph.initializer)
+    if weight_bytes + skeleton(graph).ByteSize() <= MAXIMUM_FILE_BYTES:
         onnx.save(graph, path)
         return
     copy = onnx.ModelProto()

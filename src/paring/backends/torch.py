@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ from paring.backends.base import Backend, NetworkFormat
 from paring.backends.checks import in_one_sentence
 from paring.backends.cores import fewer_threads, threads_taken
 from paring.backends.splitting import Run, SplitSession, check_split
+from paring.backends.torch_archive import read_archive
 from paring.errors import BackendError
 from paring.types import Arrays, Budget, Session, TensorSpec, named
 
@@ -52,16 +50,16 @@ class Torch(Backend):
         return None
 
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
-        """Load a torch.export archive. Raises BackendError where it is none, or where it holds pickled objects."""
+        """Load a torch.export archive. Raises BackendError where it is none, ArtifactError where it could run code."""
         import torch
 
         if self.compiled and not _has_compiler():
             raise BackendError("torch.compile needs a C++ compiler, and none is installed: use compiled=False.")
-        refuse_pickle(network)
         torch.set_num_threads(threads_taken(self.threads, threads))
+        program = read_archive(network)
         try:
-            program = torch.export.load(network)
-            module: Any = program.module().to(device)
+            # Guards are code that stands in the archive; the session checks its inputs itself.
+            module: Any = program.module(check_guards=False).to(device)
             if self.channels_last:
                 module = module.to(memory_format=torch.channels_last)
             module = torch.compile(module) if self.compiled else module
@@ -134,26 +132,3 @@ def _output_names(program: ExportedProgram) -> list[str]:
 
 def _numbered(prefix: str, count: int) -> list[str]:
     return [prefix] if count == 1 else [f"{prefix}_{i}" for i in range(count)]
-
-
-def refuse_pickle(network: Path) -> None:
-    """Raise BackendError where loading the archive could run code that it holds.
-
-    torch.export.load unpickles a weight that its table marks so, and falls back to full unpickling where sample inputs
-    or legacy weights do not load as plain tensors. So all of those are looked at first.
-    """
-    import torch
-
-    try:
-        with zipfile.ZipFile(network) as archive:
-            for name in archive.namelist():
-                if name.endswith("_config.json"):
-                    entries = json.loads(archive.read(name)).get("config", {}).values()
-                    if any(entry.get("use_pickle") for entry in entries):
-                        raise BackendError(f"{network.name} holds pickled objects in {name}: export the network again.")
-                elif name.endswith((".pt", ".pkl")) and archive.getinfo(name).file_size:
-                    torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-    except BackendError:
-        raise
-    except Exception as error:
-        raise BackendError(f"{network.name} is no torch.export archive: {in_one_sentence(error)}.") from error

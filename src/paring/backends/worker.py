@@ -59,7 +59,7 @@ class Worker:
 
     def probe(self, command: dict[str, Any]) -> dict[str, Any]:
         """Whether the runtime works here."""
-        return probed(_backend_class(command["class"]), self._scratch)
+        return probed(_backend_class(command["class"]), command["options"], self._scratch)
 
     def load(self, command: dict[str, Any]) -> dict[str, Any]:
         """Load the network."""

@@ -120,12 +120,13 @@ def bench(
 def verify(
     path: Annotated[Path, typer.Argument(help="An artifact or an output folder, on this or another host.")],
     threads: Annotated[int | None, typer.Option(help="Default: as in the manifest.")] = None,
+    time_limit: Annotated[str, typer.Option(help="For the comparison with the original.")] = "20s",
     as_json: Json = False,
 ) -> None:
-    """Run the golden inputs, compare the outputs, measure, and say whether accuracy and speed-up hold here."""
+    """Run the golden inputs, compare the outputs, measure, and say whether what was promised holds here."""
     from paring.flow.verify import verify as check
 
-    found = check(path, threads=threads)
+    found = check(path, threads=threads, time_limit_s=duration_s(time_limit))
     _show(found, as_json, tables.print_verify)
     if not found["holds"]:
         raise typer.Exit(1)

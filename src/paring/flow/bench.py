@@ -6,22 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from paring.artifact import Artifact
+from paring.backends.base import Backend
 from paring.errors import InputError
-from paring.flow.verify import deployment_of, located
+from paring.flow.verify import deployment_of
 from paring.flow.workload import golden_workload
 from paring.measure.compare import compare
 from paring.measure.latency import Latency, measure_alone
 
 
-def bench(paths: Sequence[Path], *, threads: int | None = None, time_limit_s: float = 20.0) -> dict[str, Any]:
+def bench(
+    paths: Sequence[Path],
+    *,
+    threads: int | None = None,
+    time_limit_s: float = 20.0,
+    backends: Sequence[type[Backend]] = (),
+) -> dict[str, Any]:
     """Latency of each artifact (or of an output folder's best) and its speed-up over the first one.
 
-    Raises InputError where there is none, ArtifactError where one is damaged, BackendError where one can't be run.
+    `backends` are classes that have no name of their own here. Raises InputError where there is none, ArtifactError
+    where one is damaged, BackendError where one can't be run.
     """
     if not paths:
         raise InputError("nothing to bench: name at least one artifact or output folder.")
-    artifacts = [located(path)[0] for path in paths]
-    first = deployment_of(artifacts[0])
+    artifacts = [Artifact.chosen(path) for path in paths]
+    first = deployment_of(artifacts[0], backends)
     rows = []
     with golden_workload(artifacts[0], threads) as workload:
         for number, artifact in enumerate(artifacts):
@@ -29,7 +38,7 @@ def bench(paths: Sequence[Path], *, threads: int | None = None, time_limit_s: fl
             if number == 0:
                 latency = measure_alone(first, workload).latency
             else:
-                found = compare(deployment_of(artifact), first, workload, time_limit_s=time_limit_s)
+                found = compare(deployment_of(artifact, backends), first, workload, time_limit_s=time_limit_s)
                 latency = found.candidate
                 speedup = {"ratio": found.ratio, "low": found.low, "high": found.high}
             rows.append(_row(artifact.path, artifact.manifest.backend, artifact.size_bytes, latency, speedup))

@@ -39,9 +39,6 @@ COMPARISON_SHARE = 0.4
 
 SOURCE_SHARE = 0.25
 RIVALS = 3
-NOT_SLOWER = 0.97
-"""For size and memory: a ratio below this is slower, however wide its interval."""
-
 LEAST_CHANCE = 0.25
 """A look is worth its price for what will be certified with this probability; the last look wants an even chance."""
 
@@ -163,9 +160,9 @@ class Ending:
         if self.ranking.misses(self.original):
             return ""
         if self.prepared.request.budget.objective in ("latency", "throughput"):
-            better = comparison.low > 1
+            better = comparison.faster
         else:
-            better = comparison.high >= 1 and comparison.ratio >= NOT_SLOWER
+            better = comparison.not_slower
         if better:
             return ""
         return (
@@ -218,6 +215,7 @@ class Ending:
             recipe_text=trial.recipe_text,
             threads=prepared.request.thread_count,
             batch_size=prepared.request.budget.batch_size,
+            budget=prepared.request.budget,
             measurements=point_json(trial),
             certificate=certificate.to_json() if certificate else None,
             hardware=hardware(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections import OrderedDict
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from torch import nn
 
 from paring.artifact.files import replacing_folder, write_json
 from paring.backends.base import NETWORK_FILES, Backend
 from paring.backends.runner import write_graph
+from paring.backends.torch_archive import write_archive
 from paring.data.batches import sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
@@ -106,12 +105,9 @@ class Networks:
     def _export(self, model: nn.Module, folder: Path) -> None:
         inputs, _ = sample(self.job.task.evaluate)
         program = export_program(model, inputs)
-        archive = io.BytesIO()
-        with quiet_exporter():
-            torch.export.save(program, archive)
-        # By way of memory: torch ends the whole process where the disk refuses its own writing.
-        (folder / NETWORK_FILES["torch"]).write_bytes(archive.getbuffer())
         write_graph(export_onnx(program, self.signature), folder / NETWORK_FILES["onnx"])
+        with quiet_exporter():
+            write_archive(program, folder / NETWORK_FILES["torch"])
 
     def _module_techniques(self, recipe: Recipe) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The module after the recipe; what recent recipes began with is not made again."""

@@ -28,7 +28,7 @@ def make_plan(request: Request) -> dict[str, Any]:
     structures that are pruned and trained for as long as the time limit allows.
     """
     begin_s = time.monotonic()
-    probes = probe([b if isinstance(b, type) else type(b) for b in request.all_backends()])
+    probes = probe(request.all_backends())
     broken = {found.name: found.reason for found in probes if found.reason is not None}
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
         job = Job.of(request.task, seed=request.seed, threads=request.thread_count)

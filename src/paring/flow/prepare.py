@@ -131,7 +131,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         say=told.say,
     )
     networks = Networks(job, signature, folder.trials)
-    probes = probe([b if isinstance(b, type) else type(b) for b in request.all_backends()])
+    probes = probe(request.all_backends())
     original, scores = _reference(request, networks, probes, splits.selection)
     inputs = timing_inputs(splits.selection, request.budget.batch_size, folder.trials / "data" / "timing")
     return Prepared(

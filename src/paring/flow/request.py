@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 from paring import registry
 from paring.backends.base import Backend
 from paring.backends.cores import usable_cores
-from paring.errors import BudgetError
+from paring.errors import BudgetError, InputError
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Trial
 from paring.types import Budget, Task
@@ -42,6 +43,8 @@ class Request:
             raise BudgetError(f"time_limit_s={self.time_limit_s} must be at least {SMALLEST_TIME_LIMIT_S:g} seconds.")
         if self.threads is not None and self.threads < 1:
             raise BudgetError(f"threads={self.threads} must be 1 or more, or None for all cores.")
+        for backend in self.backends or ():
+            check_storable(backend)
 
     @property
     def thread_count(self) -> int:
@@ -55,6 +58,22 @@ class Request:
     def all_backends(self) -> tuple[Backend | type[Backend], ...]:
         """What was passed, else every backend that is installed."""
         return installed("backend") if self.backends is None else tuple(self.backends)
+
+
+def check_storable(backend: Backend | type[Backend]) -> None:
+    """Raise InputError where an artifact could not name the backend so that it is found again with its options."""
+    kind = backend if isinstance(backend, type) else type(backend)
+    if kind.name in registry.names("backend") and registry.find("backend", kind.name) is not kind:
+        raise InputError(
+            f"{kind.__qualname__} is called {kind.name!r} like a backend that is installed: give it a name of its own."
+        )
+    if isinstance(backend, Backend):
+        try:
+            again = kind.with_options(json.loads(json.dumps(backend.options())))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the options of {backend} can't be stored as JSON: {error}.") from error
+        if again != backend:
+            raise InputError(f"{backend} comes back from JSON as {again}: let its options be plain values.")
 
 
 def installed(kind: registry.Kind) -> tuple[type[Any], ...]:

@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paring.artifact import Artifact
+from paring.backends.base import Backend
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.loading import backend_of
+from paring.errors import BackendError
+from paring.flow.promises import Check, Figures, gains, limits, not_compared
 from paring.flow.workload import golden_workload
 from paring.measure.compare import compare
 from paring.measure.hardware import differences, hardware
 from paring.measure.latency import Workload, measure_alone
-from paring.report import units
 from paring.types import Arrays
 
 TOLERANCE = 0.02
 """Root mean square of the difference over that of the outputs: what runtimes and their kernels differ by."""
 
-TIME_LIMIT_S = 20.0
+ALONE_S = 3.0
+"""Time for the latency where there is no original to compare with."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One promise: what was found when the artifact was made, what is found here, and whether it holds."""
+def verify(
+    path: Path,
+    *,
+    threads: int | None = None,
+    time_limit_s: float = 20.0,
+    backends: Sequence[type[Backend]] = (),
+) -> dict[str, Any]:
+    """Check an artifact, or the best of an output folder, on this machine; each promise is a row that holds or not.
 
-    what: str
-    promised: str
-    here: str
-    verdict: str
-    holds: bool
-
-
-def verify(path: Path, *, threads: int | None = None) -> dict[str, Any]:
-    """Check an artifact, or the best of an output folder, on this machine.
-
-    The golden inputs must give the golden outputs within TOLERANCE; where the original stands in the same output
-    folder, the speed-up over it is measured again. Raises ArtifactError for a damaged artifact, BackendError where
-    its runtime is missing here.
+    The golden inputs must give the golden outputs within TOLERANCE, and the limits of the budget must hold; where the
+    original stands in the same output folder, what the objective gained over it is measured again, for `time_limit_s`.
+    `backends` are classes that have no name of their own here. Raises ArtifactError for a damaged artifact.
     """
     artifact, original = located(path)
-    manifest = artifact.manifest
-    threads = threads or manifest.threads
-    deployment = deployment_of(artifact)
     with golden_workload(artifact, threads) as workload:
-        checks = [_same_machine(manifest.hardware), _outputs(artifact, deployment, threads)]
-        if original is None or original.manifest.recipe_text == manifest.recipe_text:
-            checks.append(_latency(manifest.measurements, deployment, workload))
-        else:
-            checks.append(_speedup(manifest.measurements, deployment, deployment_of(original), workload))
+        checks = [_same_machine(artifact.manifest.hardware)]
+        try:
+            checks.append(_outputs(artifact, deployment_of(artifact, backends), workload.threads))
+            checks += _promises(artifact, original, workload, time_limit_s, backends)
+        except BackendError as error:
+            checks.append(Check("runtime", artifact.manifest.backend, str(error), "does not run here", False))
     return {
         "path": str(artifact.path),
         "host": hardware()["cpu"],
@@ -62,14 +59,14 @@ def verify(path: Path, *, threads: int | None = None) -> dict[str, Any]:
 
 def located(path: Path) -> tuple[Artifact, Artifact | None]:
     """The artifact at a path, or the best one of an output folder; and the original, where the family stands by."""
-    best = path / "best" if (path / "best").is_dir() else path
-    family = sorted((best.parent / "frontier").glob("[0-9][0-9]"))
-    return Artifact.open(best), Artifact.open(family[-1]) if family else None
+    artifact = Artifact.chosen(path)
+    family = sorted((artifact.path.parent / "frontier").glob("[0-9][0-9]"))
+    return artifact, Artifact.open(family[-1]) if family else None
 
 
-def deployment_of(artifact: Artifact) -> Deployment:
+def deployment_of(artifact: Artifact, backends: Sequence[type[Backend]] = ()) -> Deployment:
     """The artifact's network in its backend with its options."""
-    return Deployment(backend_of(artifact), artifact.network)
+    return Deployment(backend_of(artifact, backends), artifact.network)
 
 
 def _same_machine(recorded: dict[str, Any]) -> Check:
@@ -91,30 +88,34 @@ def _outputs(artifact: Artifact, deployment: Deployment, threads: int) -> Check:
 
 
 def relative_error(found: Arrays, expected: Arrays) -> float:
-    """Root mean square of the difference over that of the expected outputs, of the worst output."""
+    """Root mean square of the difference over that of the expected outputs, of the worst output.
+
+    Infinite where an output is missing, has another shape, or holds what is no number.
+    """
     errors = [0.0]
     for name, right in expected.items():
+        if name not in found or found[name].shape != right.shape:
+            return float("inf")
         difference = np.asarray(found[name], np.float64) - np.asarray(right, np.float64)
         size = float(np.sqrt(np.mean(np.square(np.asarray(right, np.float64))))) or 1.0
         errors.append(float(np.sqrt(np.mean(np.square(difference)))) / size)
     return max(errors) if np.isfinite(errors).all() else float("inf")
 
 
-def _latency(promised: dict[str, Any], deployment: Deployment, workload: Workload) -> Check:
-    here = measure_alone(deployment, workload).latency
-    there = promised["latency_ms"]["p50"] if promised.get("latency_ms") else None
-    return Check("latency p50", units.latency(there), units.latency(here.p50_ms), "measured", True)
-
-
-def _speedup(promised: dict[str, Any], best: Deployment, original: Deployment, workload: Workload) -> Check:
-    found = compare(best, original, workload, time_limit_s=TIME_LIMIT_S)
-    there = promised.get("speedup") or {}
-    holds = found.low > 1
-    verdict = "faster here too" if holds else "not faster than the original here: serve the original"
-    return Check(
-        "speed-up over the original",
-        units.ratio(there["ratio"]) if there else "-",
-        f"{units.ratio(found.ratio)} ({units.interval(found.low, found.high)})",
-        verdict,
-        holds,
-    )
+def _promises(
+    artifact: Artifact,
+    original: Artifact | None,
+    workload: Workload,
+    time_limit_s: float,
+    backends: Sequence[type[Backend]],
+) -> list[Check]:
+    """The limits of the budget; and beside the original what was gained, else the latency as it is."""
+    manifest, best = artifact.manifest, deployment_of(artifact, backends)
+    if original is None or original.manifest.recipe_text == manifest.recipe_text:
+        alone = measure_alone(best, workload, time_limit_s=min(ALONE_S, time_limit_s))
+        here = Figures(alone.latency.p50_ms, artifact.size_bytes, alone.peak_memory_bytes)
+        return [not_compared(manifest.measurements, here), *limits(manifest.budget, here)]
+    found = compare(best, deployment_of(original, backends), workload, time_limit_s=time_limit_s)
+    here = Figures(found.candidate.p50_ms, artifact.size_bytes, found.candidate_peak_memory_bytes)
+    before = Figures(found.original.p50_ms, original.size_bytes, found.original_peak_memory_bytes)
+    return [*gains(manifest, found, here, before), *limits(manifest.budget, here)]

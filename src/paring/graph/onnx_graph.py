@@ -21,6 +21,8 @@ WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather":
 """Operators that hold weights, and which of their inputs that is."""
 
 LEAST_OPSET = 13
+SMALL_CONSTANT = 1024
+"""Elements of a constant that may hold a shape."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Graph:
         values = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in inputs]
         del graph.input[:]
         graph.input.extend(values)
-        onnx.checker.check_model(self.model)
+        onnx.checker.check_model(skeleton(self.model))
         return self.model
 
 
@@ -223,9 +225,33 @@ def _topological(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.Node
     return done
 
 
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, with inputs of their types and shapes in place of weights.
+
+    What checks a graph or infers its shapes copies it through a protocol buffer, which ends at 2 GiB. Small constants
+    stay: shapes may be computed from them.
+    """
+    graph = model.graph
+    given = {value.name for value in graph.input}
+    small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= SMALL_CONSTANT]
+    weights = [t for t in graph.initializer if math.prod(t.dims) > SMALL_CONSTANT and t.name not in given]
+    bones = onnx.helper.make_graph(
+        graph.node,
+        graph.name or "graph",
+        [*graph.input, *(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in weights)],
+        graph.output,
+        small,
+        value_info=graph.value_info,
+        sparse_initializer=graph.sparse_initializer,
+    )
+    after = onnx.helper.make_model(bones, opset_imports=model.opset_import, functions=model.functions)
+    after.ir_version = model.ir_version
+    return after
+
+
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that inference finds, dimensions that vary as 1."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True).graph
     found: dict[str, tuple[int, ...]] = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         if value.type.tensor_type.HasField("shape"):

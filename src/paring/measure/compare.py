@@ -45,6 +45,9 @@ PAIR_TIME_S = 0.4
 PROCESS_EFFECT = 0.03
 """By how much two processes of one program may differ as long as they live, as a log ratio."""
 
+NOISE = 0.03
+"""Where speed is not the objective: a ratio this far below 1 is slower, however wide its interval."""
+
 FEWEST_PAIRS = 4
 """With fewer, the spread between pairs can't be told from them: PROCESS_EFFECT is taken for it."""
 
@@ -74,6 +77,16 @@ class Comparison:
     candidate_peak_memory_bytes: int
     original_peak_memory_bytes: int
     pairs: int
+
+    @property
+    def faster(self) -> bool:
+        """Whether the candidate is faster, for sure."""
+        return self.low > 1
+
+    @property
+    def not_slower(self) -> bool:
+        """Whether the candidate is at least as fast, as far as can be told, and not slower by more than NOISE."""
+        return self.high >= 1 and self.ratio >= 1 - NOISE
 
     @property
     def width(self) -> float:

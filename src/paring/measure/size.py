@@ -17,23 +17,20 @@ def network_size_bytes(network: Path) -> int:
 
     Raises InputError where a file is missing.
     """
-    return sum(_file_bytes(file, network) for file in network_files(network))
+    return sum(file.stat().st_size for file in network_files(network))
 
 
 def network_files(network: Path) -> tuple[Path, ...]:
-    """The files that a network consists of, the network's own first."""
+    """The files that a network consists of, the network's own first. Raises InputError where one is missing."""
     if network.is_dir():
         return tuple(sorted(file for file in network.rglob("*") if file.is_file()))
-    if network.suffix != ".onnx" or not network.is_file():
-        return (network,)
-    return (network, *sorted(network.parent / name for name in _external_names(network)))
-
-
-def _file_bytes(file: Path, network: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise InputError(f"{file} is missing, and {network} needs it: copy all of the network's files.") from error
+    files: tuple[Path, ...] = (network,)
+    if network.suffix == ".onnx" and network.is_file():
+        files += tuple(sorted(network.parent / name for name in _external_names(network)))
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} is missing, and {network} needs it: copy all of the network's files.")
+    return files
 
 
 def _external_names(network: Path) -> set[str]:

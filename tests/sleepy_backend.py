@@ -1,0 +1,86 @@
+"""The known machine's backend sleeps as long as the graph's metadata says; without torch, so that it starts fast."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from paring.backends.base import Backend, NetworkFormat
+from paring.errors import BackendError
+from paring.types import Arrays, Budget, Session
+
+COST = "cost_ms"
+ORIGINAL_COST_MS = 12.0
+
+
+class SleepySession:
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.evaluator = ReferenceEvaluator(graph)
+        self.names = [value.name for value in graph.graph.output]
+        self.metadata = {entry.key: entry.value for entry in graph.metadata_props}
+
+    def run(self, inputs: Arrays) -> Arrays:
+        if "crash" in self.metadata:
+            os._exit(7)
+        time.sleep(float(self.metadata.get(COST, ORIGINAL_COST_MS)) / 1000)
+        return dict(zip(self.names, self.evaluator.run(self.names, inputs), strict=True))
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Sleepy(Backend):
+    """Takes exactly as long as it is told."""
+
+    name: ClassVar[str] = "sleepy"
+    format: ClassVar[NetworkFormat] = "onnx"
+    package: ClassVar[str | None] = "onnx"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return None
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        return SleepySession(onnx.load(network))
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass(frozen=True)
+class Drowsy(Sleepy):
+    """Another runtime that reads the same files."""
+
+    name: ClassVar[str] = "drowsy"
+
+
+@dataclass(frozen=True)
+class Absent(Sleepy):
+    """A runtime that is not installed."""
+
+    name: ClassVar[str] = "absent"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return "it was never installed: pip install absent."
+
+
+@dataclass(frozen=True)
+class Refuses(Sleepy):
+    """Passes its probe, and refuses the networks of a run."""
+
+    name: ClassVar[str] = "refuses"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        if network.parent.parent.name in ("modules", "networks"):
+            raise BackendError("refuses can't load this network: it does not like it.")
+        return super().load(network, threads=threads, device=device)

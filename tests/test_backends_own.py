@@ -1,0 +1,91 @@
+"""Backends of a user's own: objects with settings that they need; what an artifact can't name is refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pytest
+
+import paring
+from paring.backends.probe import probe
+from paring.errors import ArtifactError, BackendError, InputError
+from paring.flow.request import Request
+from paring.types import Budget, Session
+from tests import sleepy
+from tests.sleepy_backend import Sleepy
+from tests.test_verify import INPUTS, changed, graph, written
+
+
+@dataclass(frozen=True)
+class Remote(Sleepy):
+    """Needs to be told where."""
+
+    address: str
+
+    name: ClassVar[str] = "remote"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        if self.address != "here":
+            raise BackendError(f"nobody answers at {self.address}: start the server.")
+        return super().load(network, threads=threads, device=device)
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls("here")
+
+
+@dataclass(frozen=True)
+class Foldered(Sleepy):
+    name: ClassVar[str] = "foldered"
+    cache: Path = Path("cache")
+
+
+@dataclass(frozen=True)
+class Listed(Sleepy):
+    name: ClassVar[str] = "listed"
+    cores: frozenset[int] = field(default_factory=frozenset)
+
+    def options(self) -> dict[str, Any]:
+        return {"cores": sorted(self.cores)}
+
+
+@dataclass(frozen=True)
+class Impostor(Sleepy):
+    name: ClassVar[str] = "onnxruntime"
+
+
+def test_an_object_is_probed_with_its_own_options() -> None:
+    works, silent, plain = probe([Remote("here"), Remote("there"), Remote])
+    assert works.reason is None
+    assert silent.reason is not None
+    assert "nobody answers at there" in silent.reason
+    assert plain.reason is not None
+    assert "the backend remote needs the option 'address': pass an object that has it" in plain.reason
+
+
+def test_its_artifact_is_loaded_again_with_its_options(tmp_path: Path) -> None:
+    artifact = written(tmp_path / "best", graph(1.0), "Cheapen", backend="remote")
+    changed(artifact.path, options=Remote("here").options())
+    with pytest.raises(BackendError, match="pass its class"):
+        paring.load(tmp_path)
+    assert (paring.load(tmp_path, backends=[Remote]).run(INPUTS)["y"] == INPUTS["a"] + 1).all()
+    changed(artifact.path, options={})
+    with pytest.raises(ArtifactError, match="the backend remote needs the option 'address'"):
+        paring.load(tmp_path, backends=[Remote])
+
+
+@pytest.mark.parametrize(
+    ("backend", "says"),
+    [
+        (Foldered(), r"the options of foldered can't be stored as JSON: .*PosixPath"),
+        (Listed(frozenset({1, 2})), r"comes back from JSON as .*: let its options be plain values"),
+        (Impostor(), r"Impostor is called 'onnxruntime' like a backend that is installed"),
+        (Impostor, r"Impostor is called 'onnxruntime' like a backend that is installed"),
+    ],
+)
+def test_what_an_artifact_could_not_name_is_refused_at_the_start(tmp_path: Path, backend: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Request(sleepy.task(), Budget(), tmp_path, backends=[backend])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import OutputError, ParingError
+from paring.errors import DataError, OutputError, ParingError
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.compare import Yardstick
@@ -57,8 +57,8 @@ class TrialRunner:
             return self._measured(Trial.of(candidate, number, "measured"), candidate, built)
         except NothingChangedError as error:
             return ended("no-change", error)
-        except OutputError:
-            raise  # A disk that refuses is no verdict on the candidate.
+        except (OutputError, DataError):
+            raise  # A disk that refuses, or rows that can't be used, are no verdict on the candidate.
         except ParingError as error:
             return ended("failed", error)
         except Exception as error:  # A technique may be anybody's code: whatever it raises ends this trial alone.

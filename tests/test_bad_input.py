@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import paring
 from paring.cli import main
 from paring.errors import BudgetError, ParingError, TaskError
+from paring.flow import trials
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_channels import PruneChannels
 from paring.types import Batch, CorpusMetric, Task
@@ -27,6 +28,14 @@ from tests.metered import Metered
 
 HEAD = "import torch\nfrom torch import nn\nimport paring\nfrom tests import sleepy\n"
 POINTS, CLASSES = sleepy.rows(1500)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_comparisons() -> Iterator[None]:
+    """Sleeping takes the same time in every process: no comparison need be long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "COMPARISON_TIME_S", 0.2)
+        yield
 
 
 def optimized(out: Path, task: Task, *techniques: Any, **options: Any) -> paring.Result:
@@ -129,8 +138,14 @@ def test_rows_that_go_wrong_after_the_first_batch(tmp_path: Path, bad: Any, says
 def test_a_training_label_that_goes_wrong_later_ends_the_run(tmp_path: Path) -> None:
     bad = (POINTS[:8], torch.full((8,), 7))
     model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3)).eval()
+    with torch.no_grad():
+        copies = torch.eye(3).repeat(8, 1)
+        model[0].weight.copy_(nn.functional.pad(copies, (0, 3)))  # type: ignore[operator, union-attr]
+        model[0].bias.fill_(5.0)  # type: ignore[operator, union-attr]
+        model[2].weight.copy_(copies.T)  # type: ignore[operator, union-attr]
     task = Task(model, [(POINTS, CLASSES)], train=Later(bad))
-    sentence = refusal(tmp_path, task, PruneChannels(ratio=0.5), FineTune(epochs=1, mixing="none"))
+    # So few channels are left that training alone can mend it.
+    sentence = refusal(tmp_path, task, PruneChannels(ratio=0.9), FineTune(epochs=1, mixing="none"))
     assert "train holds the label 7, but the network has 3 classes (0 to 2)." in sentence
     assert (tmp_path / "trials" / "trials.jsonl").is_file()
 

@@ -43,7 +43,7 @@ def fails(x: Tensor) -> Tensor:
         (nn.Sequential(nn.Linear(3, 2).eval(), nn.Dropout()), "call .eval()"),
         (Calls(lambda x: torch.rand(4, 2)), "random output"),
         (Calls(lambda x: x[:, :2] * float("nan")), "NaN or infinity"),
-        (Calls(fails), "can't run on the first batch of evaluate: no such thing"),
+        (Calls(fails), "can't run on the first batch of evaluate: RuntimeError: no such thing"),
     ],
 )
 def test_networks_that_cannot_be_compared(model: nn.Module, says: str) -> None:
@@ -63,7 +63,7 @@ def test_networks_that_cannot_be_compared(model: nn.Module, says: str) -> None:
         (lambda outputs, targets: 0.5, "returned a float"),
         (lambda outputs, targets: torch.full((4,), 2.0), "outside score_range=(0.0, 1.0): give the range"),
         (lambda outputs, targets: torch.full((4,), float("nan")), "NaN"),
-        (lambda outputs, targets: outputs.nothing, "the metric raised AttributeError on 4 rows"),
+        (lambda outputs, targets: outputs.nothing, "the metric failed on 4 rows with AttributeError"),
         (CorpusMetric(lambda outputs, targets: torch.zeros(4), lambda rows: 0.0), "shape (4, k)"),
     ],
 )

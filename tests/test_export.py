@@ -102,9 +102,12 @@ def test_control_flow_that_depends_on_data_is_named_with_its_place() -> None:
 @pytest.mark.parametrize(
     ("forward", "says"),
     [
-        (lambda x: "text", "returns str"),
-        (lambda x: {"a": 3}, "returns dict"),
-        (lambda x: (), "returns tuple"),
+        (lambda x: "text", "returns a str"),
+        (lambda x: 3, "returns a int"),
+        (lambda x: {"a": 3}, "returns a dict that holds a int"),
+        (lambda x: {"a": (x, x)}, "returns a dict that holds a tuple"),
+        (lambda x: (), "returns an empty tuple"),
+        (lambda x: x.bfloat16(), r"returns bfloat16, which runtimes can't hand back: end it with \.float\(\)"),
         (lambda x: x.sum(), "is a scalar"),
     ],
 )

@@ -139,6 +139,74 @@ def test_coverage_names_what_was_trained_and_what_was_frozen() -> None:
     assert 0 < coverage.share("macs") < 1
 
 
+def test_frozen_batch_norm_keeps_its_statistics_and_the_others_learn_theirs() -> None:
+    job, student = job_of(), fresh()
+    free = SHORT.apply(student, job)
+    assert not torch.equal(free.bn1.running_mean, student.bn1.running_mean)  # type: ignore[union-attr,arg-type]
+    student.bn1.requires_grad_(False)
+    frozen = SHORT.apply(student, job)
+    for name, value in student.bn1.state_dict().items():
+        assert torch.equal(frozen.bn1.state_dict()[name], value), name
+    assert not torch.equal(frozen.conv1.weight, student.conv1.weight)  # type: ignore[union-attr,arg-type]
+
+
+class Encoder(nn.Module):
+    """(rows, 1, 8, 8) -> (rows, 10): the lines of an image are a sequence; LayerNorm and attention, no BatchNorm."""
+
+    def __init__(self, width: int = 24, depth: int = 3) -> None:
+        super().__init__()
+        self.embedding, self.norm, self.head = nn.Linear(8, width), nn.LayerNorm(width), nn.Linear(width, 10)
+        self.place = nn.Parameter(torch.randn(8, width) / 10)
+        layers = [
+            nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+            for _ in range(depth)
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        lines = self.embedding(image.squeeze(1)) + self.place
+        return self.head(self.norm(self.layers(lines)).mean(1))  # type: ignore[no-any-return]
+
+
+def test_a_transformer_that_lost_a_layer_comes_back_without_diverging() -> None:
+    torch.manual_seed(0)
+    train, evaluate = digits()
+    untaught = Encoder().eval()
+    job = Job.of(Task(untaught, evaluate, train=train), threads=1)
+    teacher = FineTune(epochs=8, label_weight=1.0, learning_rate=0.1).apply(untaught, job)
+    shorter = copy.deepcopy(teacher)
+    del shorter.layers[0]  # type: ignore[union-attr, operator]
+    said: list[str] = []
+    after = FineTune(epochs=4).apply(shorter, replace(job_of(model=teacher), say=said.append))
+    assert score(shorter) < score(teacher) - 0.3
+    assert score(after) > score(teacher) - 0.15
+    assert not any("not finite" in line for line in said)
+
+
+def test_a_damaged_network_with_a_tuple_of_answers_comes_back() -> None:
+    class Several(Net):
+        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            scores = super().forward(image)
+            return scores, scores.logsumexp(1, keepdim=True)
+
+    teacher = Several().eval()
+    teacher.load_state_dict(taught().state_dict())
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        student.conv2.weight[::2] = 0
+        student.conv2.bias[::2] = 0  # type: ignore[index]
+    train, evaluate = digits()
+    task = Task(teacher, evaluate, train=unlabelled(train), metric=lambda o, t: (o[0].argmax(1) == t).float())
+    after = FineTune(epochs=8).apply(student, Job.of(task, threads=1))
+
+    def first_score(model: nn.Module) -> float:
+        with torch.inference_mode():
+            return torch.cat([(model(x)[0].argmax(1) == y).float() for x, y in evaluate]).mean().item()
+
+    assert first_score(student) < first_score(teacher) - 0.05
+    assert first_score(after) > first_score(teacher) - 0.03
+
+
 class TwoHeads(nn.Module):
     """Numbers and an embedding from two named inputs."""
 

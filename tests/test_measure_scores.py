@@ -82,7 +82,7 @@ def test_no_rows_are_refused(session, rows):
         (lambda out, to: out["z"][:3], r"returned shape \(3,\) for 23 rows"),
         (lambda out, to: out["z"] * float("nan"), "the metric's 'score' holds NaN"),
         (lambda out, to: out["z"] + 5, r"scores from .* outside score_range=\(0.0, 1.0\)"),
-        (lambda out, to: out["logits"], "the metric raised KeyError on 23 rows: 'logits'"),
+        (lambda out, to: out["logits"], "the metric failed on 23 rows with KeyError: 'logits'"),
     ],
 )
 def test_a_metric_that_breaks_its_word_is_named(session, rows, metric, message):

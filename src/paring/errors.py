@@ -3,6 +3,7 @@
 ParingError
   InputError           what the user gave can't be used: exit code 2
     TaskError          the task file, model, data or metric
+      DataError        rows that can't be used, whatever the candidate: they end a run
     BudgetError        a budget that contradicts itself or that the data can't certify
     ArtifactError      a folder that is no artifact, is damaged, or was made by a newer version
     TechniqueError     a technique's settings, or a network that it can't be applied to
@@ -24,6 +25,11 @@ DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """What a write says where the disk is full, a quota or the largest file size is reached, or nothing may be written."""
 
 
+def in_words(error: BaseException) -> str:
+    """Somebody else's error as part of one sentence: its type and its message, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". :")
+
+
 class ParingError(Exception):
     """The root: one sentence that says what, which value, and what to do next."""
 
@@ -38,6 +44,10 @@ class InputError(ParingError):
 
 class TaskError(InputError):
     """The task file, its model, data, metric or loss."""
+
+
+class DataError(TaskError):
+    """The user's rows can't be used. No verdict on a candidate: it ends the run, where other errors end one trial."""
 
 
 class BudgetError(InputError):

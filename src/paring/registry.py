@@ -137,7 +137,7 @@ class Reference:
             return loaded
         if loaded is None and self._importable():
             return importlib.import_module(self.module)
-        return _executed(self.module if loaded is None else f"paring_{Path(self.file).stem}", self.file)
+        return executed(self.module, self.file)
 
     def _importable(self) -> bool:
         try:
@@ -151,12 +151,21 @@ def _is_file(path: str | None, file: str | None) -> bool:
     return path is not None and str(Path(path).resolve()) == file
 
 
-def _executed(name: str, file: str) -> ModuleType:
-    """A Python file as the module `name`."""
+def executed(name: str, file: str) -> ModuleType:
+    """A Python file, by its absolute path, run as the module `name`; another module of that name stays.
+
+    Its folder leads the import path from then on, as with `python FILE`, so that it can import its neighbours.
+    """
+    loaded = sys.modules.get(name)
+    if loaded is not None and not _is_file(vars(loaded).get("__file__"), file):
+        name = f"paring_{Path(file).stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    folder = str(Path(file).parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     # Dataclasses look their own module up while it is being executed.
     sys.modules[name] = module
     try:

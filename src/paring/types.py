@@ -53,6 +53,11 @@ class CorpusMetric:
     statistics: Callable[[Any, Any], Tensor]
     reduce: Callable[[Array], float]
 
+    def __post_init__(self) -> None:
+        for field, function in (("statistics", self.statistics), ("reduce", self.reduce)):
+            if not callable(function):
+                raise TaskError(f"{field}={function!r} is not callable: pass a function.")
+
     def __call__(self, outputs: Any, targets: Any, /) -> Tensor:
         """Per-sample statistics, shape (batch, k)."""
         return self.statistics(outputs, targets)
@@ -77,15 +82,45 @@ class Task:
     score_range: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        low, high = self.score_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise TaskError(f"score_range={self.score_range} must be two finite numbers, the lower first.")
-        if not callable(self.metric):
-            raise TaskError(f"metric={self.metric!r} is not callable: pass a function of (outputs, targets).")
-        for field in ("evaluate", "train", "calibrate"):
-            data = getattr(self, field)
-            if data is not None and iter(data) is data:
-                raise TaskError(f"{field} is an iterator and can be read only once: pass a list or a DataLoader.")
+        _check_network(self.model)
+        for field, data in (("evaluate", self.evaluate), ("train", self.train), ("calibrate", self.calibrate)):
+            if data is not None or field == "evaluate":
+                _check_readable(field, data)
+        for field, function in (("metric", self.metric), ("loss", self.loss)):
+            if not callable(function):
+                raise TaskError(f"{field}={function!r} is not callable: pass a function of (outputs, targets).")
+        if not isinstance(self.name, str):
+            raise TaskError(f"name={self.name!r} is a {type(self.name).__name__}: pass a str.")
+        if not _is_range(self.score_range):
+            raise TaskError(f"score_range={self.score_range!r} must be two finite numbers, the lower first.")
+
+
+def _check_network(model: Any) -> None:
+    from torch import nn
+
+    if not isinstance(model, nn.Module | Path):
+        hint = " Path(...) makes one of a str." if isinstance(model, str) else ""
+        raise TaskError(f"model is a {type(model).__name__}: pass an nn.Module or the pathlib.Path of an .onnx.{hint}")
+
+
+def _check_readable(field: str, data: Any) -> None:
+    """Batches can be read from it, and more than once."""
+    try:
+        once = iter(data) is data
+    except TypeError as error:
+        raise TaskError(
+            f"{field} is a {type(data).__name__} and can't be iterated: pass a list of batches or a DataLoader."
+        ) from error
+    if once:
+        raise TaskError(f"{field} is an iterator and can be read only once: pass a list or a DataLoader.")
+
+
+def _is_range(values: Any) -> bool:
+    """Two finite numbers, the lower first."""
+    if not (isinstance(values, tuple | list) and len(values) == 2):
+        return False
+    numbers = all(isinstance(value, int | float | np.number) and math.isfinite(value) for value in values)
+    return numbers and bool(values[0] < values[1])
 
 
 @dataclass(frozen=True)

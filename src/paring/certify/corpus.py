@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from paring.certify.certificate import Certificate, error_share
 from paring.errors import TaskError
+from paring.ops.scores import corpus_score
 from paring.types import Array
 
 Floats = npt.NDArray[np.float64]
@@ -44,7 +45,7 @@ def certify_corpus(
         )
     alpha = error_share(confidence, finalists)
     n = len(original)
-    drop = _score(reduce, original) - _score(reduce, candidate)
+    drop = corpus_score(reduce, original) - corpus_score(reduce, candidate)
     unseen = -math.expm1(math.log(alpha) / n) * (score_range[1] - score_range[0])
     bound = max(paired_bootstrap_upper_bound(original, candidate, reduce, alpha), drop + unseen)
     return Certificate(drop, bound, confidence, n, "bootstrap", finalists)
@@ -62,7 +63,7 @@ def paired_bootstrap_upper_bound(
     draw = np.random.default_rng(seed)
 
     def drop_on(rows: npt.NDArray[np.intp]) -> float:
-        return _score(reduce, original[rows]) - _score(reduce, candidate[rows])
+        return corpus_score(reduce, original[rows]) - corpus_score(reduce, candidate[rows])
 
     drop = drop_on(np.arange(n))
     if n < 2:
@@ -84,17 +85,6 @@ def _corrected_share(drops: Floats, drop: float, left_out: Floats, share: float)
     z = bias + normal.inv_cdf(share)
     scale = 1 - skewness * z
     return normal.cdf(bias + z / scale) if scale > 0 else 1.0
-
-
-def _score(reduce: Reduce, statistics: Array) -> float:
-    """The score of some rows. Raises TaskError where it is not finite."""
-    score = float(reduce(statistics))
-    if not math.isfinite(score):
-        raise TaskError(
-            f"the metric's reduce gave {score} for {len(statistics)} rows: it must give a finite number for any rows, "
-            "also where a class does not occur among them."
-        )
-    return score
 
 
 def _checked(statistics: npt.ArrayLike, name: str) -> Array:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paring.data.batches import model_call, sample, tensors_of
-from paring.errors import TaskError
-from paring.ops.scores import accuracy
-from paring.types import Array, CorpusMetric, Task, check_finite
+from paring.data.batches import model_call, rows_in, sample, tensors_of
+from paring.data.rows import Rows
+from paring.errors import DataError, TaskError, in_words
+from paring.ops.scores import accuracy, corpus_score
+from paring.types import Array, CorpusMetric, Signature, Task, check_finite
 
 
 def check_model(model: nn.Module, inputs: Any) -> None:
@@ -18,11 +20,7 @@ def check_model(model: nn.Module, inputs: Any) -> None:
     training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
     if training:
         raise TaskError(f"the network is in train mode (first module: {training[0]!r}): call .eval() on it.")
-    with torch.inference_mode():
-        try:
-            first, second = (tensors_of(model_call(model, inputs)) for _ in range(2))
-        except Exception as error:
-            raise TaskError(f"the network can't run on the first batch of evaluate: {error}") from error
+    first, second = (tensors_of(_answer(model, inputs, "evaluate")) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         if torch.is_floating_point(one) and not torch.isfinite(one).all():
             raise TaskError("the network returns NaN or infinity on the first batch of evaluate.")
@@ -40,7 +38,7 @@ def user_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Array:
         with torch.inference_mode():
             found = task.metric(outputs, targets)
     except Exception as error:
-        raise TaskError(f"the metric raised {type(error).__name__} on {rows} rows: {error}") from error
+        raise TaskError(f"the metric failed on {rows} rows with {in_words(error)}.") from error
     corpus = isinstance(task.metric, CorpusMetric)
     wanted = f"({rows}, k)" if corpus else f"({rows},)"
     if not isinstance(found, Tensor):
@@ -62,27 +60,82 @@ def user_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Array:
 
 
 def check_labels(task: Task, outputs: Any, targets: Any) -> None:
-    """Class labels lie within the classes, where the task uses the built-in metric or loss."""
-    classes_expected = task.metric is accuracy
-    if not (classes_expected and isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+    """Class labels lie within the classes, where the task uses the built-in metric."""
+    if task.metric is not accuracy:
         return
-    if targets.shape != outputs.shape[:-1]:
+    if not isinstance(outputs, Tensor):
         raise TaskError(
-            f"targets have shape {tuple(targets.shape)} and outputs {tuple(outputs.shape)}: "
+            f"accuracy needs one tensor of class scores, but the network returns a {type(outputs).__name__}: "
+            "pass a `metric` of your own that reads it."
+        )
+    if not isinstance(targets, Tensor) or targets.shape != outputs.shape[:-1]:
+        shape = tuple(targets.shape) if isinstance(targets, Tensor) else f"of a {type(targets).__name__}"
+        raise TaskError(
+            f"targets have shape {shape} and outputs {tuple(outputs.shape)}: "
             "accuracy needs one label for each row; pass a `metric` of your own for anything else."
         )
-    classes = outputs.shape[-1]
+    check_classes(targets, outputs.shape[-1])
+
+
+def check_classes(targets: Any, classes: int) -> None:
+    """Labels, a tensor or array of any shape, are indices of so many classes."""
     wrong = targets[(targets < 0) | (targets >= classes)]
     if len(wrong):
-        raise TaskError(f"label {wrong.flatten()[0].item()} is out of range: the network has {classes} classes.")
+        raise DataError(f"label {wrong.flatten()[0].item()} is out of range: the network has {classes} classes.")
+
+
+def check_all_labels(task: Task, signature: Signature, *splits: Rows) -> None:
+    """The labels of all rows, where the task uses the built-in metric: a wrong one is better known before a search."""
+    classes = signature.outputs[0].shape[-1]
+    if task.metric is not accuracy or signature.output_structure != "tensor" or classes is None:
+        return
+    for rows in splits:
+        if rows.target_structure == "tensor":
+            check_classes(rows.targets, classes)
 
 
 def check_task(task: Task, model: nn.Module) -> None:
-    """All checks that the first batch of evaluate allows."""
+    """All checks that the first batches allow."""
     inputs, targets = sample(task.evaluate, "evaluate")
     if targets is None:
-        raise TaskError("evaluate has no targets: scores need labels.")
+        raise DataError("evaluate has no targets: scores need labels.")
     check_model(model, inputs)
+    scores = user_scores(task, _answer(model, inputs, "evaluate"), targets, rows_in(inputs))
+    if isinstance(task.metric, CorpusMetric):
+        corpus_score(task.metric.reduce, scores)
+    for name, batches in (("train", task.train), ("calibrate", task.calibrate)):
+        if batches is not None:
+            _answer(model, sample(batches, name)[0], name)
+
+
+def _answer(model: nn.Module, inputs: Any, name: str) -> Any:
     with torch.inference_mode():
-        outputs = model_call(model, inputs)
-    user_scores(task, outputs, targets, len(tensors_of(inputs)[0]))
+        try:
+            return model_call(model, inputs)
+        except Exception as error:
+            raise TaskError(f"the network can't run on the first batch of {name}: {in_words(error)}.") from error
+
+
+def check_graph_inputs(path: Path, signature: Signature, inputs: Any) -> None:
+    """A batch has the inputs that a graph asks for, in their dtypes and shapes."""
+    given = tensors_of(inputs)
+    if isinstance(inputs, dict):
+        missing = [name for name in signature.input_names if name not in inputs]
+        if missing:
+            raise DataError(f"evaluate lacks the input {missing[0]!r} of {path}: it gives {', '.join(inputs)}.")
+        given = tuple(inputs[name] for name in signature.input_names)
+    if len(given) != len(signature.inputs):
+        raise DataError(
+            f"evaluate gives {len(given)} inputs, but {path} has {len(signature.inputs)}: "
+            f"{', '.join(signature.input_names)}."
+        )
+    for spec, tensor in zip(signature.inputs, given, strict=True):
+        found = str(tensor.dtype).removeprefix("torch.")
+        fits = len(spec.shape) == tensor.ndim and all(
+            size in (None, own) for size, own in zip(spec.shape, tensor.shape, strict=True)
+        )
+        if found != spec.dtype or not fits:
+            raise DataError(
+                f"evaluate gives {found} of shape {tuple(tensor.shape)} for the input {spec.name!r}, but {path} "
+                f"asks for {spec.dtype} of shape ({', '.join(str(size or 'rows') for size in spec.shape)})."
+            )

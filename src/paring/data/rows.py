@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from paring.data.batches import rows_in
-from paring.errors import TaskError, writing
+from paring.data.batches import checked_batches, rows_in
+from paring.errors import DataError, writing
 from paring.types import Array, Arrays, Batch, Structure, named, restructured
 
 CHUNK_ROWS = 1024
@@ -121,7 +121,7 @@ class _NpyWriter:
             self._like = rows[:0]
             self._write_header()
         if rows.shape[1:] != self._like.shape[1:] or rows.dtype != self._like.dtype:
-            raise TaskError(
+            raise DataError(
                 f"{self.name} changes from {self._like.dtype} rows of shape {self._like.shape[1:]} "
                 f"to {rows.dtype} rows of shape {rows.shape[1:]} after {self.rows} rows: "
                 "give all batches one shape, padded if need be."
@@ -155,7 +155,7 @@ def _names(values: Any, prefix: str) -> tuple[str, ...]:
 
 
 def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, ...]) -> Rows:
-    """Stream batches to disk. Raises TaskError where they are empty, unlabelled, or change their shape.
+    """Stream batches to disk. Raises DataError where they are empty, unlabelled, or change their shape.
 
     OutputError where the disk refuses.
     """
@@ -163,11 +163,9 @@ def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, .
     target_names: tuple[str, ...] = ()
     writers: dict[str, _NpyWriter] = {}
     with ExitStack() as stack:
-        for number, (inputs, targets) in enumerate(batches):
+        for number, (inputs, targets) in enumerate(checked_batches(batches, "evaluate")):
             if targets is None:
-                raise TaskError(f"evaluate has no targets in batch {number}: scores need labels.")
-            if isinstance(targets, list):
-                targets = _array(targets)
+                raise DataError(f"evaluate has no targets in batch {number}: scores need labels.")
             if number == 0:
                 structure, target_names = _structure(targets), _names(targets, "target")
                 rows = Rows(folder, input_names, target_names, structure, 0)
@@ -179,7 +177,7 @@ def write_rows(batches: Iterable[Batch], folder: Path, input_names: tuple[str, .
                 writers[name].append(array)
         counts = {writer.rows for writer in writers.values()}
     if not counts or counts == {0}:
-        raise TaskError("evaluate is empty: it needs labelled rows to measure the accuracy on.")
+        raise DataError("evaluate is empty: it needs labelled rows to measure the accuracy on.")
     return Rows(folder, input_names, target_names, structure, counts.pop())
 
 
@@ -192,21 +190,18 @@ def _columns(
         columns = {f"input {n!r}": _array(v) for n, v in named(inputs, input_names).items()}
         columns |= {f"target {n!r}": _array(v) for n, v in named(targets, target_names).items()}
     except (KeyError, ValueError) as error:
-        raise TaskError(f"evaluate changes its structure in batch {number}: {error}.") from error
+        raise DataError(
+            f"evaluate changes its structure in batch {number} ({error}): "
+            "give all batches the inputs and targets of the first."
+        ) from error
     for name, array in columns.items():
         if array.ndim == 0 or len(array) != rows:
-            raise TaskError(
+            raise DataError(
                 f"{name} of batch {number} in evaluate has shape {array.shape}, but the inputs have {rows} rows."
             )
     return columns
 
 
-def _array(value: Any) -> Array:
-    """A tensor, array or list as an array that needs no pickle."""
-    try:
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    except ValueError as error:
-        raise TaskError("targets of mixed shapes: give tensors of one shape, padded if need be.") from error
-    if array.dtype == object:
-        raise TaskError(f"targets hold {type(value).__name__} objects: give tensors, arrays, numbers or strings.")
+def _array(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.detach().cpu().numpy()
     return array

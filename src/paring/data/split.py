@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from paring.data.rows import Rows, write_rows
-from paring.errors import TaskError
+from paring.errors import DataError
 from paring.types import Task
 
 SELECTION_SHARE = 0.25
@@ -33,7 +33,7 @@ def split_rows(task: Task, folder: Path, input_names: tuple[str, ...], seed: int
     shutil.rmtree(folder, ignore_errors=True)
     rows = write_rows(task.evaluate, folder / "all", input_names)
     if len(rows) < 2:
-        raise TaskError(f"evaluate has {len(rows)} row: at least 2 are needed, one to search on and one to certify on.")
+        raise DataError(f"evaluate has {len(rows)} row: at least 2 are needed, one to search on and one to certify on.")
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = max(1, round(SELECTION_SHARE * len(rows)))
     splits = Splits(

@@ -10,6 +10,7 @@ import numpy as np
 from paring.backends.isolated import IsolatedSession
 from paring.data.rows import Rows
 from paring.measure.scores import row_scores
+from paring.ops.scores import corpus_score
 from paring.types import Array, CorpusMetric, Signature, Task
 
 EVALUATION_BATCH = 64
@@ -59,7 +60,11 @@ def _corpus_paired(metric: CorpusMetric, original: Array, candidate: Array) -> P
     rows = len(candidate)
     groups = np.arange(rows) % min(JACKKNIFE_GROUPS, rows)
     kept = [groups != group for group in range(groups.max() + 1)]
-    without = np.array([metric.reduce(original[k]) - metric.reduce(candidate[k]) for k in kept if k.any()])
+    without = np.array([_corpus_drop(metric, original[k], candidate[k]) for k in kept if k.any()])
     error = math.sqrt((len(without) - 1) * without.var()) if len(without) > 1 else 0.0
-    score = metric.reduce(candidate)
-    return Paired(score, metric.reduce(original) - score, error * math.sqrt(rows), rows)
+    drop = _corpus_drop(metric, original, candidate)
+    return Paired(corpus_score(metric.reduce, candidate), drop, error * math.sqrt(rows), rows)
+
+
+def _corpus_drop(metric: CorpusMetric, original: Array, candidate: Array) -> float:
+    return corpus_score(metric.reduce, original) - corpus_score(metric.reduce, candidate)

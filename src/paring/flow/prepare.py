@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 
 from paring import __version__
@@ -19,11 +18,11 @@ from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.probe import Probe, probe
 from paring.certify import Method, rows_needed, smallest_certifiable_drop
 from paring.data.batches import CALIBRATION_ROWS, calibration_batches, model_call, sample
-from paring.data.checks import check_task
+from paring.data.checks import check_all_labels, check_graph_inputs, check_task
 from paring.data.job import Job
 from paring.data.rows import Rows
 from paring.data.split import SELECTION_SHARE, Splits, split_rows
-from paring.errors import BackendError, BudgetError, ExportError, TaskError
+from paring.errors import BackendError, BudgetError, ExportError
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.identity import identity
@@ -32,7 +31,7 @@ from paring.flow.paired import EVALUATION_BATCH, Scorer
 from paring.flow.request import Request
 from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
-from paring.graph.signature import graph_signature
+from paring.graph.signature import graph_signature, read_graph
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
 from paring.ops.scores import accuracy
@@ -118,6 +117,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     """Check and set up. Raises TaskError, BudgetError, ExportError or OutputError, each in one sentence."""
     signature = task_signature(request.task)
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
+    check_all_labels(request.task, signature, splits.selection, splits.certification)
     smallest = check_certifiable(request, len(splits.certification))
     told.note(f"{len(splits.certification)} rows can certify a drop of {smallest:.4f} at best")
     finished = folder.resume(identity(request, __version__, splits.digest))
@@ -168,11 +168,9 @@ def task_signature(task: Task) -> Signature:
         signature = signature_of(task.model, inputs)
         check_task(task, task.model)
         return signature
-    try:
-        graph = onnx.load(task.model, load_external_data=False).graph
-    except Exception as error:
-        raise TaskError(f"{task.model} is not an ONNX graph: {error}") from error
-    return graph_signature(graph, structure_of(inputs))
+    signature = graph_signature(read_graph(task.model), structure_of(inputs))
+    check_graph_inputs(task.model, signature, inputs)
+    return signature
 
 
 def check_certifiable(request: Request, rows: int) -> float:
@@ -215,11 +213,18 @@ def _reference(
         try:
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:
                 _check_export(request.task, session, selection, networks.signature)
-                return deployment, Scorer(request.task, networks.signature, selection).scores(session)
+                return deployment, _original_scores(Scorer(request.task, networks.signature, selection), session)
         except BackendError as error:
             reasons[backend.name] = str(error)
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
     raise BackendError(f"no backend can run this network ({told}): see `paring doctor`.")
+
+
+def _original_scores(scorer: Scorer, session: IsolatedSession) -> Array:
+    """Raises TaskError also where a CorpusMetric fails on the parts of the rows that a comparison will look at."""
+    scores = scorer.scores(session)
+    scorer.paired(scores, scores)
+    return scores
 
 
 def _check_export(task: Task, session: IsolatedSession, rows: Rows, signature: Signature) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,13 @@ class Request:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if not self.time_limit_s >= SMALLEST_TIME_LIMIT_S:
-            raise BudgetError(f"time_limit_s={self.time_limit_s} must be at least {SMALLEST_TIME_LIMIT_S:g} seconds.")
+        if not SMALLEST_TIME_LIMIT_S <= self.time_limit_s < math.inf:
+            raise BudgetError(
+                f"time_limit_s={self.time_limit_s} must be a finite number of at least "
+                f"{SMALLEST_TIME_LIMIT_S:g} seconds."
+            )
+        if not (isinstance(self.seed, int) and self.seed >= 0):
+            raise BudgetError(f"seed={self.seed!r} must be a whole number of 0 or more.")
         if self.threads is not None and self.threads < 1:
             raise BudgetError(f"threads={self.threads} must be 1 or more, or None for all cores.")
         for backend in self.backends or ():

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import DISK_REFUSES, OutputError, ParingError, unwritable
+from paring.errors import DISK_REFUSES, DataError, OutputError, ParingError, unwritable
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.compare import Yardstick
@@ -60,8 +60,8 @@ class TrialRunner:
             return self._measured(Trial.of(candidate, number, "measured"), candidate, built)
         except NothingChangedError as error:
             return ended("no-change", error)
-        except OutputError:
-            raise  # A disk that refuses is no verdict on the candidate.
+        except (OutputError, DataError):
+            raise  # A disk that refuses, or rows that can't be used, are no verdict on the candidate.
         except ParingError as error:
             return ended("failed", error)
         except OSError as error:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from paring.data.batches import mapped, model_call, rows_in, tensors_of
-from paring.errors import ExportError, TaskError
+from paring.data.batches import DTYPES, mapped, model_call, rows_in, tensors_of
+from paring.errors import ExportError, TaskError, in_words
 from paring.types import Signature, Structure, TensorSpec
 
 if TYPE_CHECKING:
@@ -40,17 +40,32 @@ def signature_of(model: nn.Module, inputs: Any) -> Signature:
         with torch.inference_mode():
             outputs = model_call(model, inputs)
     except Exception as error:
-        raise TaskError(f"the network can't run on the first batch of evaluate: {error}") from error
-    if not all(isinstance(value, Tensor) for value in tensors_of(outputs)) or not tensors_of(outputs):
-        raise TaskError(
-            f"the network returns {type(outputs).__name__}: return a tensor, a tuple of tensors or a dict of tensors."
-        )
+        raise TaskError(f"the network can't run on the first batch of evaluate: {in_words(error)}.") from error
+    _check_outputs(outputs)
     return Signature(
         inputs=_specs(inputs, "input"),
         outputs=_specs(outputs, "output"),
         input_structure=structure_of(inputs),
         output_structure=structure_of(outputs),
     )
+
+
+def _check_outputs(outputs: Any) -> None:
+    """A tensor, a tuple (or list) of tensors, or a dict of them; nothing inside of these but tensors."""
+    wanted = "return a tensor, a tuple of tensors or a dict of tensors, without others inside it."
+    if not isinstance(outputs, Tensor | tuple | list | dict) or not tensors_of(outputs):
+        what = "an empty" if isinstance(outputs, tuple | list | dict) else "a"
+        raise TaskError(f"the network returns {what} {type(outputs).__name__}: {wanted}")
+    for value in tensors_of(outputs):
+        if not isinstance(value, Tensor):
+            raise TaskError(
+                f"the network returns a {type(outputs).__name__} that holds a {type(value).__name__}: {wanted}"
+            )
+        if value.dtype not in DTYPES:
+            raise TaskError(
+                f"the network returns {str(value.dtype).removeprefix('torch.')}, which runtimes can't hand back: "
+                "end it with .float()."
+            )
 
 
 def _specs(values: Any, prefix: str) -> tuple[TensorSpec, ...]:

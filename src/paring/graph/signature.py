@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from paring.errors import TaskError
+from paring.errors import TaskError, in_words
 from paring.types import Signature, Structure, TensorSpec
+
+
+def read_graph(path: Path) -> onnx.GraphProto:
+    """The graph of a file, without weights that lie beside it. Raises TaskError where it is none."""
+    if not path.is_file():
+        raise TaskError(f"no such model file: {path}.")
+    try:
+        return onnx.load(path, load_external_data=False).graph
+    except Exception as error:
+        raise TaskError(f"{path} is not an ONNX graph: {in_words(error)}.") from error
 
 
 def graph_signature(graph: onnx.GraphProto, input_structure: Structure) -> Signature:

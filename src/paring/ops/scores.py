@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paring.errors import TaskError, in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,3 +29,21 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     from torch.nn.functional import cross_entropy as reference
 
     return reference(outputs.flatten(0, -2), targets.flatten().long())
+
+
+def corpus_score(reduce: Callable[[npt.NDArray[Any]], float], statistics: npt.NDArray[Any]) -> float:
+    """The score of some rows, (n, k) -> one number. Raises TaskError where `reduce` fails or gives no finite number."""
+    rows = len(statistics)
+    try:
+        score = reduce(statistics)
+        number = math.nan if np.ndim(score) else float(score)
+    except Exception as error:
+        raise TaskError(f"the metric's reduce failed with {in_words(error)}, on {rows} rows.") from error
+    if np.ndim(score):
+        raise TaskError(f"the metric's reduce returned shape {np.shape(score)} for {rows} rows: return one number.")
+    if not math.isfinite(number):
+        raise TaskError(
+            f"the metric's reduce gave {number} for {rows} rows: it must give a finite number for any rows, "
+            "also where a class does not occur among them."
+        )
+    return number

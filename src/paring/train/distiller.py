@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paring.data.batches import mapped, model_call, sample, tensors_of
 from paring.data.job import Job
-from paring.errors import TaskError, TechniqueError
+from paring.errors import DataError, TaskError, TechniqueError
 from paring.ops.distillation import (
     as_logits,
     cosine_gap,
@@ -136,7 +136,7 @@ def _check_labels(outputs: Tensor, targets: Tensor) -> None:
     wrong = targets[((targets < 0) & (targets != IGNORED_LABEL)) | (targets >= classes)]
     if len(wrong):
         label = int(wrong.flatten()[0])
-        raise TaskError(f"train holds the label {label}, but the network has {classes} classes (0 to {classes - 1}).")
+        raise DataError(f"train holds the label {label}, but the network has {classes} classes (0 to {classes - 1}).")
 
 
 def _as_float(outputs: Any) -> Any:

@@ -19,6 +19,7 @@ from paring.data.batches import rows_in, tensors_of
 from paring.data.job import Job
 from paring.errors import ParingError, TaskError, TechniqueError
 from paring.train.guard import Guard
+from paring.train.mode import train_mode_
 from paring.train.optimizer import make_optimizer, set_learning_rate_
 from paring.train.precision import device_of, has_bf16, is_convolutional, placed, with_layout_
 from paring.train.prefetch import Drawn, epochs_of, prefetched
@@ -83,7 +84,7 @@ class _Run:
 
     def over(self, train: Iterable[Batch]) -> Trained:
         """All steps."""
-        self.model.train()
+        train_mode_(self.model)
         length = self._length(train)
         source = self._source(train)
         pace = Pace(self.training.epochs, length, self.now(), self.job.deadline_s)

@@ -8,10 +8,8 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any
 
-from torch import Tensor
-
-from paring.data.batches import tensors_of
-from paring.errors import ParingError, TaskError
+from paring.data.batches import checked_batches
+from paring.errors import DataError
 from paring.types import Batch
 
 AHEAD = 4
@@ -28,20 +26,13 @@ class Drawn:
 
 
 def epochs_of(train: Iterable[Batch], epochs: int) -> Iterator[Drawn]:
-    """All batches of so many passes over the data. Raises TaskError where a pass is empty or the data fails."""
+    """All batches of so many passes over the data. Raises DataError where a pass is empty or the data fails."""
     for epoch in range(epochs):
         step = -1
-        try:
-            for step, batch in enumerate(train):
-                yield Drawn(epoch, step, _checked(batch, epoch, step))
-        except (ParingError, GeneratorExit):
-            raise
-        except Exception as error:
-            raise TaskError(
-                f"train failed after batch {step + 1} of epoch {epoch + 1}: {type(error).__name__}: {error}"
-            ) from error
+        for step, batch in enumerate(checked_batches(train, f"epoch {epoch + 1} of train")):
+            yield Drawn(epoch, step, batch)
         if step < 0:
-            raise TaskError(_why_empty(epoch))
+            raise DataError(_why_empty(epoch))
 
 
 def prefetched(drawn: Iterator[Drawn], expired: Callable[[], bool], ahead: int = AHEAD) -> Iterator[Drawn]:
@@ -86,22 +77,6 @@ def _put(item: Any, queue: Queue[Any], stopped: Event) -> bool:
             continue
         return True
     return False
-
-
-def _checked(batch: Any, epoch: int, step: int) -> Batch:
-    where = f"batch {step} of epoch {epoch + 1} of train"
-    if not (isinstance(batch, list | tuple) and len(batch) == 2):
-        raise TaskError(
-            f"{where} is a {type(batch).__name__}: "
-            "give pairs (inputs, targets), with targets None where there are no labels."
-        )
-    inputs, targets = (tuple(values) if isinstance(values, list) else values for values in batch)
-    if not tensors_of(inputs):
-        raise TaskError(f"{where} has no inputs: give a tensor, a tuple of tensors or a dict of tensors.")
-    for value in (*tensors_of(inputs), *tensors_of(targets)):
-        if not isinstance(value, Tensor):
-            raise TaskError(f"{where} holds a {type(value).__name__} where a tensor belongs: use torch.as_tensor.")
-    return inputs, targets
 
 
 def _why_empty(epoch: int) -> str:

@@ -115,7 +115,8 @@ class Training:
             if racers and self.scene.time_left_s() < until_s:
                 break
             for trial in (yield [self._candidate(structure, self.tails[0])]):
-                if trial.outcome == "measured" and trial.drop is not None:
+                # One that was tried alone before may have been given up on its drop: training is what mends that.
+                if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
                     racers.append(Racer(structure, self.scene.ranking.cost(trial), trial.drop))
         return self._worth_racing(racers)
 

@@ -217,7 +217,7 @@ def test_its_folder_is_complete(graph_run: tuple[Path, subprocess.CompletedProce
 def test_the_other_commands_take_it(graph_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out = graph_run[0] / "out"
     assert json.loads(paring("inspect", out / "best", "--json").stdout)["task"] == "net"
-    assert "golden outputs" in paring("verify", out).stdout
+    assert "golden outputs" in paring("verify", out, "--time-limit", "3s").stdout
     assert paring("report", out).returncode == 0
     rows = json.loads(paring("bench", out, out / "frontier" / "01", "--time-limit", "3s", "--json").stdout)["artifacts"]
     assert len(rows) == 2

@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from paring.backends import runner
 from paring.backends.onnxruntime import OnnxRuntime
-from paring.errors import InputError
-from paring.flow.request import model_digest
 from paring.graph.onnx_graph import Graph, shapes, skeleton, weighted_layers
-from paring.types import Task
 
 LIMIT_BYTES = 20_000
 WEIGHT = np.ones((100, 100), np.float32)
@@ -85,15 +81,3 @@ def test_its_skeleton_is_small_and_leaves_it_alone(large: onnx.ModelProto) -> No
     before = large.SerializeToString()
     assert skeleton(large).ByteSize() < LIMIT_BYTES / 10
     assert large.SerializeToString() == before
-
-
-def test_other_weights_beside_it_are_another_question(large: onnx.ModelProto, tmp_path: Path) -> None:
-    runner.write_graph(large, tmp_path / "network.onnx")
-    points, classes = torch.ones(1, 100), torch.zeros(1, dtype=torch.long)
-    task = Task(tmp_path / "network.onnx", [(points, classes)])
-    before = model_digest(task)
-    (tmp_path / "network.onnx.data").write_bytes((WEIGHT * 2).tobytes())
-    assert model_digest(task) != before
-    (tmp_path / "network.onnx.data").unlink()
-    with pytest.raises(InputError, match=r"network.onnx.data is missing, and .* needs it"):
-        model_digest(task)

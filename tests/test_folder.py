@@ -21,7 +21,7 @@ from paring.errors import OutputError
 from paring.flow.folder import RunFolder
 from paring.flow.trials import TrialRunner
 from paring.tune import Candidate, Trial
-from paring.types import Budget, Signature
+from paring.types import Budget, Signature, TensorSpec
 from tests import sleepy
 
 EMPTY = ({"x": np.zeros(1)}, {"y": np.zeros(1)})
@@ -42,7 +42,9 @@ def artifact(path: Path) -> Path:
     network = path.with_name("network.onnx")
     network.parent.mkdir(parents=True, exist_ok=True)
     network.write_bytes(b"weights")
-    signature = Signature((), (), "tensor", "tensor")
+    signature = Signature(
+        (TensorSpec("x", "float32", (None,)),), (TensorSpec("y", "float32", (None,)),), "tensor", "tensor"
+    )
     Artifact.write(path, Manifest("t", signature, "sleepy", {}, [], "original", 1, 1), [network], EMPTY)
     network.unlink()
     return path

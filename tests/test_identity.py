@@ -221,5 +221,5 @@ def test_weights_beside_a_graph_count(graph_with_weights_outside: Path) -> None:
 
 def test_weights_that_are_missing_beside_a_graph_are_named(graph_with_weights_outside: Path) -> None:
     graph_with_weights_outside.with_name("net.data").unlink()
-    with pytest.raises(InputError, match=r"net\.data can't be read, and .*net\.onnx needs it: copy all"):
+    with pytest.raises(InputError, match=r"net\.data is missing, and .*net\.onnx needs it: copy all"):
         model_digest(Task(graph_with_weights_outside, evaluate=[]))

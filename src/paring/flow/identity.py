@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from paring.artifact.files import sha256_of
 from paring.data.batches import sample, tensors_of
-from paring.errors import TaskError
 from paring.flow.fingerprint import fingerprint
 from paring.flow.request import Request
 from paring.measure.size import network_files
@@ -60,21 +60,13 @@ def model_digest(task: Task) -> str:
     total = hashlib.sha256()
     if isinstance(task.model, Path):
         for file in network_files(task.model):
-            total.update(_file_digest(file, task.model))
+            total.update(sha256_of(file).encode())
         return total.hexdigest()
     total.update(repr(task.model).encode())
     for name, value in task.model.state_dict().items():
         total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-def _file_digest(file: Path, network: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError as error:
-        raise TaskError(f"{file} can't be read, and {network} needs it: copy all of the network's files.") from error
 
 
 def data_digest(batches: Iterable[Batch] | None, name: str) -> str | None:

@@ -56,7 +56,7 @@ def task_file(folder: Path, text: str) -> Path:
     ("text", "says"),
     [
         ("raise RuntimeError('no data today')", "user_task.py:5 raised RuntimeError: no data today."),
-        ("other = sleepy.task()", "has no 'task'; it has other: name a Task or a function that returns one."),
+        ("other = sleepy.task()", "user_task.py:other: name a paring.Task or a function that returns one."),
         ("task = 3", "'task' in"),
         ("def task(): raise OSError('disk gone')", "raised OSError: disk gone."),
         ("task = paring.Task(nn.Linear(6, 3), sleepy.task().evaluate)", "train mode"),

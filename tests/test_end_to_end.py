@@ -36,7 +36,7 @@ def short_comparisons() -> Iterator[None]:
     """Sleeping takes the same time in every process, and small networks learn fast: nothing need be long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials, "COMPARISON_TIME_S", 0.2)
-        patch.setattr(conclusion, "COMPARISON_LIMIT_S", 1.0)
+        patch.setattr(conclusion, "COMPARISON_LIMIT_S", 2.0)
         patch.setattr(training, "MOST_EPOCHS", 20)
         yield
 
@@ -80,7 +80,7 @@ class Traded(GraphTechnique):
         yield cls()
 
 
-QUICK, WIDE = Traded(base_ms=2.0), Traded(base_ms=3.5, row_ms=0.01)
+QUICK, WIDE = Traded(base_ms=0.5), Traded(base_ms=1.0, row_ms=0.01)
 """The faster for one row, and the faster for many."""
 
 
@@ -190,7 +190,7 @@ def graph_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @pytest.mark.parametrize(
     ("objective", "wanted"),
-    [("size", Traded(base_ms=3.0, padding=10)), ("memory", Traded(base_ms=3.0, ballast_mb=1))],
+    [("size", Traded(base_ms=1.5, padding=10)), ("memory", Traded(base_ms=1.5, ballast_mb=1))],
 )
 def test_a_graph_of_two_inputs_is_made_best_in_what_was_asked_for(
     tmp_path: Path, graph_task: Task, objective: str, wanted: Traded

@@ -33,11 +33,15 @@ class SleepySession:
         self.evaluator = ReferenceEvaluator(graph)
         self.names = [value.name for value in graph.graph.output]
         self.metadata = {entry.key: entry.value for entry in graph.metadata_props}
+        self.before: list[bytes] = []
 
     def run(self, inputs: Arrays) -> Arrays:
         if "crash" in self.metadata:
             os._exit(7)
-        time.sleep(float(self.metadata.get(COST, ORIGINAL_COST_MS)) / 1000)
+        rows = [array.tobytes() for array in inputs.values()]
+        if rows == self.before:  # Timings repeat a batch; scores, which would take most of a test's time, do not.
+            time.sleep(float(self.metadata.get(COST, ORIGINAL_COST_MS)) / 1000)
+        self.before = rows
         return dict(zip(self.names, self.evaluator.run(self.names, inputs), strict=True))
 
     def close(self) -> None:
@@ -46,7 +50,7 @@ class SleepySession:
 
 @dataclass(frozen=True)
 class Sleepy(Backend):
-    """Takes exactly as long as it is told."""
+    """Takes exactly as long as it is told for a batch that it has just run, and none for another one."""
 
     name: ClassVar[str] = "sleepy"
     format: ClassVar[NetworkFormat] = "onnx"

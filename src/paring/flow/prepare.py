@@ -26,11 +26,12 @@ from paring.errors import BackendError, BudgetError, ExportError, TaskError
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.networks import Networks
-from paring.flow.paired import EVALUATION_BATCH, Scorer
+from paring.flow.paired import Scorer
 from paring.flow.request import Request
 from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
 from paring.graph.signature import graph_signature
+from paring.measure.agreement import COMPARED_ROWS, neighbour_effect, relative_error
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
 from paring.ops.scores import accuracy
@@ -45,9 +46,12 @@ EARLY_SHARE = 0.1
 FINAL_SHARE = 0.45
 """Of what may go wrong (1 - confidence): one early look and two final ones add up to all of it."""
 
-EXPORT_ROWS = 16
+OBSERVED_BATCH = 64
 EXPORT_TOLERANCE = 0.01
 """How far the exported network may answer from the module, relative to the size of its answers."""
+
+NEIGHBOUR_TOLERANCE = 0.01
+"""How far the original's answer to a row may move with the other rows of its batch: float kernels stay far below."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Prepared:
 
     def scorer(self, rows: Rows) -> Scorer:
         """Scores on a split."""
-        return Scorer(self.request.task, self.signature, rows)
+        return Scorer(self.request.task, self.signature, rows, self.request.budget.batch_size)
 
     def ranking(self) -> Ranking:
         """The order of trials under the budget, with what a final look will ask of them."""
@@ -154,7 +158,7 @@ def observed_batches(task: Task, selection: Rows, signature: Signature) -> tuple
     if task.calibrate is not None or task.train is not None:
         return calibration_batches(task)
     batches = []
-    for arrays, targets in islice(selection.batches(EVALUATION_BATCH), CALIBRATION_ROWS // EVALUATION_BATCH):
+    for arrays, targets in islice(selection.batches(OBSERVED_BATCH), CALIBRATION_ROWS // OBSERVED_BATCH):
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         batches.append((restructured(tensors, signature.input_structure), targets))
     return tuple(batches)
@@ -216,7 +220,9 @@ def _reference(
         try:
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:
                 _check_export(request.task, session, selection, networks.signature)
-                return deployment, Scorer(request.task, networks.signature, selection).scores(session)
+                _check_rows_apart(session, selection, request.budget.batch_size)
+                scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
+                return deployment, scorer.scores(session)
         except BackendError as error:
             reasons[backend.name] = str(error)
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
@@ -227,17 +233,25 @@ def _check_export(task: Task, session: IsolatedSession, rows: Rows, signature: S
     """The exported network answers as the user's module does. Raises ExportError: all that follows rests on it."""
     if isinstance(task.model, Path):
         return
-    arrays, _ = rows.take(0, min(EXPORT_ROWS, len(rows)))
+    arrays, _ = rows.take(0, min(COMPARED_ROWS, len(rows)))
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with torch.inference_mode():
         wanted = model_call(task.model, restructured(tensors, signature.input_structure))
     found = session.run(arrays)
     for name, tensor in named(wanted, signature.output_names).items():
-        right = tensor.double().numpy()
-        error = float(np.sqrt(np.mean(np.square(found[name] - right))))
-        size = float(np.sqrt(np.mean(np.square(right)))) or 1.0
-        if not error <= EXPORT_TOLERANCE * size:
+        error = relative_error(found, {name: tensor.double().numpy()})
+        if not error <= EXPORT_TOLERANCE:
             raise ExportError(
-                f"the exported network answers differently from the module: {name!r} is off by {error / size:.1%}. "
+                f"the exported network answers differently from the module: {name!r} is off by {error:.1%}. "
                 "Look for operations whose result depends on the number of rows, or that the exporter gets wrong."
             )
+
+
+def _check_rows_apart(session: IsolatedSession, rows: Rows, batch_size: int) -> None:
+    """Raise TaskError where the answer to a row depends on its neighbours: a score would hold for one order alone."""
+    effect = neighbour_effect(session, rows, batch_size)
+    if not effect <= NEIGHBOUR_TOLERANCE:
+        raise TaskError(
+            f"the network's answers move by {effect:.1%} when a row is run alone and not in a batch: let no operation "
+            "mix the rows of a batch (softmax, mean, sort or ranges over axis 0; batch normalisation in train mode)."
+        )

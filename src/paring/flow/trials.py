@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import OutputError, ParingError
+from paring.errors import BackendError, OutputError, ParingError
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
+from paring.measure.agreement import neighbour_effect
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Latency
 from paring.measure.size import network_size_bytes
@@ -24,6 +25,14 @@ SLICE_GROWTH = 4
 COMPARISON_TIME_S = 1.0
 STOP_ERRORS = 3.0
 """A candidate is given up once its drop lies so many standard errors above what is allowed."""
+
+NEIGHBOUR_TOLERANCE = 0.1
+"""How far a candidate's answer to a row may move with the other rows of its batch.
+
+Integer kernels round differently for different batches, and dynamic quantization takes its range over the batch: both
+are admitted, since scores are taken in batches of the size that is served, with neighbours as they come. What moves
+further would be certified for neighbours that its users need not have.
+"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,13 @@ class TrialRunner:
                 speedup=Speedup(comparison.ratio, comparison.low, comparison.high),
                 reference=self.reference,
             )
+            self._check_rows_apart(session)
             return self._scored(trial, session)
+
+    def _check_rows_apart(self, session: IsolatedSession) -> None:
+        effect = neighbour_effect(session, self.scorer.rows, self.scorer.batch_size)
+        if not effect <= NEIGHBOUR_TOLERANCE:
+            raise BackendError(f"its answers move by {effect:.1%} when a row is run alone and not in a batch.")
 
     def _scored(self, trial: Trial, session: IsolatedSession) -> Trial:
         """The trial with its drop, on no more rows than it takes to see that it is too large."""

@@ -79,9 +79,16 @@ class RunFolder:
             write_json(file, identity)
         return list(self._logged())
 
+    def row_time(self, measured_s: float) -> float:
+        """Seconds that a row takes: as measured now, or by the run that is resumed, which must decide as it did."""
+        file = self.trials / "looks" / "row_time.json"
+        if not file.is_file():
+            write_json(file, measured_s)
+        return float(json.loads(file.read_text(encoding="utf-8")))
+
     def clear(self) -> None:
         """Discard what an earlier run left."""
-        for name in ("trials.jsonl", "run.json", "data", "modules", "networks", "finalists.json"):
+        for name in ("trials.jsonl", "run.json", "data", "modules", "networks", "finalists.json", "looks"):
             path = self.trials / name
             if path.is_dir():
                 shutil.rmtree(path)

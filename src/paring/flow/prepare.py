@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -46,6 +47,9 @@ EARLY_SHARE = 0.1
 FINAL_SHARE = 0.45
 """Of what may go wrong (1 - confidence): one early look and two final ones add up to all of it."""
 
+LOOKS = 3
+"""At the certification rows when the search is over: of the original and of two finalists."""
+
 OBSERVED_BATCH = 64
 EXPORT_TOLERANCE = 0.01
 """How far the exported network may answer from the module, relative to the size of its answers."""
@@ -56,7 +60,10 @@ NEIGHBOUR_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to search. `original_scores` are those of the selection rows."""
+    """A run that is ready to search. `original_scores` are those of the selection rows.
+
+    `job` ends with the search, and the job of `networks` with the run: a finalist is made again where it must be.
+    """
 
     request: Request
     folder: RunFolder
@@ -104,8 +111,8 @@ class Prepared:
     def runner(self) -> Iterator[TrialRunner]:
         """What runs candidates, with the original in a process beside it."""
         with Yardstick(self.original, self.workload, seed=self.request.seed) as yardstick:
-            yield TrialRunner(
-                networks=self.networks,
+            runner = TrialRunner(
+                networks=replace(self.networks, job=self.job),
                 scorer=self.scorer(self.splits.selection),
                 original_scores=self.original_scores,
                 yardstick=yardstick,
@@ -114,6 +121,11 @@ class Prepared:
                 threads=self.request.thread_count,
                 unavailable=self.unavailable,
             )
+            try:
+                yield runner
+            finally:
+                with runner.turn:  # A trial of another thread that is still under way would disturb what follows.
+                    pass
 
 
 def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress) -> Prepared:
@@ -130,19 +142,20 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         observed_batches(request.task, splits.selection, signature),
         seed=request.seed,
         threads=request.thread_count,
-        deadline_s=clock.search_deadline_s,
         say=told.say,
     )
     networks = Networks(job, signature, folder.trials)
     probes = probe([b if isinstance(b, type) else type(b) for b in request.all_backends()])
-    original, scores = _reference(request, networks, probes, splits.selection)
+    original, scores, row_s = _reference(request, networks, probes, splits.selection)
+    clock.reserve_looks(LOOKS * len(splits.certification) * folder.row_time(row_s))
+    job = replace(job, deadline_s=clock.search_deadline_s, grace_s=clock.grace_s)
     inputs = timing_inputs(splits.selection, request.budget.batch_size, folder.trials / "data" / "timing")
     return Prepared(
         request=request,
         folder=folder,
         clock=clock,
         job=job,
-        networks=networks,
+        networks=replace(networks, job=replace(job, deadline_s=clock.deadline_s)),
         splits=splits,
         probes=probes,
         finished=finished,
@@ -206,8 +219,8 @@ def timing_inputs(rows: Rows, batch_size: int, folder: Path) -> dict[str, Path]:
 
 def _reference(
     request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
-) -> tuple[Deployment, Array]:
-    """The original on the first backend that runs it, and its scores on the selection rows."""
+) -> tuple[Deployment, Array, float]:
+    """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
     reasons = {found.name: found.reason for found in probes if found.reason is not None}
     graph_only = isinstance(request.task.model, Path)
     for backend in request.all_backends():
@@ -222,7 +235,9 @@ def _reference(
                 _check_export(request.task, session, selection, networks.signature)
                 _check_rows_apart(session, selection, request.budget.batch_size)
                 scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
-                return deployment, scorer.scores(session)
+                begin_s = time.monotonic()
+                scores = scorer.scores(session)
+                return deployment, scores, (time.monotonic() - begin_s) / len(scores)
         except BackendError as error:
             reasons[backend.name] = str(error)
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,13 +14,13 @@ import torch
 
 from paring import registry
 from paring.backends.base import Backend
-from paring.errors import BudgetError
+from paring.errors import BudgetError, InputError
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Trial
 from paring.types import Budget, Task
 
 Executor: TypeAlias = Callable[[Callable[[Candidate], Trial], Iterable[Candidate]], Iterator[Trial]]
-"""Runs the trials of a round, like the built-in `map`; they don't depend on each other."""
+"""Runs the trials of a round, like the built-in `map`, in this process; they don't depend on each other."""
 
 SMALLEST_TIME_LIMIT_S = 10.0
 
@@ -45,6 +46,11 @@ class Request:
             raise BudgetError(f"time_limit_s={self.time_limit_s} must be at least {SMALLEST_TIME_LIMIT_S:g} seconds.")
         if self.threads is not None and self.threads < 1:
             raise BudgetError(f"threads={self.threads} must be 1 or more, or None for all cores.")
+        if isinstance(getattr(self.executor, "__self__", None), ProcessPoolExecutor):
+            raise InputError(
+                "executor is the map of a ProcessPoolExecutor, and trials share networks and a clock that can't be "
+                "sent to another process: pass the map of a ThreadPoolExecutor, or none."
+            )
 
     @property
     def thread_count(self) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import BackendError, OutputError, ParingError
+from paring.errors import BackendError, OutputError, ParingError, TimeUpError
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.agreement import neighbour_effect
@@ -37,7 +38,11 @@ further would be certified for neighbours that its users need not have.
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Turns candidates into trials. Nothing that a candidate does ends the run, except an interrupt."""
+    """Turns candidates into trials. Nothing that a candidate does ends the run, except an interrupt.
+
+    Trials take turns, whichever threads they come from: they share a machine that is measured, and networks that are
+    made once. One whose time is up raises TimeUpError.
+    """
 
     networks: Networks
     scorer: Scorer
@@ -47,11 +52,15 @@ class TrialRunner:
     budget: Budget
     threads: int
     unavailable: dict[str, str]
+    turn: Lock = field(default_factory=Lock)
 
     def run(self, candidate: Candidate, number: int) -> Trial:
         """The trial of a candidate."""
-        start_s = time.monotonic()
-        trial = self._outcome(candidate, number)
+        with self.turn:
+            if self.networks.job.time_left_s() <= 0:
+                raise TimeUpError(f"the time limit ended before {candidate} could be tried: allow more time.")
+            start_s = time.monotonic()
+            trial = self._outcome(candidate, number)
         return replace(trial, wall_time_s=round(time.monotonic() - start_s, 3))
 
     def _outcome(self, candidate: Candidate, number: int) -> Trial:
@@ -66,8 +75,8 @@ class TrialRunner:
             return self._measured(Trial.of(candidate, number, "measured"), candidate, built)
         except NothingChangedError as error:
             return ended("no-change", error)
-        except OutputError:
-            raise  # A disk that refuses is no verdict on the candidate.
+        except (OutputError, TimeUpError):
+            raise  # A disk that refuses, or too little time, is no verdict on the candidate.
         except ParingError as error:
             return ended("failed", error)
         except Exception as error:  # A technique may be anybody's code: whatever it raises ends this trial alone.
@@ -100,7 +109,10 @@ class TrialRunner:
         """The trial with its drop, on no more rows than it takes to see that it is too large."""
         scores = self.original_scores[:0]
         for stop in self._slices():
-            scores = np.concatenate([scores, self.scorer.scores(session, len(scores), stop)])
+            for part in self.scorer.chunks(session, len(scores), stop):
+                scores = np.concatenate([scores, part])
+                if len(scores) < len(self.original_scores):
+                    self.networks.job.check_time()
             paired = self.scorer.paired(self.original_scores, scores)
             trial = replace(trial, score=paired.score, drop=paired.drop, rows=stop, drop_deviation=paired.deviation)
             # A structure that is to be trained is judged by how much it lost: that must be known well.

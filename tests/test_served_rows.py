@@ -39,9 +39,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, P
     """A run for batches of SERVED_ROWS whose trials come from two threads."""
     out = tmp_path_factory.mktemp("served")
     techniques = [
+        *(sleepy.Alone(20.0 + i, file=str(out / "busy")) for i in range(2)),  # First: both threads begin with them.
         sleepy.Cheapen(2.0),
         sleepy.Mix(1.0),
-        *(sleepy.Alone(20.0 + i, file=str(out / "busy")) for i in range(2)),
     ]
     with ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:
         patch.setattr(conclusion, "COMPARISON_LIMIT_S", 1.0)

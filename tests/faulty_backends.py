@@ -38,6 +38,10 @@ class _Session:
             return {"y": np.zeros((len(inputs["x"]) + 1, 2), np.float32)}
         elif self.fault == "slow":
             time.sleep(0.01)
+        elif self.fault == "slower":
+            time.sleep(0.5)
+        elif self.fault == "batch":
+            return {"y": inputs["x"] * 0 + len(inputs["x"])}
         return {"y": inputs["x"] * 2}
 
     def close(self) -> None:

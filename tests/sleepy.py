@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,18 @@ from typing import Self
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.techniques.base import GraphTechnique
 from paring.types import Coverage, LayerChange, Task
-from tests.sleepy_backend import COST, Absent, Drowsy, Refuses, Sleepy
+from tests.sleepy_backend import CLASSES, COST, OFFSET, SERVED_ROWS, Absent, Drowsy, Offset, Refuses, Sleepy
 
-__all__ = ["COST", "Absent", "Drowsy", "Refuses", "Sleepy"]
+__all__ = ["CLASSES", "COST", "OFFSET", "SERVED_ROWS", "Absent", "Drowsy", "Offset", "Refuses", "Sleepy"]
 
-FEATURES, CLASSES = 6, 3
+FEATURES = 6
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,48 @@ class Crash(Cheapen):
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         return marked(graph, "crash", "1")
+
+
+@dataclass(frozen=True)
+class Mix(Cheapen):
+    """Subtracts the batch's mean from the answers."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        after = marked(graph, COST, str(self.cost_ms))
+        output = after.graph.output[0].name
+        last = next(node for node in after.graph.node if output in node.output)
+        last.output[0] = "unmixed"
+        axes = numpy_helper.from_array(np.array([0]), "axes")
+        after.graph.initializer.append(axes)
+        after.graph.node.append(helper.make_node("ReduceMean", ["unmixed", "axes"], ["mean"], keepdims=1))
+        after.graph.node.append(helper.make_node("Sub", ["unmixed", "mean"], [output]))
+        return after
+
+
+@dataclass(frozen=True)
+class Alone(Cheapen):
+    """Fails where it is applied while another one is."""
+
+    file: str = ""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        with Path(self.file).open("x"):
+            time.sleep(0.3)
+        Path(self.file).unlink()
+        return super().apply(graph, job)
+
+
+TIME_IS_UP: list[str] = []
+"""Whose `apply` has spent the time of the run; a test makes the job's clock look here."""
+
+
+@dataclass(frozen=True)
+class Dawdle(Cheapen):
+    """Is applied until the time is up."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        TIME_IS_UP.append(self.name)
+        return super().apply(graph, job)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
@@ -18,6 +19,7 @@ from paring.types import Arrays, Budget, Session
 
 COST = "cost_ms"
 ORIGINAL_COST_MS = 12.0
+CLASSES = 3
 
 
 class SleepySession:
@@ -25,11 +27,15 @@ class SleepySession:
         self.evaluator = ReferenceEvaluator(graph)
         self.names = [value.name for value in graph.graph.output]
         self.metadata = {entry.key: entry.value for entry in graph.metadata_props}
+        self.before: list[bytes] = []
 
     def run(self, inputs: Arrays) -> Arrays:
         if "crash" in self.metadata:
             os._exit(7)
-        time.sleep(float(self.metadata.get(COST, ORIGINAL_COST_MS)) / 1000)
+        rows = [array.tobytes() for array in inputs.values()]
+        if rows == self.before:  # Timings repeat a batch; scores, which would take most of a test's time, do not.
+            time.sleep(float(self.metadata.get(COST, ORIGINAL_COST_MS)) / 1000)
+        self.before = rows
         return dict(zip(self.names, self.evaluator.run(self.names, inputs), strict=True))
 
     def close(self) -> None:
@@ -38,7 +44,7 @@ class SleepySession:
 
 @dataclass(frozen=True)
 class Sleepy(Backend):
-    """Takes exactly as long as it is told."""
+    """Takes exactly as long as it is told for a batch that it has just run, and none for another one."""
 
     name: ClassVar[str] = "sleepy"
     format: ClassVar[NetworkFormat] = "onnx"
@@ -84,3 +90,24 @@ class Refuses(Sleepy):
         if network.parent.parent.name in ("modules", "networks"):
             raise BackendError("refuses can't load this network: it does not like it.")
         return super().load(network, threads=threads, device=device)
+
+
+SERVED_ROWS, OFFSET = 3, 0.08
+
+
+class OffsetSession(SleepySession):
+    def run(self, inputs: Arrays) -> Arrays:
+        outputs = super().run(inputs)
+        if COST in self.metadata and len(next(iter(inputs.values()))) == SERVED_ROWS:
+            return {name: value + OFFSET * np.eye(1, CLASSES, dtype=value.dtype) for name, value in outputs.items()}
+        return outputs
+
+
+@dataclass(frozen=True)
+class Offset(Sleepy):
+    """Has a plan of its own for batches of SERVED_ROWS, in which what was cheapened answers slightly otherwise."""
+
+    name: ClassVar[str] = "offset"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        return OffsetSession(onnx.load(network))

@@ -53,12 +53,50 @@ def expected(start=0, stop=COUNT):
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, None), (0, 5), (5, 23), (20, 99)])
-@pytest.mark.parametrize("chunk", [4, 1000])
+@pytest.mark.parametrize("chunk", [1, 2**20])
 def test_scores_of_any_slice_are_those_of_its_rows(session, rows, start, stop, chunk, monkeypatch):
-    monkeypatch.setattr(scoring, "CHUNK_ROWS", chunk)
+    monkeypatch.setattr(scoring, "CHUNK_BYTES", chunk)
     found = row_scores(session, rows, task(closeness), SIGNATURE, start=start, stop=stop, batch_size=3)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected(start, stop), atol=1e-5)
+
+
+def spans_run(session, rows, monkeypatch, **options):
+    """The ranges of rows that were in flight at a time, and the sizes of what the metric saw."""
+    spans, seen = [], []
+
+    def run_rows(inputs, *, start, stop, batch_size, folder):
+        spans.append((start, stop))
+        return IsolatedSession.run_rows(session, inputs, start=start, stop=stop, batch_size=batch_size, folder=folder)
+
+    def counted(outputs, targets):
+        seen.append(len(outputs["z"]))
+        return closeness(outputs, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "run_rows", run_rows)
+        found = row_scores(session, rows, task(counted), SIGNATURE, **options)
+    np.testing.assert_allclose(found, expected(), atol=1e-5)
+    assert seen == [stop - start for start, stop in spans]
+    return spans
+
+
+ROW_BYTES = 4 * 4 + 4 + 4
+"""The outputs y and z of a row, and its target."""
+
+
+def test_the_rows_in_flight_are_bounded_by_their_bytes(session, rows, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK_BYTES", 9 * ROW_BYTES)
+    assert spans_run(session, rows, monkeypatch, batch_size=2) == [(0, 2), (2, 10), (10, 18), (18, 23)]
+    monkeypatch.setattr(scoring, "CHUNK_BYTES", 1)
+    assert max(stop - start for start, stop in spans_run(session, rows, monkeypatch, batch_size=2)) == 2
+
+
+def test_the_rows_of_a_slow_network_come_in_small_pieces(session, rows, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK_TIME_S", 1e-9)
+    assert len(spans_run(session, rows, monkeypatch, batch_size=1)) == COUNT
+    monkeypatch.setattr(scoring, "CHUNK_TIME_S", 1e9)
+    assert spans_run(session, rows, monkeypatch, batch_size=1) == [(0, 1), (1, COUNT)]
 
 
 def test_statistics_of_a_corpus_metric_keep_their_columns(session, rows):

@@ -90,6 +90,18 @@ def test_a_hanging_runtime_is_stopped_at_its_time_limit():
     assert gone(session.pid)
 
 
+@pytest.mark.parametrize("command", ["run_rows", "time"])
+def test_a_network_that_is_merely_slow_is_not_stopped(command, tmp_path, monkeypatch):
+    with faulty("slower") as session:
+        monkeypatch.setattr(session, "_limit_s", 2.0)
+        files = saved(tmp_path, {"x": np.ones((8, 2), np.float32)})
+        if command == "run_rows":
+            answers = session.run_rows(files, start=0, stop=8, batch_size=1, folder=tmp_path)
+            assert (np.load(answers["y"]) == 2).all()
+        else:
+            assert len(session.time_block(files, batch_size=1, min_time_s=0.0, min_runs=4, warm_runs=3)) == 4
+
+
 def test_a_failed_load_leaves_no_process_behind():
     with pytest.raises(BackendError, match="MemoryError"):
         faulty("load")
@@ -225,6 +237,14 @@ def test_rows_of_files_are_run_in_batches(loaded, tmp_path, start, stop, batch_s
     assert list(files) == list(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(np.load(files[name]), value, atol=1e-5)
+
+
+def test_every_batch_has_the_size_that_was_asked(tmp_path):
+    with faulty("batch") as session:
+        files = saved(tmp_path, X)
+        for start, stop, batch_size in [(0, 3, 2), (2, 3, 64), (1, 2, 1)]:
+            answers = session.run_rows(files, start=start, stop=stop, batch_size=batch_size, folder=tmp_path)
+            assert np.load(answers["y"]).tolist() == [[batch_size] * 2] * (stop - start)
 
 
 def test_rows_beyond_the_end_are_refused(loaded, tmp_path):

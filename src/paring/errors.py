@@ -11,6 +11,7 @@ ParingError
   BackendError         a runtime is missing, refused the network, or crashed
   ExportError          the network can't be turned into a graph; names the module and the line
   InfeasibleError      no candidate meets the budget: exit code 3
+  TimeUpError          the time limit ended in the midst of something: no verdict on it
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class InfeasibleError(ParingError):
     """No candidate meets the budget."""
 
     exit_code = 3
+
+
+class TimeUpError(ParingError):
+    """The time limit ended in the midst of something. No verdict on it: `optimize` ends its search there."""
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:

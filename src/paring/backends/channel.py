@@ -9,9 +9,11 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from typing import Any, TextIO
 
 ORPHAN_CHECK_MS = 1000
+ALIVE_EVERY_S = 1.0
 
 
 class Channel:
@@ -25,11 +27,20 @@ class Channel:
         os.close(nothing)
         sys.stdout.flush()
         os.dup2(2, 1)
+        self._told_s = time.monotonic()
 
     def commands(self) -> Any:
         """The commands, until the parent closes its end."""
         for line in self._commands:
+            self._told_s = time.monotonic()
             yield json.loads(line)
+
+    def alive(self) -> None:
+        """Tell the parent now and then that a long command gets on: slow is not the same as stuck."""
+        now_s = time.monotonic()
+        if now_s - self._told_s >= ALIVE_EVERY_S:
+            self._told_s = now_s
+            self.answer({"alive": True})
 
     def answer(self, value: dict[str, Any]) -> None:
         """Send one answer."""

@@ -14,7 +14,8 @@ from paring.backends.base import Backend
 from paring.backends.process import WorkerProcess, class_reference
 from paring.types import Array, Arrays
 
-LOAD_LIMIT_S = 300.0
+STALL_LIMIT_S = 300.0
+"""A process is stopped after so long without a sign of life: time to load a network, or to run one batch."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class IsolatedSession:
         *,
         threads: int,
         device: str = "cpu",
-        time_limit_s: float = LOAD_LIMIT_S,
+        time_limit_s: float = STALL_LIMIT_S,
     ) -> None:
         command = {
             "command": "load",
@@ -59,7 +60,7 @@ class IsolatedSession:
             raise
 
     @classmethod
-    def of(cls, deployment: Deployment, *, threads: int, time_limit_s: float = LOAD_LIMIT_S) -> Self:
+    def of(cls, deployment: Deployment, *, threads: int, time_limit_s: float = STALL_LIMIT_S) -> Self:
         """The session of a deployment."""
         return cls(
             deployment.backend,
@@ -83,7 +84,11 @@ class IsolatedSession:
     def run_rows(
         self, inputs: Mapping[str, Path], *, start: int, stop: int, batch_size: int, folder: Path
     ) -> dict[str, Path]:
-        """Run the rows start..stop of .npy files in batches; the outputs are .npy files in `folder`."""
+        """Run the rows start..stop of .npy files; the outputs are .npy files in `folder`.
+
+        Every batch has `batch_size` rows, as served ones have: the rows that follow, or the first ones, fill up the
+        last one.
+        """
         command = {
             "command": "run_rows",
             "inputs": _texts(inputs),

@@ -59,10 +59,10 @@ class WorkerProcess:
             raise BackendError(f"{self.name} was closed: load the network again.")
 
     def ask(self, command: dict[str, Any], time_limit_s: float) -> dict[str, Any]:
-        """Send a command and wait for its answer.
+        """Send a command and wait for its answer, however long that takes while the worker says that it gets on.
 
-        Raises InputError where the worker found the input at fault, and BackendError where it failed, died or did not
-        answer in time; in the last two cases it is gone for good.
+        Raises InputError where the worker found the input at fault, and BackendError where it failed, died or gave no
+        sign of life for `time_limit_s`; in the last two cases it is gone for good.
         """
         assert self._process.stdin is not None
         with self._lock:
@@ -72,7 +72,9 @@ class WorkerProcess:
                 self._process.stdin.flush()
             except BrokenPipeError:
                 raise self._death() from None
-            answer: dict[str, Any] = json.loads(self._line(command["command"], time_limit_s))
+            answer: dict[str, Any] = {"alive": True}
+            while "alive" in answer:
+                answer = json.loads(self._line(command["command"], time_limit_s))
         if "error" in answer:
             raise (InputError if answer["input_error"] else BackendError)(answer["error"])
         return answer

@@ -35,8 +35,9 @@ SETTLE_LIMIT_S = 0.5
 class Worker:
     """Answers commands; each method named after a command takes its fields and gives the answer's."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, alive: Callable[[], None] = lambda: None) -> None:
         self._scratch = scratch
+        self._alive = alive
         self._session: Session | None = None
         self._timed: tuple[Any, list[Arrays]] = (None, [])
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -80,19 +81,19 @@ class Worker:
         return {"outputs": _written(outputs, Path(command["folder"]))}
 
     def run_rows(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Run a range of rows of mapped .npy files in batches."""
+        """Run a range of rows of mapped .npy files in batches of one size: following rows fill up the last one."""
         start, stop, batch_size = command["start"], command["stop"], command["batch_size"]
         inputs = _mapped(command["inputs"], stop)
         folder = Path(command["folder"])
         stores: Arrays = {}
         for at in range(start, stop, batch_size):
-            end = min(at + batch_size, stop)
-            outputs = self.session.run({name: np.array(array[at:end]) for name, array in inputs.items()})
+            outputs = self.session.run(_batch(inputs, at, batch_size))
             if not stores:
                 stores = {name: _store(folder, i, v, stop - start) for i, (name, v) in enumerate(outputs.items())}
             for name, value in outputs.items():
-                _check_like(name, value, stores[name], end - at)
-                stores[name][at - start : end - start] = value
+                _check_like(name, value, stores[name], batch_size)
+                stores[name][at - start : at - start + batch_size] = value[: stop - at]
+            self._alive()
         return {"outputs": {name: str(_file(folder, i)) for i, name in enumerate(stores)}}
 
     def time(self, command: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +102,7 @@ class Worker:
         session, least_ns, least_runs = self.session, int(command["min_time_s"] * 1e9), command["min_runs"]
         for _ in range(command["warm_runs"]):
             session.run(next(batches))
+            self._alive()
         taken: list[int] = []
         gc.collect()
         gc.disable()
@@ -110,6 +112,7 @@ class Worker:
             before = time.perf_counter_ns()
             session.run(batch)
             taken.append(time.perf_counter_ns() - before)
+            self._alive()
         gc.enable()
         _settle()
         return {"call_ns": taken}
@@ -146,8 +149,13 @@ def _batches_to_time(arrays: Arrays, batch_size: int) -> Iterator[Arrays]:
     row_bytes = sum(array[:1].nbytes for array in arrays.values())
     count = max(1, min(rows // batch_size, MAXIMUM_TIMED_BYTES // max(1, row_bytes * batch_size)))
     for number in range(count):
-        picked = np.arange(number * batch_size, (number + 1) * batch_size) % rows
-        yield {name: np.ascontiguousarray(array[picked]) for name, array in arrays.items()}
+        yield _batch(arrays, number * batch_size, batch_size)
+
+
+def _batch(arrays: Arrays, at: int, batch_size: int) -> Arrays:
+    """A copy of the batch that begins at a row; after the last row come the first ones again."""
+    picked = np.arange(at, at + batch_size)
+    return {name: np.ascontiguousarray(array[picked % len(array)]) for name, array in arrays.items()}
 
 
 def _settle() -> None:
@@ -199,7 +207,7 @@ def main() -> None:
     ignore_interrupts()
     channel = Channel()
     watch = channel.die_with_parent(sys.argv[1])
-    worker = Worker(Path(sys.argv[1]))
+    worker = Worker(Path(sys.argv[1]), channel.alive)
     for command in channel.commands():
         if command["command"] == "close":
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from paring.data.batches import calibration_batches
-from paring.errors import TaskError
+from paring.errors import TaskError, TimeUpError
 from paring.types import Batch, Task
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Job:
     """One application of techniques to one task.
 
     `calibrate` holds the batches whose activations techniques may observe; they never come from the certification
-    split. `deadline_s` is a `time.monotonic()` that training must not pass; `say`
-    takes one line of progress.
+    split. `deadline_s` is a `time.monotonic()` that training must not pass; what follows a training may take `grace_s`
+    longer. `say` takes one line of progress.
     """
 
     task: Task
@@ -41,6 +41,7 @@ class Job:
     seed: int = 0
     threads: int | None = None
     deadline_s: float | None = None
+    grace_s: float = 0.0
     say: Say = _silent
     _observed: OrderedDict[str, Any] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
@@ -70,6 +71,11 @@ class Job:
     def time_left_s(self) -> float:
         """Seconds until the deadline; infinity without one."""
         return float("inf") if self.deadline_s is None else self.deadline_s - time.monotonic()
+
+    def check_time(self) -> None:
+        """Raise TimeUpError past the deadline and its grace: for loops that may take minutes on a slow network."""
+        if self.time_left_s() + self.grace_s <= 0:
+            raise TimeUpError("the time limit ended before this was done: allow more time.")
 
     def within(self, time_limit_s: float) -> Job:
         """The same job with a deadline that many seconds from now, or its own if that is earlier."""

@@ -16,7 +16,8 @@ from paring.data.batches import checked_batches, rows_in
 from paring.errors import DataError, writing
 from paring.types import Array, Arrays, Batch, Structure, named, restructured
 
-CHUNK_ROWS = 1024
+COPY_BYTES = 64 * 2**20
+"""Rows that are copied at a time, if that is more than one."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,20 @@ class Rows:
     def take(self, start: int, stop: int) -> tuple[Arrays, Any]:
         """Inputs and targets (as tensors) of a range of rows."""
         inputs = {name: np.array(value[start:stop]) for name, value in self.inputs.items()}
+        return inputs, self.targets_between(start, stop)
+
+    def targets_between(self, start: int, stop: int) -> Any:
+        """Targets (as tensors) of a range of rows, without reading its inputs."""
         targets = {
             name: torch.from_numpy(np.load(file, mmap_mode="r")[start:stop].copy())
             for name, file in self.target_files.items()
         }
-        return inputs, restructured(targets, self.target_structure)
+        return restructured(targets, self.target_structure)
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of one row's targets."""
+        return sum(np.load(file, mmap_mode="r")[:1].nbytes for file in self.target_files.values())
 
     def batches(self, batch_size: int) -> Iterator[tuple[Arrays, Any]]:
         """All rows in pieces."""
@@ -83,9 +93,10 @@ class Rows:
         """A copy with the rows at `indices`, in that order."""
         for file in sorted(self.folder.glob("*.npy")):
             source = np.load(file, mmap_mode="r")
+            step = max(1, COPY_BYTES // max(1, source[:1].nbytes))
             with _NpyWriter(folder / file.name, file.stem) as writer:
-                for start in range(0, len(indices), CHUNK_ROWS):
-                    writer.append(source[indices[start : start + CHUNK_ROWS]])
+                for start in range(0, len(indices), step):
+                    writer.append(source[indices[start : start + step]])
         return Rows(folder, self.input_names, self.target_names, self.target_structure, len(indices))
 
 

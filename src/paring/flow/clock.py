@@ -5,8 +5,14 @@ from __future__ import annotations
 import time
 
 CONCLUSION_SHARE = 0.25
-LONGEST_CONCLUSION_S = 75.0
-"""Time kept for certifying, measuring at length and writing."""
+LONGEST_CONCLUSION_S = 60.0
+"""Time kept for measuring at length and writing, beside the looks at the certification rows."""
+
+MOST_RESERVED_SHARE = 0.6
+"""Of the limit, for all that follows the search, however long looks take."""
+
+GRACE_SHARE = 0.5
+"""Of the time for the conclusion: what a trial may take of it to come to its end."""
 
 
 class RunClock:
@@ -21,6 +27,7 @@ class RunClock:
         self._start_s = time.monotonic()
         self._spent_before_s = 0.0
         self._decided_s = 0.0
+        self._looks_s = 0.0
 
     def resume(self, spent_s: float) -> None:
         """An earlier run had spent so much of the limit."""
@@ -31,10 +38,23 @@ class RunClock:
         """Seconds so far."""
         return self._spent_before_s + time.monotonic() - self._start_s
 
+    def reserve_looks(self, looks_s: float) -> None:
+        """Keep so much of the limit for looks at the certification rows."""
+        self._looks_s = looks_s
+
+    @property
+    def _conclusion_s(self) -> float:
+        return min(LONGEST_CONCLUSION_S, CONCLUSION_SHARE * self.limit_s)
+
+    @property
+    def grace_s(self) -> float:
+        """How long a trial that is under way may go on after the search has to end."""
+        return GRACE_SHARE * self._conclusion_s
+
     @property
     def search_limit_s(self) -> float:
-        """What the search may spend: the limit without the time for the conclusion."""
-        return self.limit_s - min(LONGEST_CONCLUSION_S, CONCLUSION_SHARE * self.limit_s)
+        """What the search may spend: the limit without the time for looks and for the conclusion."""
+        return self.limit_s - min(self._conclusion_s + self._looks_s, MOST_RESERVED_SHARE * self.limit_s)
 
     @property
     def search_deadline_s(self) -> float:

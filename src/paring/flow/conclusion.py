@@ -9,18 +9,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from paring import __version__
 from paring.artifact import Artifact, Manifest
 from paring.artifact.files import replacing_folder, write_json
-from paring.backends.isolated import Deployment, IsolatedSession
+from paring.backends.isolated import Deployment
 from paring.certify import Certificate
 from paring.errors import BackendError, BudgetError, OutputError, ParingError
 from paring.flow.answer import Findings, point_json, result_json, with_latency
 from paring.flow.finalists import Finalist, Finals
 from paring.flow.prepare import FINAL_SHARE, Prepared
 from paring.flow.result import Result
+from paring.flow.workload import golden_outputs
 from paring.measure.compare import Comparison, compare
 from paring.measure.hardware import hardware
 from paring.measure.size import network_files
@@ -204,8 +203,8 @@ class Ending:
         candidate, prepared = self.candidates[trial.key], self.prepared
         deployment = self.finals.deployment(candidate)
         inputs, _ = prepared.splits.selection.take(0, min(GOLDEN_ROWS, len(prepared.splits.selection)))
-        with IsolatedSession.of(deployment, threads=prepared.request.thread_count) as session:
-            outputs = session.run(inputs)
+        batch_size, threads = prepared.request.budget.batch_size, prepared.request.thread_count
+        outputs = golden_outputs(deployment, inputs, batch_size, threads)
         manifest = Manifest(
             task=prepared.request.task.name,
             signature=prepared.signature,
@@ -213,15 +212,15 @@ class Ending:
             options=candidate.backend.options(),
             recipe=trial.recipe,
             recipe_text=trial.recipe_text,
-            threads=prepared.request.thread_count,
-            batch_size=prepared.request.budget.batch_size,
+            threads=threads,
+            batch_size=batch_size,
             budget=prepared.request.budget,
             measurements=point_json(trial),
             certificate=certificate.to_json() if certificate else None,
             hardware=hardware(),
             version=__version__,
         )
-        outputs = {name: np.asarray(outputs[name]) for name in prepared.signature.output_names}
+        outputs = {name: outputs[name] for name in prepared.signature.output_names}
         return Artifact.write(path, manifest, network_files(deployment.network), (inputs, outputs))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -114,6 +115,13 @@ class RunFolder:
             raise OutputError(
                 f"{self.log.file} holds a line that is no trial ({error}): pass --fresh to begin anew."
             ) from error
+
+    def row_time(self, measured_s: float) -> float:
+        """Seconds that a row takes: as measured now, or by the run that is resumed, which must decide as it did."""
+        file = self.trials / "looks" / "row_time.json"
+        if not file.is_file():
+            write_json(file, measured_s)
+        return float(json.loads(file.read_text(encoding="utf-8")))
 
     def clear(self) -> None:
         """Discard what an earlier run left."""

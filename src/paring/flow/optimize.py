@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from paring.backends.base import Backend
-from paring.errors import OutputError
+from paring.errors import OutputError, TimeUpError
 from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
 from paring.flow.finalists import Finals
@@ -43,7 +43,8 @@ def optimize(
     """Search for the best network within the budget, certify it, and write it to `out`.
 
     Returns what was found; `result.values` is result.json. With `resume` a run that was cut short goes on; without it
-    what an earlier run left in `out` is discarded. `executor` runs the trials of a round, as the built-in `map` does.
+    what an earlier run left in `out` is discarded. `executor` runs the trials of a round, as the built-in `map` does;
+    threads are safe and no faster: trials take turns, since two at a time would disturb each other's measurement.
     Raises InputError (and its kinds) for what can't be used, BackendError where no runtime works here.
     """
     return run(
@@ -118,7 +119,11 @@ class Hunt:
         )
 
     def follow(self, search: Search) -> None:
-        """Until the search is over or the time is up."""
+        """Until the search is over or the time is up; a trial that the time cuts short is none."""
+        with suppress(TimeUpError):
+            self._rounds(search)
+
+    def _rounds(self, search: Search) -> None:
         stage = ""
         while self.clock.search_left_s() > 0 and (asked := search.ask()):
             if asked[0].stage != stage:

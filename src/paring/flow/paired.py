@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from paring.backends.isolated import IsolatedSession
 from paring.data.rows import Rows
-from paring.measure.scores import row_scores
+from paring.measure.scores import score_chunks
 from paring.ops.scores import corpus_score
 from paring.types import Array, CorpusMetric, Signature, Task
 
-EVALUATION_BATCH = 64
 JACKKNIFE_GROUPS = 20
 
 
@@ -33,17 +33,26 @@ class Paired:
 
 @dataclass(frozen=True)
 class Scorer:
-    """The task's metric on a split, as a network in another process answers it."""
+    """The task's metric on a split, as a network in another process answers it in batches of the size that is served.
+
+    Runtimes choose plans and kernels by the size of a batch, and some quantize by its range: a score at another size
+    would be that of something which nobody will run.
+    """
 
     task: Task
     signature: Signature
     rows: Rows
+    batch_size: int
+
+    def chunks(self, session: IsolatedSession, start: int = 0, stop: int | None = None) -> Iterator[Array]:
+        """The scores in pieces that take a few seconds each."""
+        return score_chunks(
+            session, self.rows, self.task, self.signature, start=start, stop=stop, batch_size=self.batch_size
+        )
 
     def scores(self, session: IsolatedSession, start: int = 0, stop: int | None = None) -> Array:
         """(rows,) scores, or (rows, k) statistics of a CorpusMetric."""
-        return row_scores(
-            session, self.rows, self.task, self.signature, start=start, stop=stop, batch_size=EVALUATION_BATCH
-        )
+        return np.concatenate(list(self.chunks(session, start, stop)))
 
     def paired(self, original: Array, candidate: Array) -> Paired:
         """Compare the first rows of the original with as many of the candidate."""

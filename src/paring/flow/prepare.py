@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,16 +23,17 @@ from paring.data.checks import check_all_labels, check_graph_inputs, check_task
 from paring.data.job import Job
 from paring.data.rows import Rows
 from paring.data.split import SELECTION_SHARE, Splits, split_rows
-from paring.errors import BackendError, BudgetError, ExportError
+from paring.errors import BackendError, BudgetError, ExportError, TaskError
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.identity import identity
 from paring.flow.networks import Networks
-from paring.flow.paired import EVALUATION_BATCH, Scorer
+from paring.flow.paired import Scorer
 from paring.flow.request import Request
 from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
 from paring.graph.signature import graph_signature, read_graph
+from paring.measure.agreement import COMPARED_ROWS, neighbour_effect, relative_error
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
 from paring.ops.scores import accuracy
@@ -46,14 +48,23 @@ EARLY_SHARE = 0.1
 FINAL_SHARE = 0.45
 """Of what may go wrong (1 - confidence): one early look and two final ones add up to all of it."""
 
-EXPORT_ROWS = 16
+LOOKS = 3
+"""At the certification rows when the search is over: of the original and of two finalists."""
+
+OBSERVED_BATCH = 64
 EXPORT_TOLERANCE = 0.01
 """How far the exported network may answer from the module, relative to the size of its answers."""
+
+NEIGHBOUR_TOLERANCE = 0.01
+"""How far the original's answer to a row may move with the other rows of its batch: float kernels stay far below."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to search. `original_scores` are those of the selection rows."""
+    """A run that is ready to search. `original_scores` are those of the selection rows.
+
+    `job` ends with the search, and the job of `networks` with the run: a finalist is made again where it must be.
+    """
 
     request: Request
     folder: RunFolder
@@ -89,7 +100,7 @@ class Prepared:
 
     def scorer(self, rows: Rows) -> Scorer:
         """Scores on a split."""
-        return Scorer(self.request.task, self.signature, rows)
+        return Scorer(self.request.task, self.signature, rows, self.request.budget.batch_size)
 
     def ranking(self) -> Ranking:
         """The order of trials under the budget, with what a final look will ask of them."""
@@ -101,8 +112,8 @@ class Prepared:
     def runner(self) -> Iterator[TrialRunner]:
         """What runs candidates, with the original in a process beside it."""
         with Yardstick(self.original, self.workload, seed=self.request.seed) as yardstick:
-            yield TrialRunner(
-                networks=self.networks,
+            runner = TrialRunner(
+                networks=replace(self.networks, job=self.job),
                 scorer=self.scorer(self.splits.selection),
                 original_scores=self.original_scores,
                 yardstick=yardstick,
@@ -111,6 +122,11 @@ class Prepared:
                 threads=self.request.thread_count,
                 unavailable=self.unavailable,
             )
+            try:
+                yield runner
+            finally:
+                with runner.turn:  # A trial of another thread that is still under way would disturb what follows.
+                    pass
 
 
 def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress) -> Prepared:
@@ -127,19 +143,20 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         observed_batches(request.task, splits.selection, signature),
         seed=request.seed,
         threads=request.thread_count,
-        deadline_s=clock.search_deadline_s,
         say=told.say,
     )
     networks = Networks(job, signature, folder.trials)
     probes = probe(request.all_backends())
-    original, scores = _reference(request, networks, probes, splits.selection)
+    original, scores, row_s = _reference(request, networks, probes, splits.selection)
+    clock.reserve_looks(LOOKS * len(splits.certification) * folder.row_time(row_s))
+    job = replace(job, deadline_s=clock.search_deadline_s, grace_s=clock.grace_s)
     inputs = timing_inputs(splits.selection, request.budget.batch_size, folder.trials / "data" / "timing")
     return Prepared(
         request=request,
         folder=folder,
         clock=clock,
         job=job,
-        networks=networks,
+        networks=replace(networks, job=replace(job, deadline_s=clock.deadline_s)),
         splits=splits,
         probes=probes,
         finished=finished,
@@ -155,7 +172,7 @@ def observed_batches(task: Task, selection: Rows, signature: Signature) -> tuple
     if task.calibrate is not None or task.train is not None:
         return calibration_batches(task)
     batches = []
-    for arrays, targets in islice(selection.batches(EVALUATION_BATCH), CALIBRATION_ROWS // EVALUATION_BATCH):
+    for arrays, targets in islice(selection.batches(OBSERVED_BATCH), CALIBRATION_ROWS // OBSERVED_BATCH):
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         batches.append((restructured(tensors, signature.input_structure), targets))
     return tuple(batches)
@@ -199,8 +216,8 @@ def timing_inputs(rows: Rows, batch_size: int, folder: Path) -> dict[str, Path]:
 
 def _reference(
     request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
-) -> tuple[Deployment, Array]:
-    """The original on the first backend that runs it, and its scores on the selection rows."""
+) -> tuple[Deployment, Array, float]:
+    """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
     reasons = {found.name: found.reason for found in probes if found.reason is not None}
     graph_only = isinstance(request.task.model, Path)
     for backend in request.all_backends():
@@ -213,7 +230,11 @@ def _reference(
         try:
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:
                 _check_export(request.task, session, selection, networks.signature)
-                return deployment, _original_scores(Scorer(request.task, networks.signature, selection), session)
+                _check_rows_apart(session, selection, request.budget.batch_size)
+                scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
+                begin_s = time.monotonic()
+                scores = _original_scores(scorer, session)
+                return deployment, scores, (time.monotonic() - begin_s) / len(scores)
         except BackendError as error:
             reasons[backend.name] = str(error)
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
@@ -231,17 +252,25 @@ def _check_export(task: Task, session: IsolatedSession, rows: Rows, signature: S
     """The exported network answers as the user's module does. Raises ExportError: all that follows rests on it."""
     if isinstance(task.model, Path):
         return
-    arrays, _ = rows.take(0, min(EXPORT_ROWS, len(rows)))
+    arrays, _ = rows.take(0, min(COMPARED_ROWS, len(rows)))
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with torch.inference_mode():
         wanted = model_call(task.model, restructured(tensors, signature.input_structure))
     found = session.run(arrays)
     for name, tensor in named(wanted, signature.output_names).items():
-        right = tensor.double().numpy()
-        error = float(np.sqrt(np.mean(np.square(found[name] - right))))
-        size = float(np.sqrt(np.mean(np.square(right)))) or 1.0
-        if not error <= EXPORT_TOLERANCE * size:
+        error = relative_error(found, {name: tensor.double().numpy()})
+        if not error <= EXPORT_TOLERANCE:
             raise ExportError(
-                f"the exported network answers differently from the module: {name!r} is off by {error / size:.1%}. "
+                f"the exported network answers differently from the module: {name!r} is off by {error:.1%}. "
                 "Look for operations whose result depends on the number of rows, or that the exporter gets wrong."
             )
+
+
+def _check_rows_apart(session: IsolatedSession, rows: Rows, batch_size: int) -> None:
+    """Raise TaskError where the answer to a row depends on its neighbours: a score would hold for one order alone."""
+    effect = neighbour_effect(session, rows, batch_size)
+    if not effect <= NEIGHBOUR_TOLERANCE:
+        raise TaskError(
+            f"the network's answers move by {effect:.1%} when a row is run alone and not in a batch: let no operation "
+            "mix the rows of a batch (softmax, mean, sort or ranges over axis 0; batch normalisation in train mode)."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from paring.tune import Candidate, Trial
 from paring.types import Budget, Task
 
 Executor: TypeAlias = Callable[[Callable[[Candidate], Trial], Iterable[Candidate]], Iterator[Trial]]
-"""Runs the trials of a round, like the built-in `map`; they don't depend on each other."""
+"""Runs the trials of a round, like the built-in `map`, in this process; they don't depend on each other."""
 
 SMALLEST_TIME_LIMIT_S = 10.0
 
@@ -51,6 +52,11 @@ class Request:
             raise BudgetError(f"threads={self.threads} must be 1 or more, or None for all cores.")
         for backend in self.backends or ():
             check_storable(backend)
+        if isinstance(getattr(self.executor, "__self__", None), ProcessPoolExecutor):
+            raise InputError(
+                "executor is the map of a ProcessPoolExecutor, and trials share networks and a clock that can't be "
+                "sent to another process: pass the map of a ThreadPoolExecutor, or none."
+            )
 
     @property
     def thread_count(self) -> int:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import DISK_REFUSES, DataError, OutputError, ParingError, unwritable
+from paring.errors import DISK_REFUSES, BackendError, DataError, OutputError, ParingError, TimeUpError, unwritable
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
+from paring.measure.agreement import neighbour_effect
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Latency
 from paring.measure.size import network_size_bytes
@@ -27,10 +29,22 @@ COMPARISON_TIME_S = 1.0
 STOP_ERRORS = 3.0
 """A candidate is given up once its drop lies so many standard errors above what is allowed."""
 
+NEIGHBOUR_TOLERANCE = 0.1
+"""How far a candidate's answer to a row may move with the other rows of its batch.
+
+Integer kernels round differently for different batches, and dynamic quantization takes its range over the batch: both
+are admitted, since scores are taken in batches of the size that is served, with neighbours as they come. What moves
+further would be certified for neighbours that its users need not have.
+"""
+
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Turns candidates into trials. Nothing that a candidate does ends the run, except an interrupt."""
+    """Turns candidates into trials. Nothing that a candidate does ends the run, except an interrupt.
+
+    Trials take turns, whichever threads they come from: they share a machine that is measured, and networks that are
+    made once. One whose time is up raises TimeUpError.
+    """
 
     networks: Networks
     scorer: Scorer
@@ -40,11 +54,15 @@ class TrialRunner:
     budget: Budget
     threads: int
     unavailable: dict[str, str]
+    turn: Lock = field(default_factory=Lock)
 
     def run(self, candidate: Candidate, number: int) -> Trial:
         """The trial of a candidate."""
-        start_s = time.monotonic()
-        trial = self._outcome(candidate, number)
+        with self.turn:
+            if self.networks.job.time_left_s() <= 0:
+                raise TimeUpError(f"the time limit ended before {candidate} could be tried: allow more time.")
+            start_s = time.monotonic()
+            trial = self._outcome(candidate, number)
         return replace(trial, wall_time_s=round(time.monotonic() - start_s, 3))
 
     def _outcome(self, candidate: Candidate, number: int) -> Trial:
@@ -60,8 +78,8 @@ class TrialRunner:
             return self._measured(Trial.of(candidate, number, "measured"), candidate, built)
         except NothingChangedError as error:
             return ended("no-change", error)
-        except (OutputError, DataError):
-            raise  # A disk that refuses, or rows that can't be used, are no verdict on the candidate.
+        except (OutputError, DataError, TimeUpError):
+            raise  # A disk that refuses, rows that can't be used and too little time are no verdict on the candidate.
         except ParingError as error:
             return ended("failed", error)
         except OSError as error:
@@ -86,13 +104,22 @@ class TrialRunner:
                 speedup=Speedup(comparison.ratio, comparison.low, comparison.high),
                 reference=self.reference,
             )
+            self._check_rows_apart(session)
             return self._scored(trial, session)
+
+    def _check_rows_apart(self, session: IsolatedSession) -> None:
+        effect = neighbour_effect(session, self.scorer.rows, self.scorer.batch_size)
+        if not effect <= NEIGHBOUR_TOLERANCE:
+            raise BackendError(f"its answers move by {effect:.1%} when a row is run alone and not in a batch.")
 
     def _scored(self, trial: Trial, session: IsolatedSession) -> Trial:
         """The trial with its drop, on no more rows than it takes to see that it is too large."""
         scores = self.original_scores[:0]
         for stop in self._slices():
-            scores = np.concatenate([scores, self.scorer.scores(session, len(scores), stop)])
+            for part in self.scorer.chunks(session, len(scores), stop):
+                scores = np.concatenate([scores, part])
+                if len(scores) < len(self.original_scores):
+                    self.networks.job.check_time()
             paired = self.scorer.paired(self.original_scores, scores)
             trial = replace(trial, score=paired.score, drop=paired.drop, rows=stop, drop_deviation=paired.deviation)
             # A structure that is to be trained is judged by how much it lost: that must be known well.

@@ -7,19 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from paring.artifact import Artifact
 from paring.backends.base import Backend
-from paring.backends.isolated import Deployment, IsolatedSession
+from paring.backends.isolated import Deployment
 from paring.backends.loading import backend_of
 from paring.errors import BackendError
 from paring.flow.promises import Check, Figures, gains, limits, not_compared
-from paring.flow.workload import golden_workload
+from paring.flow.workload import golden_outputs, golden_workload
+from paring.measure.agreement import relative_error
 from paring.measure.compare import compare
 from paring.measure.hardware import differences, hardware
 from paring.measure.latency import Workload, measure_alone
-from paring.types import Arrays
 
 TOLERANCE = 0.02
 """Root mean square of the difference over that of the outputs: what runtimes and their kernels differ by."""
@@ -78,28 +76,12 @@ def _same_machine(recorded: dict[str, Any]) -> Check:
 
 def _outputs(artifact: Artifact, deployment: Deployment, threads: int) -> Check:
     inputs, expected = artifact.golden()
-    with IsolatedSession.of(deployment, threads=threads) as session:
-        found = session.run(inputs)
+    found = golden_outputs(deployment, inputs, artifact.manifest.batch_size, threads)
     error = relative_error(found, expected)
     rows = len(next(iter(inputs.values())))
     holds = bool(error <= TOLERANCE)
     verdict = "accuracy evidence holds" if holds else "outputs differ: the certificate does not hold here"
     return Check("golden outputs", f"within {TOLERANCE:.0%} on {rows} rows", f"{error:.2%}", verdict, holds)
-
-
-def relative_error(found: Arrays, expected: Arrays) -> float:
-    """Root mean square of the difference over that of the expected outputs, of the worst output.
-
-    Infinite where an output is missing, has another shape, or holds what is no number.
-    """
-    errors = [0.0]
-    for name, right in expected.items():
-        if name not in found or found[name].shape != right.shape:
-            return float("inf")
-        difference = np.asarray(found[name], np.float64) - np.asarray(right, np.float64)
-        size = float(np.sqrt(np.mean(np.square(np.asarray(right, np.float64))))) or 1.0
-        errors.append(float(np.sqrt(np.mean(np.square(difference)))) / size)
-    return max(errors) if np.isfinite(errors).all() else float("inf")
 
 
 def _promises(

@@ -1,4 +1,4 @@
-"""Batches to time an artifact with, where only its golden rows are at hand."""
+"""An artifact's golden rows: batches of them to time it with, and its answers to them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from paring.artifact import Artifact
+from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.loading import thread_count
+from paring.measure.agreement import answers
 from paring.measure.latency import Workload
+from paring.types import Arrays
 
 
 @contextmanager
@@ -20,9 +23,23 @@ def golden_workload(artifact: Artifact, threads: int | None = None) -> Iterator[
     inputs, _ = artifact.golden()
     threads = thread_count(artifact, threads)
     batch_size = artifact.manifest.batch_size
-    with tempfile.TemporaryDirectory(prefix="paring-") as folder:
-        files = {}
-        for number, (name, array) in enumerate(inputs.items()):
-            files[name] = Path(folder) / f"input-{number}.npy"
-            np.save(files[name], array[np.arange(batch_size) % len(array)], allow_pickle=False)
+    batch = {name: array[np.arange(batch_size) % len(array)] for name, array in inputs.items()}
+    with _files(batch) as files:
         yield Workload(files, batch_size, threads)
+
+
+def golden_outputs(deployment: Deployment, inputs: Arrays, batch_size: int, threads: int) -> Arrays:
+    """The answers to golden inputs in batches of the size that is served; the rows are repeated to fill the last."""
+    rows = len(next(iter(inputs.values())))
+    with _files(inputs) as files, IsolatedSession.of(deployment, threads=threads) as session:
+        return answers(session, files, rows, batch_size)
+
+
+@contextmanager
+def _files(arrays: Arrays) -> Iterator[dict[str, Path]]:
+    """The arrays as .npy files that a worker can map."""
+    with tempfile.TemporaryDirectory(prefix="paring-") as folder:
+        files = {name: Path(folder) / f"input-{number}.npy" for number, name in enumerate(arrays)}
+        for name, file in files.items():
+            np.save(file, arrays[name], allow_pickle=False)
+        yield files

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from paring.data.rows import Rows
 from paring.errors import TaskError
 from paring.types import Array, Arrays, Signature, Task, check_finite, restructured
 
-CHUNK_ROWS = 2048
-"""Rows whose outputs lie on disk at a time: it bounds the space, not the result."""
+CHUNK_BYTES = 64 * 2**20
+"""Outputs and targets that are in flight at a time, if that is more than one batch: it bounds the space."""
+
+CHUNK_TIME_S = 5.0
+"""About how long a chunk takes: whoever waits for the scores of a slow network can look at the clock between chunks."""
 
 
 def row_scores(
@@ -34,27 +39,52 @@ def row_scores(
     Raises TaskError where an output is NaN or infinite, or where the metric raises, returns another shape, NaN, or a
     score outside the task's `score_range`; BackendError where the network can't be run.
     """
+    chunks = score_chunks(session, rows, task, signature, start=start, stop=stop, batch_size=batch_size)
+    return np.concatenate(list(chunks))
+
+
+def score_chunks(
+    session: IsolatedSession,
+    rows: Rows,
+    task: Task,
+    signature: Signature,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    batch_size: int = 64,
+) -> Iterator[Array]:
+    """The same in consecutive pieces, the first of one batch, which tells how many rows the others may have."""
     stop = len(rows) if stop is None else min(stop, len(rows))
     if not start < stop:
         raise TaskError(f"rows {start} to {stop} of {len(rows)} are none: there is nothing to score.")
-    parts = [
-        _chunk_scores(session, rows, task, signature, (at, min(at + CHUNK_ROWS, stop)), batch_size)
-        for at in range(start, stop, CHUNK_ROWS)
-    ]
-    return np.concatenate(parts)
+    at, count = start, batch_size
+    while at < stop:
+        count = min(count, stop - at)
+        begin_s = time.monotonic()
+        outputs = _outputs(session, rows, signature, (at, at + count), batch_size)
+        scores = metric_scores(task, outputs, rows.targets_between(at, at + count), signature)
+        size_bytes = sum(value.nbytes for value in outputs.values()) + count * rows.target_bytes
+        at, count = at + count, _rows_next(count, size_bytes, time.monotonic() - begin_s, batch_size)
+        yield scores
 
 
-def _chunk_scores(
-    session: IsolatedSession, rows: Rows, task: Task, signature: Signature, span: tuple[int, int], batch_size: int
-) -> Array:
+def _rows_next(count: int, size_bytes: int, time_s: float, batch_size: int) -> int:
+    """How many rows, in whole batches, the next chunk may have if `count` rows took so much space and time."""
+    fitting = min(CHUNK_BYTES / max(1, size_bytes), CHUNK_TIME_S / max(time_s, 1e-9))
+    return max(1, int(count * fitting) // batch_size) * batch_size
+
+
+def _outputs(
+    session: IsolatedSession, rows: Rows, signature: Signature, span: tuple[int, int], batch_size: int
+) -> Arrays:
+    """What the network answers to a range of rows. Raises TaskError where that is not finite."""
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
         files = session.run_rows(
             rows.input_files, start=span[0], stop=span[1], batch_size=batch_size, folder=Path(folder)
         )
         outputs: Arrays = {name: np.load(files[name]) for name in signature.output_names}
     check_finite(outputs, "the network's output")
-    _, targets = rows.take(*span)
-    return metric_scores(task, outputs, targets, signature)
+    return outputs
 
 
 def metric_scores(task: Task, outputs: Arrays, targets: Any, signature: Signature) -> Array:

@@ -94,6 +94,7 @@ def _histograms(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dic
             for piece in in_pieces(batch, rows_a_run):
                 if rows_left <= 0:
                     return seen
+                job.check_time()
                 rows_left -= len(next(iter(piece.values())))
                 _count(piece | session.run(piece), seen)
     return seen
@@ -114,6 +115,7 @@ def absolute_maxima(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) ->
     with graph_runner(with_outputs(graph, tensors), threads=job.threads) as session:
         for batch in graph_inputs(graph, job):
             for piece in in_pieces(batch, 16):
+                job.check_time()
                 arrays = piece | session.run(piece)
                 for name in tensors:
                     found = np.abs(arrays[name]).reshape(-1, arrays[name].shape[-1]).max(axis=0)

@@ -86,6 +86,7 @@ class MixedPrecision(GraphTechnique):
                     left -= rows
                     reference = session.run(piece | {switch: np.full(rows, NO_LAYER)})
                     for number, name in enumerate(inputs):
+                        job.check_time()
                         damage[name] += distance(session.run(piece | {switch: np.full(rows, number)}), reference)
         return damage
 

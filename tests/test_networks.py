@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from paring.backends.torch import Torch
 from paring.data.job import Job
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.flow.trials import TrialRunner
+from paring.flow.weights import save_weights, with_weights
 from paring.techniques import calibration
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
@@ -117,3 +121,39 @@ def test_another_graph_or_placement_is_observed_anew(passes: list[int]) -> None:
     ]:
         technique.apply(graph, shared)
     assert len(passes) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_weights_come_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    model.register_buffer("extra", torch.tensor([[1.5, 0.0, -2.25]]).to(dtype))
+    save_weights(model, tmp_path / "weights.npz")
+    blank = copy.deepcopy(model)
+    for value in blank.state_dict().values():
+        value.zero_()
+    found = with_weights(blank, tmp_path / "weights.npz")
+    assert found is not None
+    assert not found.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value)
+        assert found.state_dict()[name].dtype == value.dtype
+
+
+def test_weights_of_another_structure_are_not_taken(tmp_path: Path) -> None:
+    save_weights(nn.Linear(3, 2), tmp_path / "weights.npz")
+    assert with_weights(nn.Linear(3, 3), tmp_path / "weights.npz") is None
+    assert with_weights(nn.Linear(3, 2, bias=False), tmp_path / "weights.npz") is None
+    assert with_weights(nn.Linear(3, 2), tmp_path / "none.npz") is None
+
+
+def test_a_training_goes_on_from_one_that_another_process_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points, classes = sleepy.rows(64)
+    task = Task(sleepy.network(), [(points, classes)], train=[(points, classes)])
+    first, second = FineTune(epochs=1), FineTune(epochs=2)
+    Networks(Job.of(task), task_signature(task), tmp_path).build(Candidate((first,), sleepy.Sleepy(), "training"))
+    begun: list[FineTune] = []
+    apply = FineTune.apply
+    monkeypatch.setattr(FineTune, "apply", lambda self, model, job: begun.append(self) or apply(self, model, job))
+    again = Networks(Job.of(task), task_signature(task), tmp_path)
+    again.build(Candidate((first, second), sleepy.Sleepy(), "training"))
+    assert begun == [second]

@@ -17,6 +17,7 @@ from paring.certify import Certificate
 from paring.errors import BackendError, BudgetError, OutputError, ParingError
 from paring.flow.answer import Findings, point_json, result_json, with_latency
 from paring.flow.finalists import Finalist, Finals
+from paring.flow.playoff import played_off
 from paring.flow.prepare import FINAL_SHARE, Prepared
 from paring.flow.result import Result
 from paring.flow.workload import golden_outputs
@@ -108,15 +109,15 @@ class Ending:
     def _finalists(self) -> list[tuple[Finalist, Trial]]:
         """Looks at the best candidates until one is certified or no look is left; then those looked at before."""
         usual = float("inf") if self.ranking.misses(self.original) else self._usual_cost()
-        pool = [t for t in self.trials if t.recipe and self._hopeful(t) and self.ranking.cost(t) < usual]
         trials = {t.key: t for t in self.trials if t.key in self.candidates}
+        pool = [t for t in trials.values() if t.recipe and self._hopeful(t) and self.ranking.cost(t) < usual]
         looks: dict[str, Finalist] = {}
         failed = float("inf")
-        for trial in sorted(pool, key=self.ranking.cost):
+        for trial in self._ranked(pool):
             last = self.finals.looks_left(FINAL_SHARE) <= 1
             if last and not self.ranking.feasible(trial):
                 continue
-            if trial.key in trials and self.ranking.likely_bound(trial) < failed:
+            if self.ranking.likely_bound(trial) < failed:
                 finalist = self.finals.look(self.candidates[trial.key], FINAL_SHARE)
                 if finalist is not None:
                     looks[trial.key] = finalist
@@ -125,6 +126,16 @@ class Ending:
                     break
         looks |= {f.key: f for f in self.finals.seen if f.key not in looks}
         return [(finalist, trials[key]) for key, finalist in looks.items() if key in trials]
+
+    def _ranked(self, pool: Sequence[Trial]) -> list[Trial]:
+        """The cheapest first; where cost is time, those that are close have met."""
+        ranked = sorted(pool, key=self.ranking.cost)
+        if self.prepared.request.budget.objective not in ("latency", "throughput"):
+            return ranked
+        return played_off(ranked, self.ranking.cost, self._met, self.prepared.clock.deadline_s - time.monotonic())
+
+    def _met(self, challenger: Trial, champion: Trial, time_limit_s: float) -> Comparison:
+        return self.compared(self.deployment(challenger), self.deployment(champion), time_limit_s)
 
     def _hopeful(self, trial: Trial) -> bool:
         measured = trial.outcome == "measured" and not self.ranking.misses(trial)
@@ -139,7 +150,8 @@ class Ending:
         best = self.original.speedup
         near = [t for t in self.originals if t.speedup and best and t.speedup.ratio >= NEARLY * best.ratio][:RIVALS]
         deployment = self.deployment(trial)
-        found = [(self.compared(deployment, self.deployment(t), COMPARISON_SHARE / len(near)), t) for t in near]
+        limit_s = self._share_of_time(COMPARISON_SHARE / len(near))
+        found = [(self.compared(deployment, self.deployment(t), limit_s), t) for t in near]
         comparison, rival = min(found, key=lambda pair: pair[0].low)
         speedup = Speedup(comparison.ratio, comparison.low, comparison.high)
         memory, original_memory = comparison.candidate_peak_memory_bytes, comparison.original_peak_memory_bytes
@@ -182,12 +194,15 @@ class Ending:
             source = min(self.originals, key=lambda t: t.number)
         if source.key == chosen.key:
             return None
-        return self.compared(self.deployment(chosen), self.deployment(source), SOURCE_SHARE)
+        limit_s = self._share_of_time(SOURCE_SHARE)
+        return self.compared(self.deployment(chosen), self.deployment(source), limit_s)
 
-    def compared(self, candidate: Deployment, original: Deployment, share: float) -> Comparison:
-        """Both in turn, processes started anew until the interval is narrow or a share of the time left is spent."""
-        left_s = self.prepared.clock.deadline_s - time.monotonic()
-        limit_s = min(COMPARISON_LIMIT_S, max(SHORTEST_COMPARISON_S, share * left_s))
+    def _share_of_time(self, share: float) -> float:
+        return share * (self.prepared.clock.deadline_s - time.monotonic())
+
+    def compared(self, candidate: Deployment, original: Deployment, time_limit_s: float) -> Comparison:
+        """Both in turn, processes started anew until the interval is narrow or the time is spent."""
+        limit_s = min(COMPARISON_LIMIT_S, max(SHORTEST_COMPARISON_S, time_limit_s))
         workload, seed = self.prepared.workload, self.prepared.request.seed
         return compare(candidate, original, workload, time_limit_s=limit_s, seed=seed)
 

@@ -20,14 +20,16 @@ from paring.backends.torch_archive import write_archive
 from paring.data.batches import sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.flow.weights import save_weights, with_weights
 from paring.graph.export import export_onnx, export_program, quiet_exporter
 from paring.measure.size import network_files
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique, TrainingTechnique
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
 from paring.types import Coverage, Signature
 
 RECENT_MODULES = 6
+WEIGHTS = "weights.npz"
 
 
 class NothingChangedError(TechniqueError):
@@ -83,13 +85,18 @@ class Networks:
         """The folder with the exported forms of the network after the module techniques."""
         if not recipe:
             return self._exported_original()
-        target = self.folder / "modules" / digest(recipe_json(recipe))
+        target = self._module_folder(recipe)
         if not target.is_dir():
             model, coverage = self._module_techniques(recipe)
             with replacing_folder(target) as part:
                 self._export(model, part)
                 write_json(part / "coverage.json", coverage)
+                if isinstance(recipe[-1], TrainingTechnique):
+                    save_weights(model, part / WEIGHTS)
         return target
+
+    def _module_folder(self, recipe: Recipe) -> Path:
+        return self.folder / "modules" / digest(recipe_json(recipe))
 
     def _exported_original(self) -> Path:
         target = self.folder / "modules" / "original"
@@ -118,7 +125,9 @@ class Networks:
             model, coverage = self._module_techniques(recipe[:-1])
             technique = recipe[-1]
             assert isinstance(technique, ModuleTechnique)
-            after = technique.apply(model, self.job)
+            # A killed run, or many trials since: what was trained once is not trained again to go on from it.
+            trained = with_weights(model, self._module_folder(recipe) / WEIGHTS)
+            after = technique.apply(model, self.job) if trained is None else trained
             made = _changed(technique, technique.coverage(model, after, self.job))
             self._recent[key] = after, [*coverage, made]
             while len(self._recent) > RECENT_MODULES:

@@ -152,6 +152,7 @@ def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -
         for block in candidates:
             if block in gone or block in failures:
                 continue
+            job.check_time()
             try:
                 costs[block] = cost(without_blocks(model, (*gone, block)))
             except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:

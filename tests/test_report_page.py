@@ -235,6 +235,17 @@ def test_the_machine_is_told_with_units_and_versions_and_the_commands_repeat_the
     assert "--batch-size 1 --threads 2 --seed 0" in text
 
 
+def test_every_look_at_the_certification_rows_is_told_also_those_that_failed() -> None:
+    answer = result()
+    answer["finalists"] = [
+        {"recipe_text": "Int8Static", "backend_text": "openvino", "certified": True, "told": "at most 0.4 points"},
+        {"recipe_text": "A -> B", "backend_text": "torch", "certified": False, "told": "at most 1.7 points"},
+    ]
+    text = Reader(rendered(answer, rows())).text()
+    assert "Certified: Int8Static on openvino: at most 0.4 points" in text
+    assert "Not certified: A → B on torch: at most 1.7 points" in text
+
+
 def test_the_certificate_shows_its_evidence() -> None:
     text = Reader(rendered(result(), rows())).text()
     for evidence in (

@@ -138,6 +138,7 @@ def test_a_host_where_the_outputs_differ(artifact: Path) -> None:
     assert code == 1
     assert rows["golden outputs"]["verdict"] == "outputs differ: the certificate does not hold here"
     assert rows["latency p50"]["holds"]
+    assert "copy the whole output folder" in rows["latency p50"]["verdict"]
 
 
 def test_a_host_where_the_runtime_is_broken(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

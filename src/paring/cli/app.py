@@ -133,11 +133,13 @@ def verify(
 
 
 @app.command(epilog="[bold]Example[/bold]\n\n  paring inspect out/demo/best")
-def inspect(path: Annotated[Path, typer.Argument(help="An artifact.")], as_json: Json = False) -> None:
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An artifact, or an output folder (its best).")], as_json: Json = False
+) -> None:
     """Show what an artifact says of itself, after checking every file's sha256."""
     from paring.artifact import Artifact
 
-    _show(Artifact.open(path).manifest.to_json(), as_json, tables.print_inspect)
+    _show(Artifact.chosen(path).manifest.to_json(), as_json, tables.print_inspect)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\n  paring report out/demo")

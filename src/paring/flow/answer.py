@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from paring import __version__
 from paring.certify import Certificate
-from paring.flow.finalists import Finals
+from paring.flow.finalists import Finalist, Finals
 from paring.flow.prepare import Prepared
 from paring.flow.result import Status
 from paring.flow.trials import latency_json
@@ -95,6 +95,14 @@ def speedup_json(comparison: Comparison | None) -> dict[str, float] | None:
     return {"ratio": comparison.ratio, "low": comparison.low, "high": comparison.high}
 
 
+def _finalist_json(finalist: Finalist, trials: Sequence[Trial]) -> dict[str, Any]:
+    """One look at the certification rows, and what it showed."""
+    texts = next(
+        ({"recipe_text": t.recipe_text, "backend_text": t.backend_text} for t in trials if t.key == finalist.key), {}
+    )
+    return {**texts, "certified": finalist.certified, "told": finalist.told, "elapsed_s": finalist.elapsed_s}
+
+
 def result_json(
     prepared: Prepared, findings: Findings, trials: Sequence[Trial], originals: Sequence[Trial], finals: Finals
 ) -> dict[str, Any]:
@@ -119,6 +127,7 @@ def result_json(
         "speedup": speedup_json(findings.comparison) or unchanged,
         "speedup_over_source": speedup_json(findings.over_source),
         "certificate": certificate,
+        "finalists": [_finalist_json(finalist, trials) for finalist in finals.seen],
         "coverage": findings.best.coverage,
         "nearest": [{**point_json(trial), "misses": missed} for trial, missed in findings.nearest],
         "unavailable": [{"backend": name, "reason": reason} for name, reason in prepared.unavailable.items()],

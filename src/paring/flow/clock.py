@@ -66,6 +66,10 @@ class RunClock:
         """The `time.monotonic()` at which the run has to end."""
         return self._start_s + self.limit_s - self._spent_before_s
 
+    def left_s(self) -> float:
+        """Seconds until the run has to end."""
+        return self.limit_s - self.spent_s
+
     def trial_ended(self, elapsed_s: float) -> None:
         """A trial ended, now or in the run that is being resumed, when so much was spent."""
         self._decided_s = elapsed_s

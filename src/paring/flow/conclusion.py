@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +15,15 @@ from paring.artifact import Artifact, Manifest
 from paring.artifact.files import replacing_folder, write_json
 from paring.backends.isolated import Deployment
 from paring.certify import Certificate
-from paring.errors import BackendError, BudgetError, OutputError, ParingError
+from paring.errors import (
+    BackendError,
+    BudgetError,
+    ExportError,
+    OutputError,
+    ParingError,
+    TechniqueError,
+    TimeUpError,
+)
 from paring.flow.answer import Findings, point_json, result_json, with_latency
 from paring.flow.finalists import Finalist, Finals
 from paring.flow.playoff import played_off
@@ -89,7 +98,7 @@ class Ending:
 
     def winner(self) -> tuple[Winner | None, str]:
         """What to return instead of the original; None with the reason where nothing is both certified and better."""
-        reason = "no candidate kept the accuracy within the budget and was better than the original"
+        reason = self._why_none()
         for finalist, trial in self._finalists():
             if finalist.certificate is None or not finalist.certified:
                 reason = f"{trial.recipe_text} on {trial.backend_text} was not certified: {finalist.told}"
@@ -106,6 +115,16 @@ class Ending:
                 return winner, ""
         return None, reason
 
+    def _why_none(self) -> str:
+        """Why nothing is returned where no candidate even came to a look."""
+        tried = [t for t in self.trials if t.recipe]
+        if not tried:
+            return "the time limit ended before anything but the original was tried"
+        if not any(t.outcome == "measured" for t in tried):
+            counts = ", ".join(f"{n} {outcome}" for outcome, n in Counter(t.outcome for t in tried).items())
+            return f"no candidate could be measured ({counts}; the first: {tried[0].reason})"
+        return "no candidate kept the accuracy within the budget and was better than the original"
+
     def _finalists(self) -> list[tuple[Finalist, Trial]]:
         """Looks at the best candidates until one is certified or no look is left; then those looked at before."""
         usual = float("inf") if self.ranking.misses(self.original) else self._usual_cost()
@@ -114,11 +133,11 @@ class Ending:
         looks: dict[str, Finalist] = {}
         failed = float("inf")
         for trial in self._ranked(pool):
-            last = self.finals.looks_left(FINAL_SHARE) <= 1
-            if last and not self.ranking.feasible(trial):
+            share = self.finals.next_share
+            if share < FINAL_SHARE and not self.ranking.feasible(trial):
                 continue
             if self.ranking.likely_bound(trial) < failed:
-                finalist = self.finals.look(self.candidates[trial.key], FINAL_SHARE)
+                finalist = self.finals.look(self.candidates[trial.key], share)
                 if finalist is not None:
                     looks[trial.key] = finalist
                     failed = self.ranking.likely_bound(trial)
@@ -195,7 +214,10 @@ class Ending:
         if source.key == chosen.key:
             return None
         limit_s = self._share_of_time(SOURCE_SHARE)
-        return self.compared(self.deployment(chosen), self.deployment(source), limit_s)
+        try:
+            return self.compared(self.deployment(chosen), self.deployment(source), limit_s)
+        except BackendError:
+            return None  # It is a figure beside the answer: without it the answer stands.
 
     def _share_of_time(self, share: float) -> float:
         return share * (self.prepared.clock.deadline_s - time.monotonic())
@@ -277,7 +299,7 @@ def write_family(ending: Ending, folder: Path, certificates: Mapping[str, Certif
     with replacing_folder(folder) as part:
         for trial in ending.family():
             name = f"{len(family) + 1:02d}"
-            with suppress(BackendError):
+            with suppress(BackendError, TechniqueError, ExportError, TimeUpError):
                 written = ending.write(part / name, trial, certificates.get(trial.key))
                 family.append(Artifact(folder / name, written.manifest))
     return tuple(family)

@@ -15,7 +15,7 @@ from paring.artifact.files import read_json, write_array, write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
 from paring.errors import OutputError, ParingError
-from paring.flow.prepare import FINALISTS, Prepared
+from paring.flow.prepare import FINAL_SHARE, FINALISTS, LAST_SHARE, Prepared
 from paring.tune import Candidate
 from paring.types import Array, CorpusMetric
 
@@ -74,7 +74,7 @@ class Finals:
         paid = earlier.share if earlier else 0.0
         if earlier and (paid >= share or earlier.certificate is None):
             return earlier
-        if sum(finalist.share for finalist in self.seen) - paid + share > 1 + 1e-9:
+        if share <= 0 or sum(finalist.share for finalist in self.seen) - paid + share > 1 + 1e-9:
             return earlier
         since_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 1)
         finalist = replace(self._looked(candidate, share), elapsed_s=since_s)
@@ -82,9 +82,11 @@ class Finals:
         write_json(self._log, {"looks": [_as_json(f) for f in self.seen]})
         return finalist
 
-    def looks_left(self, share: float) -> int:
-        """How many looks at this cost are left."""
-        return int((1 - sum(finalist.share for finalist in self.seen)) / share + 1e-9)
+    @property
+    def next_share(self) -> float:
+        """What the next look may cost; 0 where none is left."""
+        left = 1 + 1e-9 - sum(finalist.share for finalist in self.seen)
+        return next((share for share in (FINAL_SHARE, LAST_SHARE) if share <= left), 0.0)
 
     def deployment(self, candidate: Candidate) -> Deployment:
         """The candidate's network in its backend."""

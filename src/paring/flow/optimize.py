@@ -68,22 +68,23 @@ def run(request: Request) -> Result:
     """Carry out a request."""
     clock = RunClock(request.time_limit_s)
     folder = RunFolder(request.out)
-    with folder.locked(), TerminalProgress(request.time_limit_s) if request.progress else nullcontext(Silent()) as told:
+    with folder.locked(), TerminalProgress(clock.left_s) if request.progress else nullcontext(Silent()) as told:
         if not request.resume:
             folder.clear()
-        told.stage("preparing")
-        prepared = prepare(request, folder, clock, told)
         try:
+            told.stage("preparing")
+            prepared = prepare(request, folder, clock, told)
             with prepared.runner() as runner:
                 hunt = Hunt(prepared, runner, told)
                 hunt.follow(Search(hunt.scene()))
             told.stage("concluding")
             return conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
         except (KeyboardInterrupt, OutputError):
-            told.note(
-                f"stopped: what had finished is saved in {request.out}; without --fresh the same command "
-                "goes on from there."
-            )
+            if folder.log.file.is_file():
+                told.note(
+                    f"stopped: what had finished is saved in {request.out}; without --fresh the same command "
+                    "goes on from there."
+                )
             raise
 
 

@@ -45,8 +45,9 @@ FINALISTS = 3
 """One certified early, so that a run that is cut short has an answer, and two at the end."""
 
 EARLY_SHARE = 0.1
-FINAL_SHARE = 0.45
-"""Of what may go wrong (1 - confidence): one early look and two final ones add up to all of it."""
+FINAL_SHARE = 0.6
+LAST_SHARE = 0.3
+"""Of what may go wrong (1 - confidence): an early look and two final ones, of which the first is the most ambitious."""
 
 LOOKS = 3
 """At the certification rows when the search is over: of the original and of two finalists."""

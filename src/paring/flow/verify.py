@@ -96,7 +96,7 @@ def _promises(
     if original is None or original.manifest.recipe_text == manifest.recipe_text:
         alone = measure_alone(best, workload, time_limit_s=min(ALONE_S, time_limit_s))
         here = Figures(alone.latency.p50_ms, artifact.size_bytes, alone.peak_memory_bytes)
-        return [not_compared(manifest.measurements, here), *limits(manifest.budget, here)]
+        return [not_compared(manifest, here), *limits(manifest.budget, here)]
     found = compare(best, deployment_of(original, backends), workload, time_limit_s=time_limit_s)
     here = Figures(found.candidate.p50_ms, artifact.size_bytes, found.candidate_peak_memory_bytes)
     before = Figures(found.original.p50_ms, original.size_bytes, found.original_peak_memory_bytes)

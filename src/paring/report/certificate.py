@@ -5,7 +5,7 @@ from __future__ import annotations
 from paring.report import units
 from paring.report.axis import Axis
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, Certified
+from paring.report.records import Answer, Certified, Look
 from paring.report.story import as_sentence
 from paring.report.units import ScoreUnit
 
@@ -30,13 +30,30 @@ def certificate_section(answer: Answer, unit: ScoreUnit) -> Markup:
     certificate = answer.certificate
     if certificate is None:
         why = "the answer is the original itself" if answer.status == "kept-original" else "no candidate came that far"
-        return el("p", {"class": "empty"}, f"Nothing was certified: {why}.")
+        return el("div", None, el("p", {"class": "empty"}, f"Nothing was certified: {why}."), *_looks(answer.looks))
     return el(
         "div",
         {"class": "certificate"},
         _line(answer, certificate, unit),
-        el("div", None, *_evidence(certificate, unit)),
+        el("div", None, *_evidence(certificate, unit), *_looks(answer.looks)),
     )
+
+
+def _looks(looks: tuple[Look, ...]) -> list[Markup]:
+    """Every finalist, those that were refused too: a certificate is worth what was risked for it."""
+    if not looks:
+        return []
+    items = [
+        el(
+            "li",
+            None,
+            el("b", None, "Certified: " if look.certified else "Not certified: "),
+            el("span", {"class": "recipe"}, look.recipe.replace(" -> ", " → ")),
+            f" on {look.backend_text}: {look.told}",
+        )
+        for look in looks
+    ]
+    return [el("h3", None, "Every look at these rows"), el("ul", {"class": "failures"}, *items)]
 
 
 def _line(answer: Answer, certificate: Certified, unit: ScoreUnit) -> Markup:

@@ -1,4 +1,4 @@
-"""The machine that measured, and the commands that repeat, check and serve the result."""
+"""The machine that measured, and the commands that repeat and check the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def commands_of(answer: Answer) -> list[str]:
     if answer.status == "infeasible":
         return ["# run the search again", search]
     check = ["# check and measure it on this or another machine", "paring verify DIR/best"]
-    return ["# run the search again", search, "", *check, "", "# serve it", "paring serve DIR/best"]
+    return ["# run the search again", search, "", *check]
 
 
 def _outcomes(answer: Answer) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+SAY_EVERY_S = 30.0
+"""Where nothing can be replaced on the screen, what is being done now is told no more often."""
 
 
 class Progress(Protocol):
@@ -49,10 +53,14 @@ class Silent:
 
 
 class TerminalProgress:
-    """One line that is kept up to date on a terminal; one line for each note where stderr is no terminal."""
+    """One line that is kept up to date on a terminal; where stderr is none, a line for each note and now and then one.
 
-    def __init__(self, time_limit_s: float) -> None:
-        self._end_s = time.monotonic() + time_limit_s
+    `time_left_s` is asked again and again: a resumed run has less than its limit.
+    """
+
+    def __init__(self, time_left_s: Callable[[], float]) -> None:
+        self._time_left_s = time_left_s
+        self._said_s = time.monotonic()
         self._console = Console(file=sys.stderr, highlight=False)
         self._stage = "starting"
         self._doing = ""
@@ -76,6 +84,9 @@ class TerminalProgress:
     def say(self, message: str) -> None:
         """What is being done now."""
         self._doing = message
+        if not self._console.is_terminal and time.monotonic() >= self._said_s + SAY_EVERY_S:
+            self._said_s = time.monotonic()
+            self.note(f"  {self._left()} left: {message}")
 
     def note(self, message: str) -> None:
         """Keep a line on the screen."""
@@ -89,7 +100,7 @@ class TerminalProgress:
             self.note(f"  best so far, after {number} trials: {best}")
 
     def _left(self) -> str:
-        seconds = max(0, round(self._end_s - time.monotonic()))
+        seconds = max(0, round(self._time_left_s()))
         return f"{seconds // 60}:{seconds % 60:02d}"
 
     def _line(self) -> Text:

@@ -140,6 +140,22 @@ class Certified:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One look at the certification rows: at what, and what it showed."""
+
+    recipe: str
+    backend_text: str
+    certified: bool
+    told: str
+
+    @classmethod
+    def of(cls, fields: Fields) -> Look:
+        """From one of the result's `finalists`."""
+        backend = fields.text("backend_text", "?")
+        return cls(fields.text("recipe_text", "?"), backend, fields.flag("certified"), fields.text("told"))
+
+
+@dataclass(frozen=True)
 class Limits:
     """The budget as it was given."""
 
@@ -180,6 +196,7 @@ class Answer:
     speedup: Interval | None
     speedup_over_source: Interval | None
     certificate: Certified | None
+    looks: tuple[Look, ...]
     coverage: tuple[Coverage, ...]
     hardware: tuple[tuple[str, str], ...]
     wall_time_s: float | None
@@ -208,6 +225,7 @@ class Answer:
             speedup=Interval.of(fields.inner("speedup")),
             speedup_over_source=Interval.of(fields.inner("speedup_over_source")),
             certificate=Certified.of(fields.inner("certificate")),
+            looks=tuple(Look.of(each) for each in fields.each("finalists")),
             coverage=tuple(_coverage(each) for each in fields.each("coverage")),
             hardware=_facts(hardware.values),
             wall_time_s=fields.number("wall_time_s"),

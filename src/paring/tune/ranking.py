@@ -30,14 +30,15 @@ class Ranking:
         return float("inf") if value is None else float(value)
 
     def likely_bound(self, trial: Trial) -> float:
-        """The certified upper bound that a drop like this one would get, by a normal approximation."""
-        if trial.drop is None:
-            return float("inf")
+        """The certified upper bound that a drop like this one would get."""
+        return float("inf") if trial.drop is None else self.bound_at(trial.drop, trial.drop_deviation or 0.0)
+
+    def bound_at(self, drop: float, deviation: float) -> float:
+        """The same from the drop and the deviation of a row's paired difference, by a normal approximation."""
         z = NormalDist().inv_cdf(self.finalist_confidence)
-        deviation = trial.drop_deviation or 0.0
         # A row that differs nowhere in selection may still differ in certification: the bound is never zero.
         floor = self.score_span * z * z / self.certification_rows
-        return float(trial.drop + z * deviation / self.certification_rows**0.5 + floor)
+        return float(drop + z * deviation / self.certification_rows**0.5 + floor)
 
     def chance(self, trial: Trial) -> float:
         """How likely its bound holds the budget, from its drop on few rows: 0.5 where `likely_bound` is the limit."""

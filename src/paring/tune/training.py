@@ -46,6 +46,7 @@ class Racer:
     start: Recipe
     cost: float
     drop: float
+    deviation: float
     epochs: int = 0
     kept_epochs: int = 0
     epoch_s: float = 0.0
@@ -54,6 +55,16 @@ class Racer:
         """The drop that so many epochs more would leave."""
         total = self.kept_epochs + epochs
         return self.drop * (self.epochs / total) ** rate if total > self.epochs else self.drop
+
+    def deviation_at(self, drop: float, span: float) -> float:
+        """What a smaller drop leaves of the deviation: each row that is won back is one less that differs.
+
+        With right-or-wrong scores the variance of a row's difference is the share of rows that differ, less the drop
+        squared; it falls with the drop at a slope of about 1 (ResNet-20 on CIFAR-10: 0.8 to 1.1).
+        """
+        variance, regained = self.deviation**2, span * max(0.0, self.drop - drop)
+        least = variance * max(0.0, drop) / self.drop if drop < self.drop else 0.0
+        return float(max(variance - regained, least) ** 0.5)
 
 
 class Training:
@@ -117,7 +128,8 @@ class Training:
             for trial in (yield [self._candidate(structure, self.tails[0])]):
                 # One that was tried alone before may have been given up on its drop: training is what mends that.
                 if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
-                    racers.append(Racer(structure, self.scene.ranking.cost(trial), trial.drop))
+                    cost, deviation = self.scene.ranking.cost(trial), trial.drop_deviation or 0.0
+                    racers.append(Racer(structure, cost, trial.drop, deviation))
         return self._worth_racing(racers)
 
     def _worth_racing(self, racers: list[Racer]) -> list[Racer]:
@@ -149,7 +161,7 @@ class Training:
                 cheapest = middle + 1
                 continue
             raced.append(done)
-            if done.after(self._affordable(1.0, done), LEARNING_RATE) <= self._allowed():
+            if self._promising(done, LEARNING_RATE):
                 mildest = middle - 1
             else:
                 cheapest = middle + 1
@@ -160,7 +172,8 @@ class Training:
         for trial in (yield [self._candidate((*racer.start, self._trainer(epochs)), self.tails[0])]):
             if trial.outcome == "measured" and trial.drop is not None:
                 epoch_s = max(MINIMUM_EPOCH_S, (trial.wall_time_s - self._untrained_s()) / epochs)
-                return replace(racer, drop=trial.drop, epochs=racer.kept_epochs + epochs, epoch_s=epoch_s)
+                deviation, total = trial.drop_deviation or 0.0, racer.kept_epochs + epochs
+                return replace(racer, drop=trial.drop, deviation=deviation, epochs=total, epoch_s=epoch_s)
         return None
 
     def _trainer(self, epochs: int) -> TrainingTechnique:
@@ -174,18 +187,17 @@ class Training:
         """
         best = self.scene.ranking.best(self.trials)
         limit = self.scene.ranking.cost(best) if best else float("inf")
-        affordable = [(r, self._affordable(1.0, r)) for r in raced if r.cost < limit]
-        pool = [(r, r.after(epochs, rate)) for r, epochs in affordable if epochs > 0]
-        promising = [racer for racer, drop in pool if drop <= self._allowed()]
+        pool = [r for r in raced if r.cost < limit and self._affordable(1.0, r) > 0]
+        promising = [r for r in pool if self._promising(r, rate)]
         if promising:
             return min(promising, key=lambda r: r.cost)
-        return min(pool, key=lambda pair: pair[1])[0] if pool else None
+        return min(pool, key=lambda r: r.after(self._affordable(1.0, r), rate), default=None)
 
-    def _allowed(self) -> float:
-        """The drop that would still be certified: bounds lie above drops by what was seen after training."""
-        trained = [t for t in self.trials if t.stage == "training" and t.drop is not None]
-        gaps = [self.scene.ranking.likely_bound(t) - (t.drop or 0.0) for t in trained]
-        return self.scene.budget.max_drop - min(gaps, default=0.0)
+    def _promising(self, racer: Racer, rate: float) -> bool:
+        """Whether all the time that is left would probably bring a certificate within the budget."""
+        ranking = self.scene.ranking
+        drop = racer.after(self._affordable(1.0, racer), rate)
+        return ranking.bound_at(drop, racer.deviation_at(drop, ranking.score_span)) <= self.scene.budget.max_drop
 
     def _untrained_s(self) -> float:
         """What a trial takes beside its training: as long as structures took that were not trained."""

@@ -129,6 +129,7 @@ class Teach(TrainingTechnique, Narrow):
     epochs: int = 1
 
     def with_epochs(self, epochs: int) -> Self:
+        assert epochs >= 1, "FineTune refuses this"
         return replace(self, epochs=epochs)
 
     @classmethod

@@ -377,17 +377,39 @@ def test_batches_ahead_come_in_order_and_the_thread_ends() -> None:
     assert_no_thread_left()
 
 
-def test_data_that_keeps_us_waiting_does_not_hold_the_deadline_up() -> None:
+def test_slow_data_is_drawn_ahead_and_does_not_hold_the_deadline_up() -> None:
     woken = threading.Event()
 
     class Stuck(Unsized):
         def __iter__(self) -> Iterator[Batch]:
             yield self.data[0]
+            time.sleep(0.3)
+            yield self.data[1]
             woken.wait(60)
 
         def __len__(self) -> int:
             return 100
 
     job = replace(job_of(), deadline_s=time.monotonic() + 1.0)
-    assert fit_(linear(), Stuck(line_data()), squared, EASY, job).steps == 1
+    assert fit_(linear(), Stuck(line_data()), squared, EASY, job).steps == 2
     woken.set()
+
+
+def test_data_that_is_at_hand_is_drawn_without_a_thread() -> None:
+    seen: set[str] = set()
+
+    class Watched(Unsized):
+        def __iter__(self) -> Iterator[Batch]:
+            for batch in self.data:
+                seen.add(threading.current_thread().name)
+                yield batch
+
+        def __len__(self) -> int:
+            return len(self.data)
+
+    def slow(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return squared(model, inputs, targets)
+
+    fit_(linear(), Watched(line_data(12)), slow, EASY, job_of())
+    assert seen == {threading.current_thread().name}

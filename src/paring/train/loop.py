@@ -22,7 +22,7 @@ from paring.train.guard import Guard
 from paring.train.mode import train_mode_
 from paring.train.optimizer import make_optimizer, set_learning_rate_
 from paring.train.precision import device_of, has_bf16, is_convolutional, placed, with_layout_
-from paring.train.prefetch import Drawn, epochs_of, prefetched
+from paring.train.prefetch import Drawn, drawn_in_time, epochs_of
 from paring.train.progress import Progress
 from paring.train.schedule import Pace, one_cycle
 from paring.train.settings import Training
@@ -124,7 +124,7 @@ class _Run:
         if self._rehearse(first):
             # Data and network share one random generator: with a thread, chance would say who draws first.
             return chain([first], usable)
-        return chain([first], prefetched(usable, self._expired))
+        return chain([first], drawn_in_time(usable, self._expired))
 
     def _rehearse(self, drawn: Drawn) -> bool:
         """One step on a copy: falls back to float32 where bfloat16 fails; True where the network draws at random."""

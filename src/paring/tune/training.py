@@ -31,14 +31,14 @@ MINIMUM_EPOCH_S = 0.01
 FIRST_LONG_SHARE = 0.8
 LEAST_GAIN = 0.95
 """A structure is raced only if it costs at most this share of the best recipe without training."""
-LEARNING_RATE = 0.65
+CURVE_RATE = 0.65
 """The rate of the learning curve until the first long run tells: 0.68 with ResNet-20 on CIFAR-10, 2 to 24 epochs."""
 SLOWEST_LEARNING, FASTEST_LEARNING = 0.2, 1.5
 
 
 @dataclass(frozen=True)
 class Racer:
-    """A structure with what is known of it: its cost untrained, and its drop after so many epochs (0: untrained).
+    """A structure with what is known of it: its cost, and its drop after so many epochs (0: untrained).
 
     A long training starts from `start`: the structure, or what a long training has made of it, in `kept_epochs`.
     """
@@ -87,13 +87,14 @@ class Training:
             return
         racers = yield from self._probe()
         raced = yield from self._race(racers)
-        rate = LEARNING_RATE
+        rate = CURVE_RATE
         for share in (FIRST_LONG_SHARE, 1.0):
             chosen = self._choose(raced, rate)
             if chosen is None:
                 return
             raced.remove(chosen)
-            trained = yield from self._train(chosen, self._affordable(share, chosen))
+            epochs = max(self._worthwhile(chosen), self._affordable(share, chosen))
+            trained = yield from self._train(chosen, epochs)
             if trained is not None:
                 raced.append(trained)
                 rate = _learnt_rate(chosen, trained) or rate
@@ -161,7 +162,7 @@ class Training:
                 cheapest = middle + 1
                 continue
             raced.append(done)
-            if self._promising(done, LEARNING_RATE):
+            if self._promising(done, CURVE_RATE):
                 mildest = middle - 1
             else:
                 cheapest = middle + 1
@@ -173,7 +174,8 @@ class Training:
             if trial.outcome == "measured" and trial.drop is not None:
                 epoch_s = max(MINIMUM_EPOCH_S, (trial.wall_time_s - self._untrained_s()) / epochs)
                 deviation, total = trial.drop_deviation or 0.0, racer.kept_epochs + epochs
-                return replace(racer, drop=trial.drop, deviation=deviation, epochs=total, epoch_s=epoch_s)
+                cost = self.scene.ranking.cost(trial)
+                return replace(racer, cost=cost, drop=trial.drop, deviation=deviation, epochs=total, epoch_s=epoch_s)
         return None
 
     def _trainer(self, epochs: int) -> TrainingTechnique:
@@ -187,11 +189,16 @@ class Training:
         """
         best = self.scene.ranking.best(self.trials)
         limit = self.scene.ranking.cost(best) if best else float("inf")
-        pool = [r for r in raced if r.cost < limit and self._affordable(1.0, r) > 0]
+        pool = [r for r in raced if r.cost < limit and self._affordable(1.0, r) >= self._worthwhile(r)]
         promising = [r for r in pool if self._promising(r, rate)]
         if promising:
             return min(promising, key=lambda r: r.cost)
         return min(pool, key=lambda r: r.after(self._affordable(1.0, r), rate), default=None)
+
+    @staticmethod
+    def _worthwhile(racer: Racer) -> int:
+        """The fewest epochs that would come to more than it was raced for."""
+        return max(1, racer.epochs - racer.kept_epochs + 1)
 
     def _promising(self, racer: Racer, rate: float) -> bool:
         """Whether all the time that is left would probably bring a certificate within the budget."""

@@ -46,44 +46,63 @@ class Truth:
 
 def test_the_fastest_at_length_comes_first_and_the_others_keep_their_order() -> None:
     ranked = trials(1.0, 1.02, 1.05)
-    order = played_off(ranked, quick_cost, Truth(3.0, 1.0, 2.0).duel, 100.0)
+    order = played_off(ranked, quick_cost, Truth(3.0, 1.0, 2.0).duel, lambda: 100.0)
     assert [trial.number for trial in order] == [1, 0, 2]
 
 
 def test_each_contender_meets_the_champion_so_far() -> None:
     truth = Truth(3.0, 2.0, 1.0)
-    played_off(trials(1.0, 1.02, 1.05), quick_cost, truth.duel, 100.0)
+    played_off(trials(1.0, 1.02, 1.05), quick_cost, truth.duel, lambda: 100.0)
     assert truth.met == [(1, 0), (2, 1)]
 
 
 def test_only_those_that_are_close_and_not_too_many_meet() -> None:
     truth = Truth(*[1.0] * 20)
-    played_off(trials(1.0, CLOSE + 0.01), quick_cost, truth.duel, 100.0)
+    played_off(trials(1.0, CLOSE + 0.01), quick_cost, truth.duel, lambda: 100.0)
     assert truth.met == []
-    played_off(trials(*[1.0] * 20), quick_cost, truth.duel, 100.0)
+    played_off(trials(*[1.0] * 20), quick_cost, truth.duel, lambda: 100.0)
     assert len(truth.met) == MOST_CONTENDERS - 1
 
 
 def test_its_duels_take_no_more_than_a_share_of_the_time() -> None:
     truth = Truth(*[1.0] * 4)
-    played_off(trials(*[1.0] * 4), quick_cost, truth.duel, 100.0)
+    played_off(trials(*[1.0] * 4), quick_cost, truth.duel, lambda: 100.0)
     assert 0 < min(truth.limits_s) <= max(truth.limits_s) <= 35
-    assert played_off(trials(1.0, 1.0), quick_cost, truth.duel, 0.0)[0].number == 0
+    assert played_off(trials(1.0, 1.0), quick_cost, truth.duel, lambda: 0.0)[0].number == 0
     assert len(truth.met) == 3
 
 
 def test_who_can_not_be_measured_loses() -> None:
-    order = played_off(trials(1.0, 1.01), quick_cost, Truth(2.0, 1.0, fault=BackendError("it died")).duel, 100.0)
+    order = played_off(
+        trials(1.0, 1.01), quick_cost, Truth(2.0, 1.0, fault=BackendError("it died")).duel, lambda: 100.0
+    )
     assert [trial.number for trial in order] == [0, 1]
+
+
+def test_a_champion_that_can_not_be_measured_is_not_kept() -> None:
+    class First(Truth):
+        def duel(self, challenger: Trial, champion: Trial, time_limit_s: float) -> Comparison:
+            self.fault = BackendError("it died") if champion.number == 0 else None
+            return super().duel(challenger, champion, time_limit_s)
+
+    order = played_off(trials(1.0, 1.01, 1.02, 1.03), quick_cost, First(1.0, 2.0, 2.0, 1.0).duel, lambda: 100.0)
+    assert [trial.number for trial in order] == [3, 0, 1, 2]
+
+
+def test_who_was_looked_at_when_the_run_came_this_far_before_stays_the_winner() -> None:
+    truth = Truth(1.0, 2.0)
+    order = played_off(trials(1.0, 1.01), quick_cost, truth.duel, lambda: 100.0, looked_at={"1"})
+    assert [trial.number for trial in order] == [1, 0]
+    assert truth.met == []
 
 
 def test_a_disk_that_refuses_is_no_verdict() -> None:
     with pytest.raises(OutputError):
-        played_off(trials(1.0, 1.01), quick_cost, Truth(1.0, 1.0, fault=OutputError("full")).duel, 100.0)
+        played_off(trials(1.0, 1.01), quick_cost, Truth(1.0, 1.0, fault=OutputError("full")).duel, lambda: 100.0)
 
 
 def test_nobody_plays_alone() -> None:
     truth = Truth(1.0)
-    assert played_off([], quick_cost, truth.duel, 100.0) == []
-    assert played_off(trials(1.0), quick_cost, truth.duel, 100.0) == trials(1.0)
+    assert played_off([], quick_cost, truth.duel, lambda: 100.0) == []
+    assert played_off(trials(1.0), quick_cost, truth.duel, lambda: 100.0) == trials(1.0)
     assert truth.met == []

@@ -35,7 +35,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of runs; comparisons at length take all the time that they are given."""
     clock = Clock()
-    for module in ("paring.flow.clock", "paring.flow.conclusion", "paring.data.job"):
+    for module in ("paring.flow.clock", "paring.data.job"):
         monkeypatch.setattr(f"{module}.time", clock)
 
     def compare(*_: Any, time_limit_s: float, **__: Any) -> Comparison:

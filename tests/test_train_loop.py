@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from paring.data.job import Job
-from paring.errors import TaskError, TechniqueError
+from paring.errors import TaskError, TechniqueError, TimeUpError
 from paring.train.loop import Trained, fit_
 from paring.train.precision import has_bf16
 from paring.train.prefetch import epochs_of, prefetched
@@ -163,7 +163,7 @@ def test_an_epoch_shorter_than_announced_is_noticed(monkeypatch: pytest.MonkeyPa
 def test_a_deadline_that_is_over_leaves_nothing_to_return() -> None:
     clock = Clock()
     job = replace(job_of(), deadline_s=clock.time_s - 1)
-    with pytest.raises(TechniqueError, match="no training step fits before the deadline"):
+    with pytest.raises(TimeUpError, match="no training step fits before the deadline"):
         fit_(linear(), line_data(), squared, EASY, job, now=clock)
 
 

@@ -18,8 +18,8 @@ GRACE_SHARE = 0.5
 class RunClock:
     """How much of the time limit is spent. A resumed run goes on where the earlier one ended.
 
-    Decisions see the time as it stood when the last trial ended, which each trial records: so a resumed run, which
-    replays those trials, decides as the first one did.
+    Decisions see the time as it stood when the last trial ended, and what the search was allowed then; each trial
+    records both: so a resumed run, which replays those trials, decides as the first one did, even with more time.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -27,6 +27,7 @@ class RunClock:
         self._start_s = time.monotonic()
         self._spent_before_s = 0.0
         self._decided_s = 0.0
+        self._decided_limit_s: float | None = None
         self._looks_s = 0.0
 
     def resume(self, spent_s: float) -> None:
@@ -70,10 +71,15 @@ class RunClock:
         """Seconds until the run has to end."""
         return self.limit_s - self.spent_s
 
-    def trial_ended(self, elapsed_s: float) -> None:
-        """A trial ended, now or in the run that is being resumed, when so much was spent."""
-        self._decided_s = elapsed_s
+    def trial_ended(self, elapsed_s: float, search_limit_s: float | None = None) -> None:
+        """A trial ended when so much was spent; `search_limit_s` is what was allowed, for one that is replayed."""
+        self._decided_s, self._decided_limit_s = elapsed_s, search_limit_s
 
     def search_left_s(self) -> float:
         """What the search has left to decide on."""
-        return self.search_limit_s - self._decided_s
+        limit_s = self.search_limit_s if self._decided_limit_s is None else self._decided_limit_s
+        return limit_s - self._decided_s
+
+    def conclusion_left_s(self) -> float:
+        """Seconds until the run has to end, without those that the looks will take."""
+        return self.left_s() - self._looks_s

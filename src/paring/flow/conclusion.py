@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from paring.errors import (
 from paring.flow.answer import Findings, point_json, result_json, with_latency
 from paring.flow.finalists import Finalist, Finals
 from paring.flow.playoff import played_off
-from paring.flow.prepare import FINAL_SHARE, Prepared
+from paring.flow.prepare import EARLY_SHARE, FINAL_SHARE, Prepared
 from paring.flow.result import Result
 from paring.flow.workload import golden_outputs
 from paring.measure.compare import Comparison, compare
@@ -48,9 +47,6 @@ COMPARISON_SHARE = 0.4
 
 SOURCE_SHARE = 0.25
 RIVALS = 3
-LEAST_CHANCE = 0.25
-"""A look is worth its price for what will be certified with this probability; the last look wants an even chance."""
-
 NEARLY = 0.95
 """Originals this close to the fastest one are compared with as well: a quick comparison can't tell them apart."""
 
@@ -90,11 +86,12 @@ class Ending:
                 "allow more time."
             )
         self.originals = sorted(timed, key=lambda t: -(t.speedup.ratio if t.speedup else 0.0))
+        self.rivals = [t for t in self.originals if not ranking.misses(t)] or self.originals
 
     @property
     def original(self) -> Trial:
         """The original on its fastest backend, of those that hold the budget's limits where any does."""
-        return next((t for t in self.originals if not self.ranking.misses(t)), self.originals[0])
+        return self.rivals[0]
 
     def winner(self) -> tuple[Winner | None, str]:
         """What to return instead of the original; None with the reason where nothing is both certified and better."""
@@ -129,7 +126,7 @@ class Ending:
         """Looks at the best candidates until one is certified or no look is left; then those looked at before."""
         usual = float("inf") if self.ranking.misses(self.original) else self._usual_cost()
         trials = {t.key: t for t in self.trials if t.key in self.candidates}
-        pool = [t for t in trials.values() if t.recipe and self._hopeful(t) and self.ranking.cost(t) < usual]
+        pool = [t for t in trials.values() if t.recipe and self.ranking.hopeful(t) and self.ranking.cost(t) < usual]
         looks: dict[str, Finalist] = {}
         failed = float("inf")
         for trial in self._ranked(pool):
@@ -137,7 +134,10 @@ class Ending:
             if share < FINAL_SHARE and not self.ranking.feasible(trial):
                 continue
             if self.ranking.likely_bound(trial) < failed:
-                finalist = self.finals.look(self.candidates[trial.key], share)
+                try:
+                    finalist = self.finals.look(self.candidates[trial.key], share)
+                except TimeUpError:
+                    break
                 if finalist is not None:
                     looks[trial.key] = finalist
                     failed = self.ranking.likely_bound(trial)
@@ -151,23 +151,20 @@ class Ending:
         ranked = sorted(pool, key=self.ranking.cost)
         if self.prepared.request.budget.objective not in ("latency", "throughput"):
             return ranked
-        return played_off(ranked, self.ranking.cost, self._met, self.prepared.clock.deadline_s - time.monotonic())
+        looked_at = {finalist.key for finalist in self.finals.seen if finalist.share > EARLY_SHARE}
+        return played_off(ranked, self.ranking.cost, self._met, self.prepared.clock.conclusion_left_s, looked_at)
 
     def _met(self, challenger: Trial, champion: Trial, time_limit_s: float) -> Comparison:
         return self.compared(self.deployment(challenger), self.deployment(champion), time_limit_s)
 
-    def _hopeful(self, trial: Trial) -> bool:
-        measured = trial.outcome == "measured" and not self.ranking.misses(trial)
-        return measured and self.ranking.chance(trial) >= LEAST_CHANCE
-
     def _usual_cost(self) -> float:
         """What the objective costs with the best original."""
-        return min(self.ranking.cost(t) for t in self.originals)
+        return min(self.ranking.cost(t) for t in self.rivals)
 
     def _duel(self, trial: Trial, certificate: Certificate) -> Winner:
         """Measured at length against each original that may be the fastest; the least favourable one counts."""
         best = self.original.speedup
-        near = [t for t in self.originals if t.speedup and best and t.speedup.ratio >= NEARLY * best.ratio][:RIVALS]
+        near = [t for t in self.rivals if t.speedup and best and t.speedup.ratio >= NEARLY * best.ratio][:RIVALS]
         deployment = self.deployment(trial)
         limit_s = self._share_of_time(COMPARISON_SHARE / len(near))
         found = [(self.compared(deployment, self.deployment(t), limit_s), t) for t in near]
@@ -193,6 +190,8 @@ class Ending:
             better = comparison.faster
         else:
             better = comparison.not_slower
+        if better and self.ranking.cost(trial) >= self.ranking.cost(winner.original):
+            return f"{named} needed no less {self.prepared.request.budget.objective} than the original at length"
         if better:
             return ""
         return (
@@ -220,7 +219,7 @@ class Ending:
             return None  # It is a figure beside the answer: without it the answer stands.
 
     def _share_of_time(self, share: float) -> float:
-        return share * (self.prepared.clock.deadline_s - time.monotonic())
+        return share * self.prepared.clock.left_s()
 
     def compared(self, candidate: Deployment, original: Deployment, time_limit_s: float) -> Comparison:
         """Both in turn, processes started anew until the interval is narrow or the time is spent."""

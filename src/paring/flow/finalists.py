@@ -14,7 +14,7 @@ import numpy as np
 from paring.artifact.files import read_json, write_array, write_json
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.certify import Certificate, certify, certify_corpus
-from paring.errors import OutputError, ParingError
+from paring.errors import OutputError, ParingError, TimeUpError
 from paring.flow.prepare import FINAL_SHARE, FINALISTS, LAST_SHARE, Prepared
 from paring.tune import Candidate
 from paring.types import Array, CorpusMetric
@@ -96,8 +96,8 @@ class Finals:
         original = self._scores("original", self._prepared.original)
         try:
             scores = self._scores(candidate.key, self.deployment(candidate))
-        except OutputError:
-            raise  # A disk that refuses is no verdict on the candidate.
+        except (OutputError, TimeUpError):
+            raise  # Neither is a verdict on the candidate.
         except ParingError as error:  # A network that fails on these rows is no finalist, and the run goes on.
             return Finalist(candidate.key, share, None, str(error), certified=False)
         certificate = self._certificate(original, scores, share)

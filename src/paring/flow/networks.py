@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from paring.backends.runner import write_graph
 from paring.backends.torch_archive import write_archive
 from paring.data.batches import sample
 from paring.data.job import Job
-from paring.errors import TechniqueError
+from paring.errors import ParingError, TechniqueError, in_words
 from paring.flow.weights import save_weights, with_weights
 from paring.graph.export import export_onnx, export_program, quiet_exporter
 from paring.measure.size import network_files
@@ -127,8 +128,13 @@ class Networks:
             assert isinstance(technique, ModuleTechnique)
             # A killed run, or many trials since: what was trained once is not trained again to go on from it.
             trained = with_weights(model, self._module_folder(recipe) / WEIGHTS)
-            after = technique.apply(model, self.job) if trained is None else trained
-            made = _changed(technique, technique.coverage(model, after, self.job))
+            if trained is None:
+                begin_s = time.monotonic()
+                after = _applied(technique, model, self.job)
+                made = _changed(technique, technique.coverage(model, after, self.job))
+                made["apply_s"] = round(time.monotonic() - begin_s, 3)
+            else:
+                after, made = trained, _read_coverage(self._module_folder(recipe))[-1]
             self._recent[key] = after, [*coverage, made]
             while len(self._recent) > RECENT_MODULES:
                 self._recent.popitem(last=False)
@@ -139,7 +145,7 @@ class Networks:
         coverage = []
         for technique in recipe:
             assert isinstance(technique, GraphTechnique)
-            after = technique.apply(graph, self.job)
+            after = _applied(technique, graph, self.job)
             coverage.append(_changed(technique, technique.coverage(graph, after, self.job)))
             graph = after
         return graph, coverage
@@ -155,6 +161,16 @@ class Networks:
                     f"{technique.name} changes the module and stands behind {seen_graph}, which changes the graph: "
                     "put techniques of modules first."
                 )
+
+
+def _applied(technique: Any, before: Any, job: Job) -> Any:
+    """What the technique makes. It may be anybody's code: what it raises is a TechniqueError, but for the disk's."""
+    try:
+        return technique.apply(before, job)
+    except (ParingError, OSError):
+        raise
+    except Exception as error:
+        raise TechniqueError(f"{technique} failed: {in_words(error)}.") from error
 
 
 def _changed(technique: Technique, coverage: Coverage) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
 from paring.flow.finalists import Finals
 from paring.flow.folder import RunFolder
+from paring.flow.playoff import MOST_CONTENDERS
 from paring.flow.prepare import EARLY_SHARE, Prepared, prepare
 from paring.flow.request import Executor, Request
 from paring.flow.result import Result
@@ -100,6 +101,7 @@ class Hunt:
         self.candidates: dict[str, Candidate] = {}
         self.trials: list[Trial] = []
         self.known = {trial.key: trial for trial in prepared.finished}
+        self.replayed = set(self.known)
         self.ranking = prepared.ranking()
 
     def scene(self) -> Scene:
@@ -141,10 +143,12 @@ class Hunt:
         done: list[Trial] = []
         for trial in self.prepared.request.executor(self._tried(numbers), asked):
             if trial.key not in self.known:
-                trial = replace(trial, elapsed_s=round(self.clock.spent_s, 3))
+                limit_s = self.clock.search_limit_s
+                trial = replace(trial, elapsed_s=round(self.clock.spent_s, 3), search_limit_s=limit_s)
                 self.prepared.folder.append(trial)
                 self.known[trial.key] = trial
-            self.clock.trial_ended(trial.elapsed_s)
+            self.replayed.discard(trial.key)
+            self.clock.trial_ended(trial.elapsed_s, trial.search_limit_s if self.replayed else None)
             done.append(trial)
             self.trials.append(trial)
             self.told.trial(len(self.trials), self._best_in_words())
@@ -176,8 +180,10 @@ class Hunt:
             self.told.note(f"  {finalist.verdict}: {best.recipe_text} on {best.backend_text}: {finalist.told}")
 
     def _forget_the_beaten(self) -> None:
-        """Keep the networks of the frontier and of finalists; the others can be built again."""
-        kept = {trial.key for trial in self.ranking.frontier(self.trials)} | {f.key for f in self.finals.seen}
+        """Keep the networks of the frontier, of finalists and of who may become one; others can be built again."""
+        hopeful = sorted((t for t in self.trials if t.recipe and self.ranking.hopeful(t)), key=self.ranking.cost)
+        near = [*self.ranking.frontier(self.trials), *hopeful[:MOST_CONTENDERS]]
+        kept = {trial.key for trial in near} | {f.key for f in self.finals.seen}
         self.prepared.networks.forget(
             self.candidates.values(), [candidate for key, candidate in self.candidates.items() if key in kept]
         )

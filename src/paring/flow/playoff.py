@@ -5,10 +5,9 @@ Where the search had time to spare, this is where it pays: the fastest of severa
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from paring.errors import OutputError, ParingError
+from paring.errors import OutputError, ParingError, TimeUpError
 from paring.measure.compare import Comparison
 from paring.tune import Trial
 
@@ -23,26 +22,42 @@ Duel = Callable[[Trial, Trial, float], Comparison]
 """(challenger, champion, time limit in seconds) -> the challenger's speed-up over the champion."""
 
 
-def played_off(ranked: Sequence[Trial], cost: Callable[[Trial], float], duel: Duel, time_left_s: float) -> list[Trial]:
+def played_off(
+    ranked: Sequence[Trial],
+    cost: Callable[[Trial], float],
+    duel: Duel,
+    time_left_s: Callable[[], float],
+    looked_at: Collection[str] = (),
+) -> list[Trial]:
     """The same trials with the winner of the contenders first; `ranked` has the least cost first.
 
-    Each contender meets the champion so far. One that can't be measured loses.
+    Each contender meets the champion so far. One of `looked_at` was the winner when the run came this far before: it
+    stays the winner, since another look would be paid for with confidence.
     """
     contenders = [trial for trial in ranked if cost(trial) <= CLOSE * cost(ranked[0])][:MOST_CONTENDERS]
     if len(contenders) < 2:
         return list(ranked)
-    end_s = time.monotonic() + PLAYOFF_SHARE * time_left_s
-    champion = contenders[0]
+    champion = next((trial for trial in contenders if trial.key in looked_at), None)
+    champion = champion or _champion(contenders, duel, time_left_s)
+    return [champion, *(trial for trial in ranked if trial is not champion)]
+
+
+def _champion(contenders: Sequence[Trial], duel: Duel, time_left_s: Callable[[], float]) -> Trial:
+    """Who is left of them all. Where two duels fail in a row, it is the champion that can't be measured."""
+    until_s = (1 - PLAYOFF_SHARE) * time_left_s()
+    champion, failed = contenders[0], False
     for number, challenger in enumerate(contenders[1:], start=1):
-        left_s = end_s - time.monotonic()
+        left_s = time_left_s() - until_s
         if left_s <= 0:
             break
         try:
-            found = duel(challenger, champion, left_s / (len(contenders) - number))
-        except OutputError:
-            raise  # A disk that refuses is no verdict on the challenger.
+            faster = duel(challenger, champion, left_s / (len(contenders) - number)).ratio > 1
+        except (OutputError, TimeUpError):
+            raise  # Neither is a verdict on who met.
         except ParingError:
-            continue
-        if found.ratio > 1:
+            faster, failed = failed, not failed
+        else:
+            failed = False
+        if faster:
             champion = challenger
-    return [champion, *(trial for trial in ranked if trial is not champion)]
+    return champion

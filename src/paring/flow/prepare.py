@@ -157,7 +157,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         folder=folder,
         clock=clock,
         job=job,
-        networks=replace(networks, job=replace(job, deadline_s=clock.deadline_s)),
+        networks=replace(networks, job=replace(job, deadline_s=clock.deadline_s, grace_s=0.0)),
         splits=splits,
         probes=probes,
         finished=finished,

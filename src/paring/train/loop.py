@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from paring.data.batches import rows_in, tensors_of
 from paring.data.job import Job
-from paring.errors import ParingError, TaskError, TechniqueError
+from paring.errors import ParingError, TaskError, TimeUpError
 from paring.train.guard import Guard
 from paring.train.mode import train_mode_
 from paring.train.optimizer import make_optimizer, set_learning_rate_
@@ -55,7 +55,7 @@ def fit_(
 
     The network ends in eval mode. The same seed gives the same weights, unless the deadline cuts in. Raises TaskError
     where the data or the loss is at fault; TechniqueError where the training diverges twice (the network then has its
-    last good weights) or where no step fits before the deadline.
+    last good weights); TimeUpError where no step fits before the deadline.
     """
     with _threads(job.threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
@@ -198,7 +198,7 @@ class _Run:
 
     def _check_end(self) -> None:
         if not self.trained.steps:
-            raise TechniqueError("no training step fits before the deadline: give more time.")
+            raise TimeUpError("no training step fits before the deadline: give more time.")
         if not self.guard.is_finite():
             self.guard.restore_()
 

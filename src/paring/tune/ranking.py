@@ -9,6 +9,9 @@ from statistics import NormalDist
 from paring.tune.trial import Trial
 from paring.types import Budget
 
+LEAST_CHANCE = 0.25
+"""A look is worth its price for what will be certified with this probability; the last look wants an even chance."""
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -45,6 +48,10 @@ class Ranking:
         margin = self.budget.max_drop - self.likely_bound(trial)
         spread = (trial.drop_deviation or 0.0) * (1 / max(1, trial.rows) + 1 / self.certification_rows) ** 0.5
         return NormalDist().cdf(margin / spread) if spread else float(margin >= 0)
+
+    def hopeful(self, trial: Trial) -> bool:
+        """Whether the trial holds every other limit and has a fair chance of a certificate."""
+        return trial.outcome == "measured" and not self.misses(trial) and self.chance(trial) >= LEAST_CHANCE
 
     def misses(self, trial: Trial) -> list[str]:
         """The limits of the budget that the trial breaks, in words; empty where it holds all that was measured."""

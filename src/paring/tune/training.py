@@ -172,11 +172,16 @@ class Training:
         """Train one for so many epochs; None where that failed."""
         for trial in (yield [self._candidate((*racer.start, self._trainer(epochs)), self.tails[0])]):
             if trial.outcome == "measured" and trial.drop is not None:
-                epoch_s = max(MINIMUM_EPOCH_S, (trial.wall_time_s - self._untrained_s()) / epochs)
+                epoch_s = max(MINIMUM_EPOCH_S, self._training_s(trial, len(racer.start)) / epochs)
                 deviation, total = trial.drop_deviation or 0.0, racer.kept_epochs + epochs
                 cost = self.scene.ranking.cost(trial)
                 return replace(racer, cost=cost, drop=trial.drop, deviation=deviation, epochs=total, epoch_s=epoch_s)
         return None
+
+    def _training_s(self, trial: Trial, at: int) -> float:
+        """What the training took that stands there in the recipe: a killed run has kept it, and the trial was short."""
+        told = trial.coverage[at].get("apply_s") if at < len(trial.coverage) else None
+        return trial.wall_time_s - self._untrained_s() if told is None else float(told)
 
     def _trainer(self, epochs: int) -> TrainingTechnique:
         assert self.trainer is not None

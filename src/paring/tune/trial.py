@@ -25,7 +25,8 @@ class Trial:
     """What came of a candidate. `drop` is measured on the first `rows` rows of the selection split.
 
     `drop_deviation` is the standard deviation over rows of the paired difference; `speedup` is over the original on
-    the backend that `reference` names; `elapsed_s` is what the run had spent when the trial ended.
+    the backend that `reference` names; `elapsed_s` is what the run had spent when the trial ended, and
+    `search_limit_s` what its search was allowed.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Trial:
     coverage: list[dict[str, Any]] = field(default_factory=list)
     wall_time_s: float = 0.0
     elapsed_s: float = 0.0
+    search_limit_s: float = 0.0
     frontier: bool = False
 
     @classmethod

@@ -144,6 +144,8 @@ class World:
     scene: Scene
     clock_s: float
     asked: list[Candidate]
+    luck: float = 1.0
+    """By so much the quick figures without training are too good."""
 
     def measure(self, candidate: Candidate, number: int) -> Trial:
         ratio, drop, spent_s = 1.0, 0.0, 1.0
@@ -165,6 +167,7 @@ class World:
                 case Int(bits=bits) if technique.role != "before":
                     ratio, drop = ratio * 16 / bits, drop + {8: 0.001, 7: 0.002, 6: 0.02, 5: 0.03, 4: 0.3}[bits]
         self.clock_s -= spent_s
+        ratio *= self.luck if candidate.stage == "post-training" else 1.0
         trial = Trial.of(candidate, number, "measured")
         return replace(
             trial,
@@ -405,3 +408,10 @@ def test_the_chance_of_a_certificate_falls_with_the_drop_and_grows_with_the_rows
     short = replace(trial, drop=0.008, rows=100)
     assert ranking.chance(short) < ranking.chance(replace(short, rows=100_000))
     assert ranking.chance(replace(trial, drop_deviation=0.0)) == 1.0
+
+
+def test_a_lucky_figure_without_training_does_not_end_the_stage_with_training() -> None:
+    there = world(techniques=(Int(8), Narrow(0.5), Teach), time_s=200.0)
+    there.luck = 1.5
+    explore(there)
+    assert any(t.epochs > 10 for c in there.asked for t in c.recipe if isinstance(t, Teach))

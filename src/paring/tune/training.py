@@ -31,6 +31,9 @@ MINIMUM_EPOCH_S = 0.01
 FIRST_LONG_SHARE = 0.8
 LEAST_GAIN = 0.95
 """A structure is raced only if it costs at most this share of the best recipe without training."""
+
+LUCK = 1.2
+"""By so much the best of many quick figures may be too good: a lucky one must not end the stage."""
 CURVE_RATE = 0.65
 """The rate of the learning curve until the first long run tells: 0.68 with ResNet-20 on CIFAR-10, 2 to 24 epochs."""
 SLOWEST_LEARNING, FASTEST_LEARNING = 0.2, 1.5
@@ -136,7 +139,7 @@ class Training:
     def _worth_racing(self, racers: list[Racer]) -> list[Racer]:
         """Those that gain enough and that no other one beats in both cost and harm, the cheapest first."""
         best = self.scene.ranking.best(self.trials)
-        limit = LEAST_GAIN * self.scene.ranking.cost(best) if best else float("inf")
+        limit = LUCK * LEAST_GAIN * self.scene.ranking.cost(best) if best else float("inf")
         kept: list[Racer] = []
         for racer in sorted(racers, key=lambda r: (r.cost, r.drop)):
             if racer.cost <= limit and (not kept or racer.drop < kept[-1].drop):
@@ -190,15 +193,23 @@ class Training:
     def _choose(self, raced: list[Racer], rate: float) -> Racer | None:
         """The cheapest whose drop will probably be certified if it gets all the time left; else the least lossy.
 
-        Only what is cheaper than the best so far is worth a long training.
+        Only what may be cheaper than the best without training, and is cheaper than the best with it, is worth that.
         """
-        best = self.scene.ranking.best(self.trials)
-        limit = self.scene.ranking.cost(best) if best else float("inf")
+        best, trained = (self.scene.ranking.best(pool) for pool in (self.trials, self._trained()))
+        limit = min(
+            LUCK * self.scene.ranking.cost(best) if best else float("inf"),
+            self.scene.ranking.cost(trained) if trained else float("inf"),
+        )
         pool = [r for r in raced if r.cost < limit and self._affordable(1.0, r) >= self._worthwhile(r)]
         promising = [r for r in pool if self._promising(r, rate)]
         if promising:
             return min(promising, key=lambda r: r.cost)
         return min(pool, key=lambda r: r.after(self._affordable(1.0, r), rate), default=None)
+
+    def _trained(self) -> list[Trial]:
+        """Trials of recipes with a training."""
+        assert self.trainer is not None
+        return [t for t in self.trials if any(step["technique"] == self.trainer.name for step in t.recipe)]
 
     @staticmethod
     def _worthwhile(racer: Racer) -> int:
@@ -213,12 +224,8 @@ class Training:
 
     def _untrained_s(self) -> float:
         """What a trial takes beside its training: as long as structures took that were not trained."""
-        assert self.trainer is not None
-        walls = [
-            trial.wall_time_s
-            for trial in self.trials
-            if trial.stage == "training" and all(t["technique"] != self.trainer.name for t in trial.recipe)
-        ]
+        trained = {trial.key for trial in self._trained()}
+        walls = [t.wall_time_s for t in self.trials if t.stage == "training" and t.key not in trained]
         return median(walls) if walls else 0.0
 
     def _train(self, racer: Racer, epochs: int) -> Steps[Racer | None]:

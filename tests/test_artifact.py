@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from paring.artifact import Artifact, Manifest
-from paring.artifact.files import replacing_folder, write_text
-from paring.errors import ArtifactError, OutputError
+from paring.artifact.files import replacing_folder
+from paring.errors import ArtifactError
 from paring.types import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -39,37 +39,9 @@ def test_what_is_written_is_read_back(artifact: Artifact) -> None:
     assert again.size_bytes == 700
 
 
-@pytest.mark.parametrize("file", ["network.onnx", "golden.npz"])
-def test_a_changed_byte_is_named(artifact: Artifact, file: str) -> None:
-    whole = bytearray((artifact.path / file).read_bytes())
-    whole[len(whole) // 2] ^= 1
-    (artifact.path / file).write_bytes(bytes(whole))
-    with pytest.raises(ArtifactError, match=file):
-        Artifact.open(artifact.path)
-
-
-def test_a_truncated_file_is_named(artifact: Artifact) -> None:
-    (artifact.path / "network.onnx").write_bytes(b"weights")
-    with pytest.raises(ArtifactError, match=r"network\.onnx is damaged"):
-        Artifact.open(artifact.path)
-
-
-def test_a_missing_file_is_named(artifact: Artifact) -> None:
-    (artifact.path / "golden.npz").unlink()
-    with pytest.raises(ArtifactError, match=r"golden\.npz is missing"):
-        Artifact.open(artifact.path)
-
-
-def test_a_file_that_is_not_listed_is_refused(artifact: Artifact) -> None:
-    (artifact.path / "extra.bin").write_bytes(b"?")
-    with pytest.raises(ArtifactError, match=r"extra\.bin"):
-        Artifact.open(artifact.path)
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format_version": 99}, "format version 99"),
         ({"format_version": None}, "format version None"),
         ({"surprise": 1}, "surprise"),
         ({"format_version": True}, "format version True"),
@@ -78,7 +50,6 @@ def test_a_file_that_is_not_listed_is_refused(artifact: Artifact) -> None:
         ({"signature": None}, "its signature is None"),
         ({"signature": {**asdict(SIGNATURE), "input_structure": "list"}}, "a tensor, a tuple or a dict"),
         ({"signature": {**asdict(SIGNATURE), "inputs": [{"name": "x", "dtype": "float32", "shape": ["n"]}]}}, "'x'"),
-        ({"files": None}, "files=None must be of type dict"),
         ({"files": {"network.onnx": None}}, "sha256 of 'network.onnx' is None"),
         ({"threads": "2"}, "threads='2' must be of type int"),
         ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
@@ -156,9 +127,3 @@ def test_a_second_write_replaces_the_first(artifact: Artifact, tmp_path: Path) -
     network.write_bytes(b"new")
     Artifact.write(artifact.path, artifact.manifest, [network], GOLDEN)
     assert Artifact.open(artifact.path).network.read_bytes() == b"new"
-
-
-def test_a_disk_that_refuses_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="choose another --out"):
-        write_text(tmp_path / "file" / "result.json", "{}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from paring.backends.base import Backend
+from paring.backends.base import NETWORK_FILES, Backend
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.openvino import OpenVINO
 from paring.backends.torch import Torch
+from paring.testing import backends as checks
 from paring.testing.backends import BACKEND_CHECKS, answers_as_numpy, refuses_wrong_inputs
 
 BACKENDS = [
@@ -20,6 +22,20 @@ BACKENDS = [
     Torch(),
     Torch(channels_last=True, micro_batch=3),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def written_once(tmp_path_factory):
+    """Each format of the probe network is exported once, and the checks get copies."""
+    source, write = tmp_path_factory.mktemp("probe"), checks.write_probe_network
+
+    def copied(format, folder):
+        network = source / NETWORK_FILES[format]
+        return Path(shutil.copy(network if network.exists() else write(format, source), folder))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "write_probe_network", copied)
+        yield
 
 
 @pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__)

@@ -60,6 +60,7 @@ def test_networks_that_cannot_be_compared(model: nn.Module, says: str) -> None:
             "returned shape () for 4 rows: return one score",
         ),
         (lambda outputs, targets: torch.zeros(4, 2), "returned shape (4, 2) for 4 rows"),
+        (lambda outputs, targets: torch.zeros(3), "returned shape (3,) for 4 rows"),
         (lambda outputs, targets: 0.5, "returned a float"),
         (lambda outputs, targets: torch.full((4,), 2.0), "outside score_range=(0.0, 1.0): give the range"),
         (lambda outputs, targets: torch.full((4,), float("nan")), "NaN"),

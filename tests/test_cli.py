@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from torch import nn
 
 from paring.cli.quantities import duration_s, size_bytes
 from paring.errors import InputError
-
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src"))),
-    "COLUMNS": "200",
-    "TERM": "dumb",
-}
-HEAD = "import torch\nfrom torch import nn\nimport paring\nfrom tests import sleepy\n"
-
-
-def paring(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    command = [sys.executable, "-m", "paring", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd, timeout=300, check=False)
-
-
-def refused(finished: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence of a refusal: exit code 2, no traceback."""
-    assert finished.returncode == 2, finished.stderr
-    assert "Traceback" not in finished.stderr
-    sentence = finished.stderr.strip().splitlines()[-1]
-    assert sentence.startswith("paring: ")
-    assert finished.stdout == ""
-    return sentence
-
-
-def task_file(folder: Path, text: str) -> Path:
-    file = folder / "user_task.py"
-    file.write_text(HEAD + text)
-    return file
+from tests import sleepy
+from tests.command_line import ENVIRONMENT, ROOT, Finished, paring, refused, task_file, typed
 
 
 @pytest.mark.parametrize(
@@ -81,7 +51,7 @@ def task_file(folder: Path, text: str) -> Path:
     ids=lambda value: value.splitlines()[0][:40],
 )
 def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
-    sentence = refused(paring("optimize", task_file(tmp_path, text), "--out", tmp_path / "out"))
+    sentence = refused(typed("optimize", task_file(tmp_path, text), "--out", tmp_path / "out"))
     assert says in sentence
 
 
@@ -103,7 +73,7 @@ def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
 )
 def test_bad_arguments(tmp_path: Path, arguments: list[str], says: str) -> None:
-    sentence = refused(paring("optimize", *arguments, "--out", tmp_path / "out", cwd=ROOT))
+    sentence = refused(typed("optimize", *arguments, "--out", tmp_path / "out", cwd=ROOT))
     assert says in sentence
 
 
@@ -117,13 +87,13 @@ def test_bad_arguments(tmp_path: Path, arguments: list[str], says: str) -> None:
     ],
 )
 def test_commands_on_what_is_not_there(tmp_path: Path, command: list[str], says: str) -> None:
-    assert says in refused(paring(*command, cwd=tmp_path))
+    assert says in refused(typed(*command, cwd=tmp_path))
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     task = task_file(tmp_path, "task = sleepy.task()")
-    sentence = refused(paring("optimize", task, "--out", tmp_path / "file" / "out"))
+    sentence = refused(typed("optimize", task, "--out", tmp_path / "file" / "out"))
     assert "can't be written" in sentence
     assert "choose another --out" in sentence
 
@@ -144,18 +114,21 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert "free space" in sentence
 
 
-def test_help_has_examples_and_every_command_is_described() -> None:
-    top = paring("--help").stdout
-    for command in ("optimize", "bench", "verify", "inspect", "report", "doctor"):
-        assert command in top
-        assert "Example" in paring(command, "--help").stdout or command == "optimize"
-    assert "paring optimize examples/digits.py --out out/demo" in paring("optimize", "--help").stdout
-
-
-def test_the_version() -> None:
+@pytest.mark.parametrize("run", [paring, typed], ids=["process", "here"])
+def test_a_refusal_and_the_version_are_told_alike_by_a_process_and_here(
+    run: Callable[..., Finished], tmp_path: Path
+) -> None:
     import paring as package
 
-    assert paring("--version").stdout.strip() == package.__version__
+    assert "nowhere is no artifact" in refused(run("verify", "nowhere", cwd=tmp_path))
+    assert run("--version").stdout.strip() == package.__version__
+
+
+def test_help_has_examples_and_every_command_is_described() -> None:
+    top = typed("--help").stdout
+    for command in ("optimize", "bench", "verify", "inspect", "report", "doctor"):
+        assert command in top
+        assert f"paring {command} " in typed(command, "--help").stdout.partition("Example")[2]
 
 
 def test_doctor_as_json_is_json_alone() -> None:
@@ -167,41 +140,45 @@ def test_doctor_as_json_is_json_alone() -> None:
     assert found["hardware"]["cores"] >= 1
 
 
+KNOWN = ("--backends", "sleepy", "--techniques", "Cheapen", "--time-limit", "30s")
+
+
 @pytest.fixture(scope="module")
-def graph_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def graph_run(tmp_path_factory: pytest.TempPathFactory, known_machine: None) -> tuple[Path, Finished]:
     """A run on an .onnx file with a data file, through the command line, with JSON."""
     folder = tmp_path_factory.mktemp("graph")
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 4)).eval()
-    rows = torch.randn(2400, 32)
-    with torch.no_grad():
-        targets = network(rows).argmax(1)
+    rows, targets = sleepy.rows(1500)
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network, (rows[:2],), folder / "net.onnx", input_names=["x"], dynamic_shapes=({0: batch},), verbose=False
+            sleepy.network(),
+            (rows[:2],),
+            folder / "net.onnx",
+            input_names=["x"],
+            dynamic_shapes=({0: batch},),
+            verbose=False,
         )
     np.savez(folder / "rows.npz", x=rows.numpy(), targets=targets.numpy())
     arguments = ["optimize", folder / "net.onnx", "--data", folder / "rows.npz", "--out", folder / "out", "--json"]
-    limits = ["--time-limit", "60s", "--max-drop", "0.05", "--techniques", "Int8Static", "--backends", "onnxruntime"]
-    return folder, paring(*arguments, *limits)
+    return folder, paring(*arguments, *KNOWN)
 
 
 def test_a_graph_is_optimized_and_json_stands_alone(
-    graph_run: tuple[Path, subprocess.CompletedProcess[str]],
+    graph_run: tuple[Path, Finished],
 ) -> None:
     folder, finished = graph_run
     assert finished.returncode == 0, finished.stderr
     values = json.loads(finished.stdout)
     assert values == json.loads((folder / "out" / "result.json").read_text())
-    assert values["status"] in ("improved", "kept-original")
+    assert values["status"] == "improved"
+    assert values["best"]["recipe_text"] == "Cheapen"
     assert values["task"] == "net"
-    assert {point["backend"]["name"] for point in values["baselines"]} == {"onnxruntime"}
+    assert {point["backend"]["name"] for point in values["baselines"]} == {"sleepy"}
     assert "baseline" in finished.stderr
 
 
-def test_its_folder_is_complete(graph_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_its_folder_is_complete(graph_run: tuple[Path, Finished]) -> None:
     out = graph_run[0] / "out"
     for name in (
         "result.json",
@@ -214,28 +191,29 @@ def test_its_folder_is_complete(graph_run: tuple[Path, subprocess.CompletedProce
     onnx.checker.check_model(out / "best" / "network.onnx")
 
 
-def test_the_other_commands_take_it(graph_run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_other_commands_take_it(graph_run: tuple[Path, Finished]) -> None:
     out = graph_run[0] / "out"
     assert json.loads(paring("inspect", out / "best", "--json").stdout)["task"] == "net"
-    assert "golden outputs" in paring("verify", out, "--time-limit", "3s").stdout
+    verified = paring("verify", out, "--time-limit", "1s")
+    assert verified.returncode == 0, verified.stdout
+    assert "golden outputs" in verified.stdout
     assert paring("report", out).returncode == 0
-    rows = json.loads(paring("bench", out, out / "frontier" / "01", "--time-limit", "3s", "--json").stdout)["artifacts"]
+    rows = json.loads(paring("bench", out, out / "frontier" / "02", "--time-limit", "1s", "--json").stdout)["artifacts"]
     assert len(rows) == 2
     assert rows[0]["speedup"] is None
+    assert rows[1]["speedup"]["high"] < 1
 
 
-def test_a_graph_without_data_or_with_the_wrong_data(
-    graph_run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_a_graph_without_data_or_with_the_wrong_data(graph_run: tuple[Path, Finished], tmp_path: Path) -> None:
     net = graph_run[0] / "net.onnx"
-    assert "pass --data FILE.npz" in refused(paring("optimize", net, "--out", tmp_path / "out"))
+    assert "pass --data FILE.npz" in refused(typed("optimize", net, "--out", tmp_path / "out"))
     np.savez(tmp_path / "wrong.npz", y=np.zeros(3))
-    sentence = refused(paring("optimize", net, "--data", tmp_path / "wrong.npz", "--out", tmp_path / "out"))
+    sentence = refused(typed("optimize", net, "--data", tmp_path / "wrong.npz", "--out", tmp_path / "out"))
     assert "lacks 'x'" in sentence
 
 
 def started(task: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "paring", "optimize", str(task), "--out", str(out), "--time-limit", "100s"]
+    command = [sys.executable, "-m", "paring", "optimize", str(task), "--out", str(out), *KNOWN]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
@@ -249,7 +227,7 @@ def wait_for_trials(out: Path, count: int) -> list[str]:
     raise AssertionError("no trial was logged")
 
 
-def test_interrupted_then_killed_then_finished(tmp_path: Path) -> None:
+def test_interrupted_then_killed_then_finished(tmp_path: Path, known_machine: None) -> None:
     task, out = task_file(tmp_path, "task = sleepy.task()"), tmp_path / "out"
     first = started(task, out)
     before = wait_for_trials(out, 1)
@@ -262,7 +240,7 @@ def test_interrupted_then_killed_then_finished(tmp_path: Path) -> None:
     middle = wait_for_trials(out, len(before) + 1)
     second.kill()
     second.communicate(timeout=60)
-    finished = paring("optimize", task, "--out", out, "--time-limit", "100s", "--json")
+    finished = paring("optimize", task, "--out", out, *KNOWN, "--json")
     assert finished.returncode == 0, finished.stderr
     after = [json.loads(line) for line in (out / "trials" / "trials.jsonl").read_text().splitlines()]
     keys = [row["key"] for row in after]

@@ -59,6 +59,14 @@ class ZeroSmall(ModuleTechnique):
 
 
 @dataclass(frozen=True)
+class InPlace(ZeroSmall):
+    """Breaks the contract: the network that it was given is changed."""
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        return model.requires_grad_(False)
+
+
+@dataclass(frozen=True)
 class Reference(Backend):
     """ONNX's own reference implementation: slow and right."""
 
@@ -98,6 +106,8 @@ def test_the_technique_keeps_the_contract() -> None:
     points, classes = sleepy.rows(64)
     task = paring.Task(sleepy.network(), [(points, classes)])
     check_technique(ZeroSmall(), sleepy.network(), Job.of(task))
+    with pytest.raises(AssertionError, match="InPlace returned its input"):
+        check_technique(InPlace(), sleepy.network(), Job.of(task))
 
 
 @pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__)
@@ -106,6 +116,7 @@ def test_the_backend_keeps_the_contract(check: object, tmp_path: Path) -> None:
     check(Reference(), tmp_path)
 
 
+@pytest.mark.usefixtures("short_comparisons")
 def test_both_are_used_as_objects(tmp_path: Path) -> None:
     result = paring.optimize(
         sleepy.task(),

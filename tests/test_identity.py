@@ -81,14 +81,6 @@ def test_more_time_is_the_same_question() -> None:
     assert changes(asked(time_limit_s=100.0), asked(time_limit_s=2000.0)) == []
 
 
-def test_the_folder_refuses_another_question_in_the_words_of_the_user(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert folder.resume(asked()) == []
-    assert folder.resume(asked()) == []
-    with pytest.raises(OutputError, match=r"a run with another metric, max_drop \(0.01 there, 0.02 here\): choose"):
-        folder.resume(asked(replace(TASK, metric=lenient), budget=Budget(max_drop=0.02)))
-
-
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_a_damaged_record_of_the_question_is_named(tmp_path: Path, text: str) -> None:
     RunFolder(tmp_path).resume(asked())

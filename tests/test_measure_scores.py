@@ -111,23 +111,6 @@ def test_no_rows_are_refused(session, rows):
         row_scores(session, rows, task(closeness), SIGNATURE, start=23)
 
 
-@pytest.mark.parametrize(
-    ("metric", "message"),
-    [
-        (lambda out, to: 0.5, "returned a float: return a tensor of shape"),
-        (lambda out, to: out["z"].mean(), r"returned shape \(\) for 23 rows: return one score a row, shape \(23,\)"),
-        (lambda out, to: out["y"], r"returned shape \(23, 4\) for 23 rows"),
-        (lambda out, to: out["z"][:3], r"returned shape \(3,\) for 23 rows"),
-        (lambda out, to: out["z"] * float("nan"), "the metric's 'score' holds NaN"),
-        (lambda out, to: out["z"] + 5, r"scores from .* outside score_range=\(0.0, 1.0\)"),
-        (lambda out, to: out["logits"], "the metric failed on 23 rows with KeyError: 'logits'"),
-    ],
-)
-def test_a_metric_that_breaks_its_word_is_named(session, rows, metric, message):
-    with pytest.raises(TaskError, match=message):
-        row_scores(session, rows, task(metric), SIGNATURE)
-
-
 def test_a_wider_range_allows_higher_scores(session, rows):
     wide = task(lambda out, to: out["z"] + 5, score_range=(0.0, 1000.0))
     assert row_scores(session, rows, wide, SIGNATURE).min() >= 5

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 
 import pytest
 
@@ -30,16 +28,3 @@ def test_techniques_are_public_by_name() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'optimise'"):
         _ = paring.optimise  # type: ignore[attr-defined]
-
-
-def test_functions_stay_functions_after_their_rooms_are_imported() -> None:
-    import paring.flow.bench
-    import paring.flow.optimize
-    import paring.flow.verify
-
-    assert all(callable(f) for f in (paring.optimize, paring.bench, paring.verify))
-
-
-def test_importing_paring_imports_nothing_heavy() -> None:
-    code = "import sys, paring; sys.exit(any(name in sys.modules for name in ('torch', 'onnx', 'numpy')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

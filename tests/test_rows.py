@@ -57,12 +57,8 @@ def test_structures_of_inputs_and_targets_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ([], "evaluate is empty"),
-        ([(torch.zeros(0, 3), torch.zeros(0))], "evaluate is empty"),
-        ([(torch.zeros(2, 3), None)], "no targets in batch 0"),
         ([(torch.zeros(2, 3), torch.zeros(3))], "has shape (3,), but the inputs have 2 rows"),
         ([(torch.zeros(2, 3), torch.zeros(2)), (torch.zeros(2, 4), torch.zeros(2))], "give all batches one shape"),
-        ([(torch.zeros(2, 3), [[1], [1, 2]])], "targets of mixed shapes"),
         ([(torch.zeros(2, 3), torch.zeros(2)), (torch.zeros(2, 3), torch.zeros(2).double())], "changes from float32"),
     ],
 )
@@ -90,11 +86,6 @@ def test_the_split_follows_the_seed(tmp_path: Path) -> None:
     )
     assert first == again
     assert first != other
-
-
-def test_one_row_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="evaluate has 1 row"):
-        split_rows(Task(torch.nn.Identity().eval(), evaluate=batches(1)), tmp_path / "data", ("x",), 0)
 
 
 def test_data_that_can_be_read_only_once_is_refused() -> None:

@@ -19,7 +19,6 @@ from paring.artifact import Artifact
 from paring.backends.isolated import IsolatedSession
 from paring.data.rows import write_rows
 from paring.errors import InputError, TaskError
-from paring.flow import conclusion, trials
 from paring.flow.result import Result
 from paring.flow.verify import verify
 from paring.measure.agreement import neighbour_effect
@@ -35,7 +34,7 @@ def optimized(out: Path, task: Task, **options: Any) -> Result:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, Path]]:
+def served(tmp_path_factory: pytest.TempPathFactory, short_comparisons: None) -> Iterator[tuple[Result, Path]]:
     """A run for batches of SERVED_ROWS whose trials come from two threads."""
     out = tmp_path_factory.mktemp("served")
     techniques = [
@@ -43,9 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Result, P
         sleepy.Cheapen(2.0),
         sleepy.Mix(1.0),
     ]
-    with ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conclusion, "COMPARISON_LIMIT_S", 1.0)
-        patch.setattr(trials, "COMPARISON_TIME_S", 0.2)
+    with ThreadPoolExecutor(2) as pool:
         budget = Budget(batch_size=sleepy.SERVED_ROWS, max_drop=0.2)
         options = {"backends": [sleepy.Offset()], "techniques": techniques, "executor": pool.map}
         yield optimized(out, sleepy.task(), budget=budget, **options), out
@@ -70,12 +67,10 @@ def test_golden_outputs_are_of_batches_of_the_served_size(served: tuple[Result, 
     np.testing.assert_allclose(outputs["output"], expected, atol=1e-5)
 
 
-def test_verify_asks_in_batches_of_the_served_size(
-    served: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verify_asks_in_batches_of_the_served_size(served: tuple[Result, Path], tmp_path: Path) -> None:
     shutil.copytree(served[1] / "best", tmp_path / "best")
-    monkeypatch.setattr("paring.flow.verify.backend_of", lambda artifact: sleepy.Offset())
-    golden = next(check for check in verify(tmp_path / "best")["checks"] if check["what"] == "golden outputs")
+    checks = verify(tmp_path / "best", backends=[sleepy.Offset])["checks"]
+    golden = next(check for check in checks if check["what"] == "golden outputs")
     assert golden["here"] == "0.00%"
 
 

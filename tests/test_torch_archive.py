@@ -20,7 +20,7 @@ from paring.backends.torch import Torch
 from paring.backends.torch_archive import check_archive, write_archive
 from paring.errors import ArtifactError, BackendError
 from paring.types import Signature, TensorSpec
-from tests.test_cli import paring, refused
+from tests.command_line import refused, typed
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
@@ -226,6 +226,6 @@ def test_the_command_line_refuses_an_artifact_whose_sums_were_made_to_fit(honest
     network = spoilt(honest, tmp_path / "network.pt2", ATTACKS["expression"][0])
     golden = (INPUTS, {"rows": np.ones((2, 8, 8), np.float32)})
     artifact = Artifact.write(tmp_path / "artifact", manifest, [network], golden)
-    finished = paring("verify", artifact.path, cwd=tmp_path)
+    finished = typed("verify", artifact.path, cwd=tmp_path)
     assert "network.pt2 is refused: models/model.json holds the expr_str" in refused(finished)
     assert not (tmp_path / "planted").exists()

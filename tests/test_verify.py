@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +27,10 @@ from paring.measure.compare import Comparison
 from paring.measure.latency import Latency
 from paring.types import Budget, Signature, TensorSpec
 from tests import sleepy_backend
-from tests.test_cli import ENVIRONMENT, refused
-from tests.test_cli import paring as command_line
+from tests.command_line import ENVIRONMENT, refused, typed
+from tests.command_line import paring as command_line
+
+pytestmark = pytest.mark.usefixtures("known_machine")
 
 SIGNATURE = Signature(
     (TensorSpec("a", "float32", (None, 3)), TensorSpec("b", "int64", (None,))),
@@ -74,7 +74,8 @@ def written(folder: Path, model: onnx.ModelProto, recipe: str, backend: str = "s
     source = folder.parent / "network.onnx"
     folder.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, source)
-    manifest = Manifest("task", SIGNATURE, backend, {}, [], recipe, threads=1, batch_size=2, budget=Budget(**budget))
+    techniques = [] if recipe == "original" else [{"technique": recipe}]
+    manifest = Manifest("task", SIGNATURE, backend, {}, techniques, recipe, 1, 2, budget=Budget(**budget))
     artifact = Artifact.write(folder, manifest, [source], (INPUTS, {"y": INPUTS["a"] + 1}))
     source.unlink()
     return artifact
@@ -84,19 +85,6 @@ def output_folder(root: Path, best: onnx.ModelProto, original: onnx.ModelProto, 
     written(root / "best", best, "Cheapen", **budget)
     written(root / "frontier" / "01", original, "original", **budget)
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def sleepy_has_a_name(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """As a package gives it one that is installed."""
-    site = tmp_path_factory.mktemp("site")
-    info = site / "known_machine-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: known-machine\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[paring.backends]\nsleepy = tests.sleepy_backend:Sleepy\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENVIRONMENT, "PYTHONPATH", os.pathsep.join((str(site), ENVIRONMENT["PYTHONPATH"])))
-        yield
 
 
 @pytest.fixture
@@ -157,7 +145,7 @@ def test_a_host_without_the_package_that_names_the_backend(artifact: Path) -> No
     code, rows = rows_of(artifact)
     assert code == 1
     assert "needs the backend 'faraway', which is not installed here" in rows["runtime"]["here"]
-    assert "faraway" in command_line("verify", artifact).stdout
+    assert "faraway" in typed("verify", artifact).stdout
 
 
 def test_a_host_that_breaks_a_limit_of_the_budget(artifact: Path) -> None:
@@ -212,18 +200,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_damage_is_refused_and_named(name: str, artifact: Path) -> None:
     damage, says = DAMAGE[name]
     damage(artifact)
-    assert says in refused(command_line("verify", artifact, *QUICK))
+    assert says in refused(typed("verify", artifact, *QUICK))
 
 
 @pytest.mark.parametrize("command", ["inspect", "bench"])
 def test_the_other_commands_refuse_it_too(command: str, artifact: Path) -> None:
     flipped(artifact / "network.onnx")
-    assert "network.onnx is damaged" in refused(command_line(command, artifact))
+    assert "network.onnx is damaged" in refused(typed(command, artifact))
 
 
 def test_no_threads_are_refused(artifact: Path) -> None:
     for command in ("verify", "bench"):
-        assert "threads=0 must be 1 or more" in refused(command_line(command, artifact, "--threads", "0"))
+        assert "threads=0 must be 1 or more" in refused(typed(command, artifact, "--threads", "0"))
 
 
 # What is judged, by the objective of the run: exact figures in place of a host.
@@ -294,14 +282,6 @@ def test_a_loaded_artifact_names_what_does_not_fit(artifact: Path, change: dict[
     assert says in str(error.value)
     with pytest.raises(InputError, match="'b' is missing"):
         session.run({"a": INPUTS["a"]})
-
-
-def test_loading_it_imports_no_torch(artifact: Path) -> None:
-    code = (
-        f"import sys, numpy as np, paring; s = paring.load({str(artifact)!r});"
-        "s.run({'a': np.ones((2, 3), np.float32), 'b': np.arange(2)}); assert 'torch' not in sys.modules"
-    )
-    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0
 
 
 def test_a_backend_without_a_name_is_passed_as_a_class(tmp_path: Path) -> None:

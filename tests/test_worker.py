@@ -14,10 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from paring.backends.base import NETWORK_FILES
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
-from paring.backends.openvino import OpenVINO
 from paring.backends.probe_network import expected_outputs, probe_inputs, write_probe_network
 from paring.backends.runner import graph_runner
 from paring.errors import BackendError, InputError
@@ -83,9 +81,10 @@ def test_a_worker_that_survived_an_error_goes_on():
         assert session.peak_memory_bytes() > 2**20
 
 
-def test_a_hanging_runtime_is_stopped_at_its_time_limit():
-    session = faulty("hang", time_limit_s=5.0)
-    with session, pytest.raises(BackendError, match="did not answer 'run' within 5 s"):
+def test_a_hanging_runtime_is_stopped_at_its_time_limit(monkeypatch):
+    session = faulty("hang")
+    monkeypatch.setattr(session, "_limit_s", 1.0)  # A process that starts on a busy machine may need more.
+    with session, pytest.raises(BackendError, match="did not answer 'run' within 1 s"):
         session.run(X)
     assert gone(session.pid)
 
@@ -198,28 +197,6 @@ def test_a_backend_in_a_script_that_is_run_by_itself(tmp_path):
     command = [sys.executable, str(tmp_path / "task.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.strip() == "5.0", done.stderr
-
-
-@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVINO()], ids=str)
-def test_workers_of_these_runtimes_never_import_torch(backend, tmp_path):
-    write_probe_network("onnx", tmp_path)
-    code = f"""
-import sys
-from pathlib import Path
-import numpy as np
-from paring.backends.worker import Worker
-from paring.backends.process import class_reference
-from {type(backend).__module__} import {type(backend).__name__} as Kind
-worker = Worker(Path({str(tmp_path)!r}))
-answer = worker.obey({{"command": "load", "class": class_reference(Kind), "options": {{}},
-    "network": {str(tmp_path / NETWORK_FILES["onnx"])!r}, "threads": 1, "device": "cpu"}})
-assert answer == {{}}, answer
-inputs = {{"a": np.zeros((1, 3, 8, 6), np.float32), "b": np.zeros((1, 4), np.float32)}}
-assert set(worker.session.run(inputs)) == {{"y", "z"}}
-sys.exit("torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

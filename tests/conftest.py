@@ -1,0 +1,35 @@
+"""What makes the known machine of `sleepy` quick, and known by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from paring.flow import conclusion, trials
+from tests.command_line import ENVIRONMENT
+
+
+@pytest.fixture(scope="module")
+def short_comparisons() -> Iterator[None]:
+    """Sleeping takes the same time in every process: no comparison need be long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conclusion, "COMPARISON_LIMIT_S", 1.0)
+        patch.setattr(trials, "COMPARISON_TIME_S", 0.2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def known_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """On the command line its backend is `sleepy` and its technique `Cheapen`, as of a package that is installed."""
+    site = tmp_path_factory.mktemp("site")
+    info = site / "known_machine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: known-machine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[paring.backends]\nsleepy = tests.sleepy_backend:Sleepy\n[paring.techniques]\nCheapen = tests.sleepy:Cheapen\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "PYTHONPATH", os.pathsep.join((str(site), ENVIRONMENT["PYTHONPATH"])))
+        yield

@@ -74,7 +74,7 @@ def test_verify_asks_in_batches_of_the_served_size(
     served: tuple[Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(served[1] / "best", tmp_path / "best")
-    monkeypatch.setattr("paring.flow.verify.backend_of", lambda artifact: sleepy.Offset())
+    monkeypatch.setattr("paring.flow.verify.backend_of", lambda *_: sleepy.Offset())
     golden = next(check for check in verify(tmp_path / "best")["checks"] if check["what"] == "golden outputs")
     assert golden["here"] == "0.00%"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ class _Session:
             time.sleep(3600)
         elif self.fault == "raise":
             raise ValueError("the kernel is lost\nand more lines")
+        elif self.fault == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "cache.bin")
         elif self.fault == "print":
             print('{"error": "a line that looks like an answer"}', flush=True)
             os.write(1, b"bytes from native code\n")

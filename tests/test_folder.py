@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from paring.artifact import Artifact, Manifest
 from paring.artifact.files import JsonLines, replacing_folder, write_array, write_text
 from paring.data.job import Job
 from paring.data.rows import write_rows
-from paring.errors import OutputError
+from paring.errors import OutputError, writing
 from paring.flow.folder import RunFolder
 from paring.flow.trials import TrialRunner
 from paring.tune import Candidate, Trial
@@ -101,6 +105,56 @@ def test_a_best_of_their_own_in_the_place_of_ours_is_refused(of_a_run: RunFolder
 def test_a_run_goes_on_in_its_own_folder(of_a_run: RunFolder) -> None:
     with of_a_run.locked():
         assert of_a_run.log.read() == [{"key": "a"}]
+
+
+KILLED = """
+import os, signal, sys
+from contextlib import ExitStack
+from pathlib import Path
+from paring.artifact.files import replacing_folder
+
+with ExitStack() as stack:
+    for name in ("best", "frontier", "trials/modules/original", "trials/networks/0123456789abcdef"):
+        (stack.enter_context(replacing_folder(Path(sys.argv[1]) / name)) / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_had_half_made_is_removed_and_nothing_else(of_a_run: RunFolder) -> None:
+    for name in (".best.old/a", ".git.abcdefgh/a", ".best.abcdefgh", "trials/.data.abcdefgh/a"):
+        write_text(of_a_run.root / name, "mine")
+    before = contents(of_a_run.root)
+    subprocess.run([sys.executable, "-c", KILLED, of_a_run.root], env={"PYTHONPATH": ":".join(sys.path)}, check=False)
+    half = [file.parent for file in of_a_run.root.rglob("half")]
+    assert len(half) == 4
+    with of_a_run.locked():
+        assert contents(of_a_run.root) == before
+    assert not any(part.exists() for part in half)
+
+
+def test_a_folder_that_no_run_has_used_is_not_swept(tmp_path: Path) -> None:
+    theirs = write_text(tmp_path / ".best.abcdefgh" / "a", "mine")
+    with RunFolder(tmp_path).locked():
+        assert theirs.is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_was_forked_meanwhile_does_not_keep_the_folder(of_a_run: RunFolder) -> None:
+    """As the workers of a DataLoader are."""
+    reader, writer = os.pipe()
+    with of_a_run.locked():
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        with of_a_run.locked():
+            assert of_a_run.log.read() == [{"key": "a"}]
+    finally:
+        os.close(writer)
+        os.close(reader)
+        os.waitpid(child, 0)
 
 
 def test_a_fresh_start_removes_all_that_a_run_made_and_nothing_else(of_a_run: RunFolder) -> None:
@@ -208,6 +262,19 @@ def tried(error: OSError) -> Trial:
 def test_a_full_disk_is_no_verdict_on_the_candidate_that_met_it() -> None:
     with pytest.raises(OutputError, match=r"/scratch/a\.npy can't be written \(No space left on device\)"):
         tried(OSError(errno.ENOSPC, "", "/scratch/a.npy"))
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_place_that_may_not_be_written_is_told_with_the_reason(tmp_path: Path, code: int) -> None:
+    says = re.escape(f"a.json can't be written ({os.strerror(code)})")
+    with pytest.raises(OutputError, match=says), writing(tmp_path / "a.json"):
+        raise OSError(code, os.strerror(code), str(tmp_path / "a.json"))
+
+
+def test_a_technique_that_may_not_read_a_file_of_its_own_fails_alone() -> None:
+    trial = tried(PermissionError(errno.EACCES, "Permission denied", "table.bin"))
+    assert trial.outcome == "failed"
+    assert "table.bin" in trial.reason
 
 
 def test_a_technique_that_misses_a_file_of_its_own_fails_alone() -> None:

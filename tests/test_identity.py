@@ -89,6 +89,7 @@ def test_a_damaged_record_of_the_question_is_named(tmp_path: Path, text: str) ->
         RunFolder(tmp_path).resume(asked())
 
 
+DERIVED = "class F(B):\n def __call__(s, x): return s.m()\nf = F()"
 CLOSURE = "def h(k):\n def g(x): return x > k\n return g\n"
 
 
@@ -110,6 +111,7 @@ def written(text: str) -> Callable[..., Any]:
         (f"{CLOSURE}f = h(1)", f"{CLOSURE}f = h(2)"),
         ("class F:\n def __call__(s, x): return x\nf = F()", "class F:\n def __call__(s, x): return -x\nf = F()"),
         ("class F:\n def __init__(s, k): s.k = k\nf = F(1)", "class F:\n def __init__(s, k): s.k = k\nf = F(2)"),
+        (f"class B:\n def m(s): return 1\n{DERIVED}", f"class B:\n def m(s): return 2\n{DERIVED}"),
         ("f = [x for x in 'a']", "f = [x for x in 'b']"),
     ],
 )
@@ -130,6 +132,12 @@ def test_partials_and_corpus_metrics_are_what_they_hold() -> None:
     assert fingerprint(two) != fingerprint(three)
     assert fingerprint(CorpusMetric(accuracy, np.mean)) != fingerprint(CorpusMetric(accuracy, np.max))
     assert fingerprint(CorpusMetric(accuracy, np.mean)) == fingerprint(CorpusMetric(accuracy, np.mean))
+
+
+def test_a_range_of_numpy_numbers_is_the_same_question(tmp_path: Path) -> None:
+    ends = (np.float32(0), np.float32(1))
+    assert RunFolder(tmp_path).resume(asked(replace(TASK, score_range=ends))) == []
+    assert RunFolder(tmp_path).resume(asked()) == []
 
 
 def test_a_function_that_calls_itself_and_a_value_that_holds_itself_end() -> None:

@@ -94,11 +94,42 @@ def test_a_yardstick_whose_process_died_starts_it_again(workload):
     with Yardstick(SLOW, workload) as yardstick:
         yardstick.compare(FAST, time_limit_s=0.2)
         for standby in yardstick._originals:
-            session = standby.session()
-            os.kill(session.pid, signal.SIGKILL)
-            while session.alive:
-                time.sleep(0.01)
+            killed(standby.session())
         check(yardstick.compare(FAST, time_limit_s=0.2))
+
+
+def killed(session: IsolatedSession) -> None:
+    os.kill(session.pid, signal.SIGKILL)
+    while session.alive:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_original_that_dies_beside_a_candidate_is_started_again_once(workload, monkeypatch, times):
+    """As the system does where memory is short: it is no fault of the candidate."""
+    left, time_block = [FAST] * times, comparing.time_block
+
+    def timed(session, workload, plan):
+        if session is not candidate and left:
+            left.pop()
+            killed(session)
+        return time_block(session, workload, plan)
+
+    monkeypatch.setattr(comparing, "time_block", timed)
+    with Yardstick(SLOW, workload) as yardstick, IsolatedSession.of(SLOW, threads=1) as candidate:
+        yardstick._fastest = 100.0  # One pair is enough.
+        if times == 1:
+            check(yardstick.compare_loaded(candidate, SLOW, time_limit_s=0.2))
+        else:
+            with pytest.raises(BackendError, match="SIGKILL"):
+                yardstick.compare_loaded(candidate, SLOW, time_limit_s=0.2)
+
+
+def test_a_candidate_that_dies_beside_the_original_is_an_error(workload):
+    with Yardstick(SLOW, workload) as yardstick, IsolatedSession.of(FAST, threads=1) as candidate:
+        killed(candidate)
+        with pytest.raises(BackendError, match="SIGKILL"):
+            yardstick.compare_loaded(candidate, FAST, time_limit_s=0.2)
 
 
 @pytest.mark.parametrize("fault", ["exit", "load"])

@@ -18,8 +18,10 @@ from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.probe_network import expected_outputs, probe_inputs, write_probe_network
 from paring.backends.runner import graph_runner
-from paring.errors import BackendError, InputError
+from paring.backends.worker import _store
+from paring.errors import BackendError, InputError, OutputError
 from tests.faulty_backends import Faulty
+from tests.test_folder import full_disk
 
 
 def faulty(fault: str = "", *, time_limit_s: float = 30.0) -> IsolatedSession:
@@ -135,6 +137,7 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, {root!r})
 from tests.faulty_backends import Faulty
+from tests.test_folder import full_disk
 from paring.backends.isolated import IsolatedSession
 if __name__ == "__main__":
     session = IsolatedSession(Faulty({fault!r}), Path("none.onnx"), threads=1)
@@ -168,6 +171,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from helper_beside_it import FACTOR
 from tests.faulty_backends import Faulty
+from tests.test_folder import full_disk
 
 class Session:
     def run(self, inputs):
@@ -276,3 +280,36 @@ def test_a_graph_that_can_not_be_run_is_an_error():
     graph.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(BackendError, match="NoSuchOperator"), graph_runner(graph):
         pass
+
+
+def rows_of(folder: Path, count: int) -> dict[str, Path]:
+    return saved(folder, {"x": np.ones((count, 2), np.float32)})
+
+
+def test_a_full_disk_is_told_apart_from_a_fault_of_the_network(tmp_path):
+    with full_disk(20_000):
+        session = faulty()
+    with session:
+        with pytest.raises(OutputError, match=r"output-0\.npy can't be written \(File too large\)"):
+            session.run({"x": np.ones((20_000, 2), np.float32)})
+        with pytest.raises(OutputError, match=r"output-0\.npy can't be written \(File too large\)"):
+            session.run_rows(rows_of(tmp_path, 20_000), start=0, stop=20_000, batch_size=500, folder=tmp_path)
+        assert np.array_equal(session.run(X)["y"], X["x"] * 2)
+
+
+def test_an_input_that_the_disk_refuses_is_told(tmp_path):
+    with faulty() as session, full_disk(20_000), pytest.raises(OutputError, match=r"input-0\.npy can't be written"):
+        session.run({"x": np.ones((20_000, 2), np.float32)})
+
+
+def test_a_runtime_that_meets_a_full_disk_is_no_fault_of_the_network():
+    with faulty("full") as session, pytest.raises(OutputError, match=r"cache\.bin can't be written \(No space left"):
+        session.run(X)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="it can't reserve bytes")
+def test_outputs_that_are_mapped_have_their_bytes_on_disk(tmp_path):
+    """Written to a map on a full disk, a byte that was not reserved is a SIGBUS."""
+    _store(tmp_path, 0, np.zeros((1, 1000)), 1000)
+    file = (tmp_path / "output-0.npy").stat()
+    assert file.st_blocks * 512 >= file.st_size >= 8_000_000

@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES})
-"""What a write says where the disk is full, a quota or the largest file size is reached, or nothing may be written."""
+DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""What a write says where the disk is full, a quota or the largest file size is reached, or the disk is read-only.
+
+Not EACCES: a file that may not be read says it too, and that is a fault of whoever reads it."""
 
 
 def in_words(error: BaseException) -> str:
@@ -89,6 +92,13 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     """The sentence for a disk that refuses."""
     cause = os.strerror(error.errno) if error.errno else str(error)
     return OutputError(f"{path} can't be written ({cause}): choose another --out, or free space and permissions there.")
+
+
+def disk_refused(error: OSError) -> OutputError | None:
+    """The sentence where that is what an error of anybody's code says, None where it says something else."""
+    if error.errno not in DISK_REFUSES:
+        return None
+    return unwritable(Path(error.filename or tempfile.gettempdir()), error)
 
 
 @contextmanager

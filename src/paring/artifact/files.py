@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -65,11 +66,22 @@ def write_json(file: Path, values: Any) -> None:
 def write_array(file: Path, array: Array) -> Path:
     """Write a .npy file whole or not at all, and return it. Raises OutputError where the disk refuses."""
     with replacing_file(file) as stream:
-        # By way of memory: NumPy's own writing to a file loses the reason why the disk refuses.
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        stream.write(content.getbuffer())
+        _save(stream, array)
     return file
+
+
+def write_scratch_array(file: Path, array: Array) -> Path:
+    """Write a .npy file that nobody needs after a crash, and return it. Raises OutputError where the disk refuses."""
+    with writing(file), file.open("wb") as stream:
+        _save(stream, array)
+    return file
+
+
+def _save(stream: BinaryIO, array: Array) -> None:
+    """By way of memory: NumPy's own writing to a file loses the reason why the disk refuses."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    stream.write(content.getbuffer())
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -141,6 +153,18 @@ def replacing_folder(target: Path) -> Iterator[Path]:
                 part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_parts(folder: Path, targets: str) -> None:
+    """Remove what `replacing_folder` leaves of targets of those names (a pattern) where its process is killed.
+
+    Only where nobody else writes there. Raises OutputError where the disk refuses.
+    """
+    part = re.compile(rf"\.({targets})\.[a-z0-9_]{{8}}")
+    with writing(folder):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if part.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from paring.artifact.files import write_scratch_array
 from paring.backends.base import Backend
 from paring.backends.process import WorkerProcess, class_reference
 from paring.types import Array, Arrays
@@ -76,8 +77,7 @@ class IsolatedSession:
         with tempfile.TemporaryDirectory(dir=self._worker.scratch) as folder:
             files = {}
             for number, (name, array) in enumerate(inputs.items()):
-                files[name] = str(Path(folder) / f"input-{number}.npy")
-                np.save(files[name], array, allow_pickle=False)
+                files[name] = str(write_scratch_array(Path(folder) / f"input-{number}.npy", array))
             answer = self._worker.ask({"command": "run", "inputs": files, "folder": folder}, self._limit_s)
             return {name: np.load(file) for name, file in answer["outputs"].items()}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paring.backends.base import Backend
-from paring.errors import BackendError, InputError
+from paring.errors import BackendError, InputError, OutputError
 from paring.registry import Reference
 
 READ_BYTES = 65536
@@ -61,8 +61,8 @@ class WorkerProcess:
     def ask(self, command: dict[str, Any], time_limit_s: float) -> dict[str, Any]:
         """Send a command and wait for its answer, however long that takes while the worker says that it gets on.
 
-        Raises InputError where the worker found the input at fault, and BackendError where it failed, died or gave no
-        sign of life for `time_limit_s`; in the last two cases it is gone for good.
+        Raises OutputError where a disk refused, InputError where the worker found the input at fault, and BackendError
+        where it failed, died or gave no sign of life for `time_limit_s`; in the last two cases it is gone for good.
         """
         assert self._process.stdin is not None
         with self._lock:
@@ -76,7 +76,8 @@ class WorkerProcess:
             while "alive" in answer:
                 answer = json.loads(self._line(command["command"], time_limit_s))
         if "error" in answer:
-            raise (InputError if answer["input_error"] else BackendError)(answer["error"])
+            kind = OutputError if answer["disk_refused"] else InputError if answer["input_error"] else BackendError
+            raise kind(answer["error"])
         return answer
 
     def _line(self, what: str, time_limit_s: float) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import resource
 import sys
 import time
@@ -17,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from paring.artifact.files import write_scratch_array
 from paring.backends.base import Backend
 from paring.backends.channel import Channel, ignore_interrupts
 from paring.backends.checks import in_one_sentence
 from paring.backends.probing import probed
-from paring.errors import BackendError, InputError, ParingError
+from paring.errors import BackendError, InputError, OutputError, ParingError, disk_refused, writing
 from paring.registry import Reference
 from paring.types import Arrays, Session
 
@@ -53,10 +55,8 @@ class Worker:
         """The answer to a command; an error becomes an answer too."""
         try:
             return self._commands[command["command"]](command)
-        except ParingError as error:
-            return {"error": str(error), "input_error": isinstance(error, InputError)}
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {in_one_sentence(error)}.", "input_error": False}
+            return _failure(error)
 
     def probe(self, command: dict[str, Any]) -> dict[str, Any]:
         """Whether the runtime works here."""
@@ -128,6 +128,18 @@ class Worker:
         return {"bytes": _peak_memory_bytes()}
 
 
+def _failure(error: Exception) -> dict[str, Any]:
+    """An error as an answer; a disk that refuses is told apart, since it is no fault of the network or the runtime."""
+    if isinstance(error, OSError):
+        error = disk_refused(error) or error
+    text = str(error) if isinstance(error, ParingError) else f"{type(error).__name__}: {in_one_sentence(error)}."
+    return {
+        "error": text,
+        "input_error": isinstance(error, InputError),
+        "disk_refused": isinstance(error, OutputError),
+    }
+
+
 def _backend_class(reference: dict[str, Any]) -> type[Backend]:
     kind = Reference(**reference).load()
     if not issubclass(kind, Backend):
@@ -174,13 +186,24 @@ def _file(folder: Path, number: int) -> Path:
 
 def _written(outputs: Arrays, folder: Path) -> dict[str, str]:
     for number, value in enumerate(outputs.values()):
-        np.save(_file(folder, number), value, allow_pickle=False)
+        write_scratch_array(_file(folder, number), value)
     return {name: str(_file(folder, number)) for number, name in enumerate(outputs)}
 
 
 def _store(folder: Path, number: int, like: Any, rows: int) -> Any:
-    shape = (rows, *like.shape[1:])
-    return np.lib.format.open_memmap(_file(folder, number), mode="w+", dtype=like.dtype, shape=shape)
+    file = _file(folder, number)
+    with writing(file):
+        store = np.lib.format.open_memmap(file, mode="w+", dtype=like.dtype, shape=(rows, *like.shape[1:]))
+        _reserve(file)
+    return store
+
+
+def _reserve(file: Path) -> None:
+    """Take the bytes of a file that is mapped: where the disk is full later on, a write to the map is a SIGBUS."""
+    if sys.platform == "darwin":  # It has no such call.
+        return
+    with file.open("r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def _check_like(name: str, value: Any, store: Any, rows: int) -> None:

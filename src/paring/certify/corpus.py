@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from paring.certify.certificate import Certificate, error_share
 from paring.errors import TaskError
+from paring.ops.bounds import unseen_share
 from paring.ops.scores import corpus_score
 from paring.types import Array
 
@@ -46,7 +46,7 @@ def certify_corpus(
     alpha = error_share(confidence, finalists)
     n = len(original)
     drop = corpus_score(reduce, original) - corpus_score(reduce, candidate)
-    unseen = -math.expm1(math.log(alpha) / n) * (score_range[1] - score_range[0])
+    unseen = unseen_share(n, alpha) * (score_range[1] - score_range[0])
     bound = max(paired_bootstrap_upper_bound(original, candidate, reduce, alpha), drop + unseen)
     return Certificate(drop, bound, confidence, n, "bootstrap", finalists)
 

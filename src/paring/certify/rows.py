@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from paring.certify.certificate import Certificate, Method, error_share
 from paring.errors import BudgetError, InputError, TaskError
-from paring.ops.bounds import betting_upper_bound
+from paring.ops.bounds import betting_upper_bound, unseen_share
 from paring.ops.paired_exact import ternary_upper_bound
 
 Floats = npt.NDArray[np.float64]
@@ -68,11 +68,13 @@ def smallest_certifiable_drop(
 ) -> float:
     """The bound that `n` rows give where no row differs, about log(finalists / (1 - confidence)) / n of the range.
 
-    `method` is that of the certificate to come: "betting" where scores are more than right or wrong.
+    `method` is that of the certificate to come: "betting" where scores are more than right or wrong,
+    "bootstrap" where they are no mean over rows.
     """
     if n < 1:
         raise TaskError(f"n={n} rows can't certify anything: give `evaluate` at least one row for certification.")
-    return _bound(np.zeros(n), method, error_share(confidence, finalists), _checked_span(score_range))
+    alpha, span = error_share(confidence, finalists), _checked_span(score_range)
+    return span * unseen_share(n, alpha) if method == "bootstrap" else _bound(np.zeros(n), method, alpha, span)
 
 
 def rows_needed(

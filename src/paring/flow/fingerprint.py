@@ -22,8 +22,9 @@ def fingerprint(value: Any) -> str:
     """A value's kind or name, and a digest of all that its behaviour rests on.
 
     That is: of functions the code (not where it stands, nor its comments), what they close over, their defaults, and
-    the plain values, functions and classes of their own module that they name; of classes their methods; of objects
-    their class and fields; of partials the function and the arguments; of arrays and networks the contents.
+    the plain values, functions and classes of their own module that they name; of classes their methods and the bases
+    of their own module; of objects their class and fields; of partials the function and the arguments; of arrays and
+    networks the contents.
     """
     total = hashlib.sha256()
     for piece in _pieces(value):
@@ -59,6 +60,7 @@ def _parts(value: Any) -> Iterator[Any]:
     match value:
         case type():
             yield from (item for item in vars(value).items() if _is_behaviour(*item))
+            yield from (base for base in value.__bases__ if _is_of(base, value.__module__))
         case FunctionType():
             yield from (value.__code__, value.__defaults__, value.__kwdefaults__, _closed_over(value), _named(value))
         case CodeType():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paring.artifact import foreign_file
-from paring.artifact.files import JsonLines, read_json, write_json
+from paring.artifact.files import JsonLines, read_json, remove_parts, write_json
 from paring.errors import OutputError, writing
 from paring.flow.identity import changes
 from paring.tune import Trial
@@ -58,7 +58,8 @@ class RunFolder:
         Raises OutputError where another run holds it, it can't be written, or paring did not make what lies where the
         run would write.
         """
-        if not (self.trials / LOCK).is_file():
+        used = (self.trials / LOCK).is_file()
+        if not used:
             self._refuse(self._in_the_way())
         with writing(self.root):
             self.trials.mkdir(parents=True, exist_ok=True)
@@ -70,8 +71,19 @@ class RunFolder:
                 raise OutputError(
                     f"{self.root} is in use by another run: wait for it, or choose another --out."
                 ) from error
-            self._refuse(self._added())
-            yield
+            try:
+                self._refuse(self._added())
+                if used:
+                    self._sweep()
+                yield
+            finally:  # Closing is not enough: processes that were forked meanwhile hold the descriptor too.
+                fcntl.flock(stream, fcntl.LOCK_UN)
+
+    def _sweep(self) -> None:
+        """Remove what a run that was killed had half made."""
+        remove_parts(self.root, "best|frontier")
+        for name in ("modules", "networks"):
+            remove_parts(self.trials / name, r"[\w-]+")
 
     def _in_the_way(self) -> Iterator[Path]:
         """What stands where a run would write, in a folder that no run has used."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,32 +13,30 @@ import torch
 
 from paring import __version__
 from paring.artifact.files import write_array
-from paring.backends.base import NETWORK_FILES, Backend
-from paring.backends.isolated import Deployment, IsolatedSession
+from paring.backends.base import Backend
+from paring.backends.isolated import Deployment
 from paring.backends.probe import Probe, probe
-from paring.certify import Method, rows_needed, smallest_certifiable_drop
-from paring.data.batches import CALIBRATION_ROWS, calibration_batches, model_call, sample
+from paring.data.batches import CALIBRATION_ROWS, calibration_batches, sample
 from paring.data.checks import check_all_labels, check_graph_inputs, check_task
 from paring.data.job import Job
 from paring.data.rows import Rows
-from paring.data.split import SELECTION_SHARE, Splits, split_rows
-from paring.errors import BackendError, BudgetError, ExportError, TaskError
+from paring.data.split import Splits, split_rows
+from paring.flow.certifiable import Certifiable
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.identity import identity
 from paring.flow.networks import Networks
 from paring.flow.paired import Scorer
+from paring.flow.reference import reference
 from paring.flow.request import Request
 from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
 from paring.graph.signature import graph_signature, read_graph
-from paring.measure.agreement import COMPARED_ROWS, neighbour_effect, relative_error
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
-from paring.ops.scores import accuracy
 from paring.report.progress import Progress
 from paring.tune import Ranking, Trial
-from paring.types import Array, Batch, Signature, Task, named, restructured
+from paring.types import Array, Batch, Signature, Task, restructured
 
 FINALISTS = 3
 """One certified early, so that a run that is cut short has an answer, and two at the end."""
@@ -53,11 +50,6 @@ LOOKS = 3
 """At the certification rows when the search is over: of the original and of two finalists."""
 
 OBSERVED_BATCH = 64
-EXPORT_TOLERANCE = 0.01
-"""How far the exported network may answer from the module, relative to the size of its answers."""
-
-NEIGHBOUR_TOLERANCE = 0.01
-"""How far the original's answer to a row may move with the other rows of its batch: float kernels stay far below."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +127,8 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     signature = task_signature(request.task)
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     check_all_labels(request.task, signature, splits.selection, splits.certification)
-    smallest = check_certifiable(request, len(splits.certification))
-    told.note(f"{len(splits.certification)} rows can certify a drop of {smallest:.4f} at best")
+    certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), FINAL_SHARE)
+    certifiable.check()
     finished = folder.resume(identity(request, __version__, splits.digest))
     clock.resume(max((trial.elapsed_s for trial in finished), default=0.0))
     job = Job(
@@ -148,8 +140,11 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     )
     networks = Networks(job, signature, folder.trials)
     probes = probe(request.all_backends())
-    original, scores, row_s = _reference(request, networks, probes, splits.selection)
+    original, scores, row_s = reference(request, networks, probes, splits.selection)
     clock.reserve_looks(LOOKS * len(splits.certification) * folder.row_time(row_s))
+    certifiable = certifiable.knowing(scores)
+    certifiable.check()
+    told.note(certifiable.told)
     job = replace(job, deadline_s=clock.search_deadline_s, grace_s=clock.grace_s)
     inputs = timing_inputs(splits.selection, request.budget.batch_size, folder.trials / "data" / "timing")
     return Prepared(
@@ -164,7 +159,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         original=original,
         original_scores=scores,
         workload=Workload(inputs, request.budget.batch_size, request.thread_count),
-        smallest_certifiable_drop=smallest,
+        smallest_certifiable_drop=certifiable.smallest_drop,
     )
 
 
@@ -191,87 +186,9 @@ def task_signature(task: Task) -> Signature:
     return signature
 
 
-def check_certifiable(request: Request, rows: int) -> float:
-    """The smallest drop that so many rows can certify. Raises BudgetError where the budget asks for less."""
-    budget, task = request.budget, request.task
-    confidence = 1 - (1 - budget.confidence) * FINAL_SHARE
-    method: Method = "exact" if task.metric is accuracy else "betting"
-    smallest = smallest_certifiable_drop(rows, confidence, 1, task.score_range, method)
-    if smallest > budget.max_drop > 0:
-        needed = rows_needed(budget.max_drop, confidence, 1, task.score_range, method)
-        raise BudgetError(
-            f"max_drop={budget.max_drop:g} can't be certified with {rows} rows: the smallest drop that they can "
-            f"certify is {smallest:.4f}. Give evaluate at least {round(needed / (1 - SELECTION_SHARE)) + 1} rows, "
-            "or allow a larger drop."
-        )
-    return smallest
-
-
 def timing_inputs(rows: Rows, batch_size: int, folder: Path) -> dict[str, Path]:
     """One batch of real rows on disk, repeated where the split has fewer."""
     return {
         name: write_array(folder / f"input-{number}.npy", array[np.arange(batch_size) % len(rows)])
         for number, (name, array) in enumerate(rows.inputs.items())
     }
-
-
-def _reference(
-    request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
-) -> tuple[Deployment, Array, float]:
-    """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
-    reasons = {found.name: found.reason for found in probes if found.reason is not None}
-    graph_only = isinstance(request.task.model, Path)
-    for backend in request.all_backends():
-        if backend.name in reasons or (graph_only and backend.format != "onnx"):
-            continue
-        default = backend if isinstance(backend, Backend) else next(backend.variants(request.budget, 1), None)
-        if default is None:
-            continue
-        deployment = Deployment(default, networks.exported((), default) / NETWORK_FILES[default.format])
-        try:
-            with IsolatedSession.of(deployment, threads=request.thread_count) as session:
-                _check_export(request.task, session, selection, networks.signature)
-                _check_rows_apart(session, selection, request.budget.batch_size)
-                scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
-                begin_s = time.monotonic()
-                scores = _original_scores(scorer, session)
-                return deployment, scores, (time.monotonic() - begin_s) / len(scores)
-        except BackendError as error:
-            reasons[backend.name] = str(error)
-    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
-    raise BackendError(f"no backend can run this network ({told}): see `paring doctor`.")
-
-
-def _original_scores(scorer: Scorer, session: IsolatedSession) -> Array:
-    """Raises TaskError also where a CorpusMetric fails on the parts of the rows that a comparison will look at."""
-    scores = scorer.scores(session)
-    scorer.paired(scores, scores)
-    return scores
-
-
-def _check_export(task: Task, session: IsolatedSession, rows: Rows, signature: Signature) -> None:
-    """The exported network answers as the user's module does. Raises ExportError: all that follows rests on it."""
-    if isinstance(task.model, Path):
-        return
-    arrays, _ = rows.take(0, min(COMPARED_ROWS, len(rows)))
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    with torch.inference_mode():
-        wanted = model_call(task.model, restructured(tensors, signature.input_structure))
-    found = session.run(arrays)
-    for name, tensor in named(wanted, signature.output_names).items():
-        error = relative_error(found, {name: tensor.double().numpy()})
-        if not error <= EXPORT_TOLERANCE:
-            raise ExportError(
-                f"the exported network answers differently from the module: {name!r} is off by {error:.1%}. "
-                "Look for operations whose result depends on the number of rows, or that the exporter gets wrong."
-            )
-
-
-def _check_rows_apart(session: IsolatedSession, rows: Rows, batch_size: int) -> None:
-    """Raise TaskError where the answer to a row depends on its neighbours: a score would hold for one order alone."""
-    effect = neighbour_effect(session, rows, batch_size)
-    if not effect <= NEIGHBOUR_TOLERANCE:
-        raise TaskError(
-            f"the network's answers move by {effect:.1%} when a row is run alone and not in a batch: let no operation "
-            "mix the rows of a batch (softmax, mean, sort or ranges over axis 0; batch normalisation in train mode)."
-        )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import DISK_REFUSES, BackendError, DataError, OutputError, ParingError, TimeUpError, unwritable
+from paring.errors import BackendError, DataError, OutputError, ParingError, TimeUpError, disk_refused
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.agreement import neighbour_effect
@@ -83,8 +81,8 @@ class TrialRunner:
         except ParingError as error:
             return ended("failed", error)
         except OSError as error:
-            if error.errno in DISK_REFUSES:
-                raise unwritable(Path(error.filename or tempfile.gettempdir()), error) from error
+            if refused := disk_refused(error):
+                raise refused from error
             return ended("failed", f"{type(error).__name__}: {error}")
         except Exception as error:  # A technique may be anybody's code: whatever it raises ends this trial alone.
             return ended("failed", f"{type(error).__name__}: {error}")

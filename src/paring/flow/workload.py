@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from paring.artifact import Artifact
+from paring.artifact.files import write_scratch_array
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.loading import thread_count
 from paring.measure.agreement import answers
@@ -41,5 +42,5 @@ def _files(arrays: Arrays) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
         files = {name: Path(folder) / f"input-{number}.npy" for number, name in enumerate(arrays)}
         for name, file in files.items():
-            np.save(file, arrays[name], allow_pickle=False)
+            write_scratch_array(file, arrays[name])
         yield files

@@ -27,9 +27,10 @@ from typing import Self
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
-from paring.errors import BudgetError
+from paring.errors import BackendError, BudgetError
 from paring.measure.interval import log_ratio_interval
 from paring.measure.latency import BlockPlan, Latency, Workload, block_plan, time_block, warm_up
+from paring.measure.standby import Standby
 from paring.types import Array
 
 CONFIDENCE = 0.95
@@ -238,7 +239,7 @@ class Yardstick:
         self._workload = workload
         self._order = random.Random(seed)
         self._fastest = 0.0
-        self._originals = [_Standby(original, workload.threads) for _ in range(2)]
+        self._originals = [Standby(original, workload.threads) for _ in range(2)]
 
     def compare(self, candidate: Deployment, *, time_limit_s: float = 1.0) -> Comparison:
         """Measure a candidate in turn with the original for about `time_limit_s` after it has loaded."""
@@ -263,7 +264,14 @@ class Yardstick:
             return self._pair(session, original, time_s)
 
     def _pair(self, session: IsolatedSession, original: int, time_s: float) -> _Pair:
-        return _measured_pair(session, self._originals[original].session(), self._workload, time_s, self._order)
+        """A pair beside a process of the original, beside a new one where that died: no fault of the candidate."""
+        standby = self._originals[original]
+        try:
+            return _measured_pair(session, standby.session(), self._workload, time_s, self._order)
+        except BackendError:
+            if standby.alive or not session.alive:
+                raise
+        return _measured_pair(session, standby.session(), self._workload, time_s, self._order)
 
     def close(self) -> None:
         """End the original's processes."""
@@ -275,25 +283,3 @@ class Yardstick:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Standby:
-    """A process of the original that is started when it is needed, and again where it has died."""
-
-    def __init__(self, deployment: Deployment, threads: int) -> None:
-        self._deployment, self._threads = deployment, threads
-        self._session: IsolatedSession | None = None
-
-    def session(self) -> IsolatedSession:
-        """One that runs."""
-        if self._session is not None and not self._session.alive:
-            self.close()
-        if self._session is None:
-            self._session = IsolatedSession.of(self._deployment, threads=self._threads)
-        return self._session
-
-    def close(self) -> None:
-        """End the process, if there is one."""
-        if self._session is not None:
-            self._session.close()
-        self._session = None

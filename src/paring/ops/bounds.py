@@ -141,3 +141,11 @@ def _inverse_mills_ratios() -> tuple[Floats, Floats]:
     shares = np.exp(np.concatenate((np.linspace(-60, -3, 115), np.linspace(-3, -0.001, 300)[1:])))
     ratios = [normal.pdf(normal.inv_cdf(share)) / share for share in shares.tolist()]
     return np.append(np.log(shares), 0.0), np.append(ratios, 0.0)
+
+
+def unseen_share(n: int, alpha: float) -> float:
+    """Upper bound, at error `alpha`, on the share of a kind of row of which `n` rows show none: 1 - alpha ** (1 / n).
+
+    The rule of three, exactly (Hanley and Lippman-Hand 1983).
+    """
+    return -math.expm1(math.log(alpha) / n)

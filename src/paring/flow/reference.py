@@ -1,0 +1,107 @@
+"""The original as it is exported: it must answer as the user's network does; its scores are what others are held to."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from paring.backends.base import NETWORK_FILES, Backend
+from paring.backends.isolated import Deployment, IsolatedSession
+from paring.backends.probe import Probe
+from paring.data.batches import model_call
+from paring.data.rows import Rows
+from paring.errors import BackendError, ExportError, TaskError
+from paring.flow.networks import Networks
+from paring.flow.paired import Scorer
+from paring.flow.request import Request
+from paring.measure.agreement import COMPARED_ROWS, answers, neighbour_effect, relative_error
+from paring.types import Array, Arrays, Signature, named, restructured
+
+EXPORT_TOLERANCE = 0.01
+"""How far the exported network may answer from the module, relative to the size of its answers."""
+
+NEIGHBOUR_TOLERANCE = 0.01
+"""How far the original's answer to a row may move with the other rows of its batch: float kernels stay far below."""
+
+
+def reference(
+    request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
+) -> tuple[Deployment, Array, float]:
+    """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
+    reasons = {found.name: found.reason for found in probes if found.reason is not None}
+    graph_only = isinstance(request.task.model, Path)
+    for backend in request.all_backends():
+        if backend.name in reasons or (graph_only and backend.format != "onnx"):
+            continue
+        default = backend if isinstance(backend, Backend) else next(backend.variants(request.budget, 1), None)
+        if default is None:
+            continue
+        deployment = Deployment(default, networks.exported((), default) / NETWORK_FILES[default.format])
+        try:
+            with IsolatedSession.of(deployment, threads=request.thread_count) as session:
+                _check_export(request, session, selection, networks.signature)
+                _check_rows_apart(session, selection, request.budget.batch_size)
+                scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
+                begin_s = time.monotonic()
+                scores = _original_scores(scorer, session)
+                return deployment, scores, (time.monotonic() - begin_s) / len(scores)
+        except BackendError as error:
+            reasons[backend.name] = str(error)
+    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
+    raise BackendError(f"no backend can run this network ({told}): see `paring doctor`.")
+
+
+def _original_scores(scorer: Scorer, session: IsolatedSession) -> Array:
+    """Raises TaskError also where a CorpusMetric fails on the parts of the rows that a comparison will look at."""
+    scores = scorer.scores(session)
+    scorer.paired(scores, scores)
+    return scores
+
+
+def _check_export(request: Request, session: IsolatedSession, rows: Rows, signature: Signature) -> None:
+    """The exported network answers as the user's module does. Raises ExportError: all that follows rests on it."""
+    model, batch_size = request.task.model, request.budget.batch_size
+    if isinstance(model, Path):
+        return
+    count = min(COMPARED_ROWS, len(rows))
+    wanted = _module_answers(model, rows, count, batch_size, signature)
+    found = answers(session, rows.input_files, count, batch_size)
+    for name, right in wanted.items():
+        error = relative_error(found, {name: right})
+        if not error <= EXPORT_TOLERANCE:
+            raise ExportError(
+                f"the exported network answers differently from the module: {name!r} is off by {error:.1%}. "
+                "Look for operations whose result depends on the number of rows, or that the exporter gets wrong."
+            )
+
+
+def _module_answers(model: nn.Module, rows: Rows, count: int, batch_size: int, signature: Signature) -> Arrays:
+    """The module's outputs for the first rows, in batches of the size that is served, the last one filled up."""
+    parts = []
+    for start in range(0, count, batch_size):
+        picked = np.arange(start, start + batch_size) % len(rows)
+        tensors = {name: torch.from_numpy(array[picked]) for name, array in rows.inputs.items()}
+        with torch.inference_mode():
+            outputs = model_call(model, restructured(tensors, signature.input_structure))
+        parts.append({name: _array(tensor) for name, tensor in named(outputs, signature.output_names).items()})
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    """In NumPy, which knows no bfloat16."""
+    array: Array = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+    return array
+
+
+def _check_rows_apart(session: IsolatedSession, rows: Rows, batch_size: int) -> None:
+    """Raise TaskError where the answer to a row depends on its neighbours: a score would hold for one order alone."""
+    effect = neighbour_effect(session, rows, batch_size)
+    if not effect <= NEIGHBOUR_TOLERANCE:
+        raise TaskError(
+            f"the network's answers move by {effect:.1%} when a row is run alone and not in a batch: let no operation "
+            "mix the rows of a batch (softmax, mean, sort or ranges over axis 0; batch normalisation in train mode)."
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from typer.exceptions import TyperException
+
 from paring.cli.app import app
 from paring.errors import ParingError
 
@@ -13,7 +15,11 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line. 0 done, 2 bad input, 3 infeasible, 130 interrupted with its state saved."""
     try:
-        app()
+        # Not standalone, or mistakes of usage would be drawn as a box; the answer is the code of a command's `Exit`.
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        print(f"paring: {' '.join(error.format_message().split()).rstrip('.')}: see `paring --help`.", file=sys.stderr)
+        sys.exit(error.exit_code)
     except ParingError as error:
         print(f"paring: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

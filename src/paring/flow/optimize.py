@@ -119,6 +119,7 @@ class Hunt:
             threads=request.thread_count,
             time_left_s=self.clock.search_left_s,
             precisions={found.name: found.precisions for found in self.prepared.probes},
+            not_tried=self.prepared.not_tried,
         )
 
     def follow(self, search: Search) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Prepared:
     """A run that is ready to search. `original_scores` are those of the selection rows.
 
     `job` ends with the search, and the job of `networks` with the run: a finalist is made again where it must be.
+    `not_tried` gathers what the search does not propose, with the reason.
     """
 
     request: Request
@@ -79,6 +80,7 @@ class Prepared:
     original_scores: Array
     workload: Workload
     smallest_certifiable_drop: float
+    not_tried: dict[str, str] = field(default_factory=dict)
 
     @property
     def signature(self) -> Signature:
@@ -87,17 +89,12 @@ class Prepared:
 
     @property
     def unavailable(self) -> dict[str, str]:
-        """Backend -> why it does not work here."""
-        return {found.name: found.reason for found in self.probes if found.reason is not None}
+        """Backend -> why it can't run the network here."""
+        return self.request.unusable(self.probes)
 
     def usable_backends(self) -> tuple[Backend | type[Backend], ...]:
-        """Those that were asked for and work; a task that is a graph leaves out those that need a module."""
-        graph_only = isinstance(self.request.task.model, Path)
-        return tuple(
-            backend
-            for backend in self.request.all_backends()
-            if backend.name not in self.unavailable and not (graph_only and backend.format != "onnx")
-        )
+        """Those that were asked for and can run it."""
+        return self.request.usable_backends(self.unavailable)
 
     def scorer(self, rows: Rows) -> Scorer:
         """Scores on a split."""
@@ -219,11 +216,8 @@ def _reference(
     request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
 ) -> tuple[Deployment, Array, float]:
     """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
-    reasons = {found.name: found.reason for found in probes if found.reason is not None}
-    graph_only = isinstance(request.task.model, Path)
-    for backend in request.all_backends():
-        if backend.name in reasons or (graph_only and backend.format != "onnx"):
-            continue
+    reasons = request.unusable(probes)
+    for backend in request.usable_backends(reasons.copy()):
         default = backend if isinstance(backend, Backend) else next(backend.variants(request.budget, 1), None)
         if default is None:
             continue

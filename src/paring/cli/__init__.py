@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from typer.exceptions import TyperException
@@ -18,7 +19,9 @@ def main() -> None:
         # Not standalone, or mistakes of usage would be drawn as a box; the answer is the code of a command's `Exit`.
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
-        print(f"paring: {' '.join(error.format_message().split()).rstrip('.')}: see `paring --help`.", file=sys.stderr)
+        message = " ".join(error.format_message().split()).rstrip(".")
+        typed = shlex.join(["paring", *sys.argv[1:]])
+        print(f"paring: {message}: `{typed}` can't be run, add --help to see what it takes.", file=sys.stderr)
         sys.exit(error.exit_code)
     except ParingError as error:
         print(f"paring: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -13,10 +14,54 @@ import typer
 
 import paring
 from paring import registry
+from paring.certify import Certificate, certify
 from paring.cli.app import app
+from paring.techniques.base import TrainingTechnique
+from paring.tune import Trial
+from paring.types import Coverage, LayerChange
 
 TARGET = Path(__file__).parent / "reference.md"
 SKIPPED_OPTIONS = ("--install-completion", "--show-completion", "--help")
+
+MORE = (TrainingTechnique, Coverage, LayerChange, Trial, Certificate, certify)
+"""What people meet in results and write in extensions, beside the names of `paring` itself."""
+
+RECIPE = (
+    "`Recipe = tuple[Technique, ...]`: techniques, applied left to right, those of modules first, then those of graphs."
+)
+
+FILES = """\
+### Exit codes
+
+| code | |
+|---|---|
+| 0 | done: improved, or the original kept, with the reason |
+| 1 | `verify` found a promise that does not hold here, or no runtime works |
+| 2 | bad input or a mistake of usage: one sentence names the value and the remedy |
+| 3 | no candidate meets the budget: the nearest points are printed |
+| 130 | interrupted: what had finished is saved, and the same command goes on from there |
+
+### What an output folder holds
+
+| path | |
+|---|---|
+| `result.json` | the answer: `status`, `reason`, `best`, `baseline`, `baselines`, `speedup`, `certificate` |
+| | `coverage`, `nearest` (infeasible), `unavailable` and `not_tried` with their reasons, `trials` (by outcome) |
+| `report.html` | the story, with plots: one file that needs no network |
+| `best/` | the chosen artifact; none where the budget is infeasible |
+| `frontier/NN/` | the other artifacts of the family, the fastest first |
+| `trials/trials.jsonl` | every trial as one line of JSON, appended as it ends (`Trial` below) |
+
+An artifact is a folder with `manifest.json` (signature, backend and options, recipe, measurements, certificate,
+hardware, sha256 of every file), the network (`network.onnx` or `network.pt2`) and `golden.npz`: inputs
+and the outputs they gave.
+"""
+
+
+def public_room(value: Any) -> str:
+    """The module to import it from: of `paring.certify.rows`, the room `paring.certify`."""
+    room = ".".join(value.__module__.split(".")[:2])
+    return room if hasattr(importlib.import_module(room), value.__name__) else str(value.__module__)
 
 
 def reference() -> str:
@@ -25,9 +70,12 @@ def reference() -> str:
     command = typer.main.get_command(app)
     for name, sub in sorted(command.commands.items()):  # type: ignore[attr-defined]
         lines += command_lines(name, sub)
-    lines += ["## Python", ""]
+    lines += [FILES, "## Python", ""]
     for name in paring.__all__:
         lines += object_lines(f"paring.{name}", getattr(paring, name))
+    for value in MORE:
+        lines += object_lines(f"{public_room(value)}.{value.__name__}", value)
+    lines += ["### `paring.techniques.base.Recipe`", "", RECIPE, ""]
     for kind, title in (("technique", "Techniques"), ("backend", "Backends")):
         lines += [f"## {title}", ""]
         for name in registry.names(kind):  # type: ignore[arg-type]

@@ -69,12 +69,31 @@ def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
         (["examples/digits.py", "--techniques", "Int8Statik"], "did you mean Int8Static"),
         (["examples/digits.py", "--backends", "openvin"], "did you mean openvino"),
         (["examples/digits.py", "--threads", "0"], "threads=0 must be 1 or more"),
+        (["examples/digits.py", "--batch-size", "x"], "Invalid value for '--batch-size'"),
+        (["examples/digits.py", "--batch-size", "x"], "--batch-size x"),
+        (["examples/digits.py", "--bogus"], "No such option: --bogus"),
+        ([], "Missing argument 'task'"),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
 )
 def test_bad_arguments(tmp_path: Path, arguments: list[str], says: str) -> None:
     sentence = refused(typed("optimize", *arguments, "--out", tmp_path / "out", cwd=ROOT))
     assert says in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["optimize", "examples/digits.py"], "Missing option '--out'"),
+        (["optimise"], "No such command 'optimise'"),
+        (["bench"], "Missing argument 'paths'"),
+    ],
+)
+def test_mistakes_of_usage_are_one_sentence_with_the_remedy(arguments: list[str], says: str) -> None:
+    finished = paring(*arguments)
+    assert refused(finished).startswith(f"paring: {says}")
+    assert finished.stderr.endswith(f"`paring {' '.join(arguments)}` can't be run, add --help to see what it takes.\n")
+    assert len(finished.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -274,4 +293,8 @@ def test_a_budget_nobody_meets_is_exit_code_3_with_the_nearest_points(tmp_path: 
     assert "no candidate meets the budget" in finished.stderr.strip().splitlines()[-1]
     assert "nearest" in finished.stdout
     assert not (tmp_path / "out" / "best").exists()
-    assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "infeasible"
+    values = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert values["status"] == "infeasible"
+    again = paring("optimize", task, "--out", tmp_path / "out", "--time-limit", "60s", *limits, "--json")
+    assert again.returncode == 3
+    assert json.loads(again.stdout)["nearest"] == values["nearest"]

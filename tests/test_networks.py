@@ -16,11 +16,11 @@ from paring.data.job import Job
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.flow.trials import TrialRunner
-from paring.flow.weights import save_weights, with_weights
 from paring.techniques import calibration
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision
+from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
 from paring.types import Budget, Task
 from tests import sleepy

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from paring.errors import BackendError, OutputError
-from paring.flow.playoff import CLOSE, MOST_CONTENDERS, played_off
 from paring.measure.compare import Comparison
 from paring.measure.latency import Latency
 from paring.tune import Candidate, Trial
+from paring.tune.playoff import CLOSE, MOST_CONTENDERS, played_off
 from tests.sleepy_backend import Sleepy
 
 TRIAL = Trial.of(Candidate((), Sleepy(), "post-training"), 0, "measured")

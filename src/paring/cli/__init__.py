@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+
+from typer.exceptions import TyperException
 
 from paring.cli.app import app
 from paring.errors import ParingError
@@ -13,7 +16,13 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line. 0 done, 2 bad input, 3 infeasible, 130 interrupted with its state saved."""
     try:
-        app()
+        # Not standalone, or mistakes of usage would be drawn as a box; the answer is the code of a command's `Exit`.
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        message = " ".join(error.format_message().split()).rstrip(".")
+        typed = shlex.join(["paring", *sys.argv[1:]])
+        print(f"paring: {message}: `{typed}` can't be run, add --help to see what it takes.", file=sys.stderr)
+        sys.exit(error.exit_code)
     except ParingError as error:
         print(f"paring: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

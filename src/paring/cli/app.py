@@ -15,7 +15,6 @@ from paring.errors import InfeasibleError
 from paring.types import Budget, Objective
 
 app = typer.Typer(
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Give it a trained network, data and a budget: it returns the fastest network that this machine can run and "
@@ -34,13 +33,18 @@ OPTIMIZE_EPILOG = (
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     """Options of paring itself."""
     if version:
         from paring import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(epilog=OPTIMIZE_EPILOG)

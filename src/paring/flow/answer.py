@@ -131,6 +131,7 @@ def result_json(
         "coverage": findings.best.coverage,
         "nearest": [{**point_json(trial), "misses": missed} for trial, missed in findings.nearest],
         "unavailable": [{"backend": name, "reason": reason} for name, reason in prepared.unavailable.items()],
+        "not_tried": [{"what": what, "reason": reason} for what, reason in prepared.not_tried.items()],
         "trials": dict(Counter(trial.outcome for trial in trials)),
         "hardware": hardware(),
         "first_certified_s": finals.first_certified_s,

@@ -25,7 +25,6 @@ from paring.errors import (
 )
 from paring.flow.answer import Findings, point_json, result_json, with_latency
 from paring.flow.finalists import Finalist, Finals
-from paring.flow.playoff import played_off
 from paring.flow.prepare import EARLY_SHARE, FINAL_SHARE, Prepared
 from paring.flow.result import Result
 from paring.flow.workload import golden_outputs
@@ -34,6 +33,7 @@ from paring.measure.hardware import hardware
 from paring.measure.size import network_files
 from paring.report import write_report
 from paring.tune import Candidate, Ranking, Speedup, Trial
+from paring.tune.playoff import played_off
 
 GOLDEN_ROWS = 16
 FAMILY = 8

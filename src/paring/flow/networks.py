@@ -21,10 +21,10 @@ from paring.backends.torch_archive import write_archive
 from paring.data.batches import sample
 from paring.data.job import Job
 from paring.errors import ParingError, TechniqueError, in_words
-from paring.flow.weights import save_weights, with_weights
 from paring.graph.export import export_onnx, export_program, quiet_exporter
 from paring.measure.size import network_files
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique, TrainingTechnique
+from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
 from paring.types import Coverage, Signature

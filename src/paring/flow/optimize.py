@@ -13,7 +13,6 @@ from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
 from paring.flow.finalists import Finals
 from paring.flow.folder import RunFolder
-from paring.flow.playoff import MOST_CONTENDERS
 from paring.flow.prepare import EARLY_SHARE, Prepared, prepare
 from paring.flow.request import Executor, Request
 from paring.flow.result import Result
@@ -21,6 +20,7 @@ from paring.flow.trials import TrialRunner
 from paring.report.progress import Progress, Silent, TerminalProgress
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Scene, Search, Trial
+from paring.tune.playoff import MOST_CONTENDERS
 from paring.types import Budget, Task
 
 EARLY_GAIN = 0.9
@@ -119,6 +119,7 @@ class Hunt:
             threads=request.thread_count,
             time_left_s=self.clock.search_left_s,
             precisions={found.name: found.precisions for found in self.prepared.probes},
+            not_tried=self.prepared.not_tried,
         )
 
     def follow(self, search: Search) -> None:

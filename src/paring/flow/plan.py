@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paring.backends.probe import probe
+from paring.backends.probe import Probe, probe
 from paring.data.job import Job
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
@@ -29,39 +30,39 @@ def make_plan(request: Request) -> dict[str, Any]:
     """
     begin_s = time.monotonic()
     probes = probe(request.all_backends())
-    broken = {found.name: found.reason for found in probes if found.reason is not None}
+    unusable = request.unusable(probes)
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
-        job = Job.of(request.task, seed=request.seed, threads=request.thread_count)
-        networks = Networks(job, task_signature(request.task), Path(folder))
-        graph = networks.original_graph()
+        scene = _scene(request, probes, Path(folder))
         build_s = time.monotonic() - begin_s
-        model = None if isinstance(request.task.model, Path) else request.task.model
-        scene = Scene(
-            budget=request.budget,
-            ranking=Ranking(request.budget, 1, 0.95),
-            job=job,
-            model=model,
-            graph=graph,
-            techniques=request.all_techniques(),
-            backends=tuple(b for b in request.all_backends() if b.name not in broken and (model or b.format == "onnx")),
-            threads=request.thread_count,
-            time_left_s=lambda: request.time_limit_s,
-            precisions={found.name: found.precisions for found in probes},
-        )
-        known = [c for stage in (first_baselines, first_techniques, other_baselines) for c in next(stage(scene))]
-        structures = Training(scene, {}, ()).structures() if request.task.train is not None else ()
+        stages = (first_baselines(scene), first_techniques(scene), other_baselines(scene))
+        known = {candidate.key: candidate for stage in stages for asked in stage for candidate in asked}
+        training = Training(scene, {}, ())
+        structures = training.structures() if training.trainer and request.task.train is not None else ()
+    trained = [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures]
+    not_tried = unusable | scene.not_tried
     return {
-        "tried": [_row(candidate) for candidate in known]
-        + [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures],
-        "not_tried": _not_tried(request, broken),
-        "notes": [
-            f"The {len(known)} trials without training take about {round(build_s + TRIAL_S * len(known))} s; "
-            f"the time limit is {request.time_limit_s:g} s, and training takes what is left of it."
-            if structures
-            else f"These {len(known)} trials take about {round(build_s + TRIAL_S * len(known))} s; then come more "
-            f"settings around the best, within the time limit of {request.time_limit_s:g} s.",
-        ],
+        "tried": [_row(candidate) for candidate in known.values()] + trained,
+        "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
+        "notes": [_time_told(len(known), build_s, request.time_limit_s, training=bool(trained))],
     }
+
+
+def _scene(request: Request, probes: Sequence[Probe], folder: Path) -> Scene:
+    """What a search of the request would know as it begins."""
+    model = request.task.model
+    job = Job.of(request.task, seed=request.seed, threads=request.thread_count)
+    return Scene(
+        budget=request.budget,
+        ranking=Ranking(request.budget, 1, request.budget.confidence),
+        job=job,
+        model=None if isinstance(model, Path) else model,
+        graph=Networks(job, task_signature(request.task), folder).original_graph(),
+        techniques=request.all_techniques(),
+        backends=request.usable_backends(request.unusable(probes)),
+        threads=request.thread_count,
+        time_left_s=lambda: request.time_limit_s,
+        precisions={found.name: found.precisions for found in probes},
+    )
 
 
 def _row(candidate: Candidate) -> dict[str, str]:
@@ -72,12 +73,14 @@ def _row(candidate: Candidate) -> dict[str, str]:
     }
 
 
-def _not_tried(request: Request, broken: dict[str, str]) -> list[dict[str, str]]:
-    found = [{"what": name, "why": reason} for name, reason in broken.items()]
-    if isinstance(request.task.model, Path):
-        found.append(
-            {"what": "techniques of modules", "why": "the task is a graph: pruning and training need a module"}
+def _time_told(trials: int, build_s: float, time_limit_s: float, *, training: bool) -> str:
+    least = f"about {round(build_s + TRIAL_S * trials)} s"
+    if training:
+        return (
+            f"The {trials} trials without training take {least}; the time limit is {time_limit_s:g} s, and training "
+            "takes what is left of it."
         )
-    elif request.task.train is None:
-        found.append({"what": "pruning and training", "why": "the task has no `train` data"})
-    return found
+    return (
+        f"These {trials} trials take {least}; then come more settings around the best, within the time limit of "
+        f"{time_limit_s:g} s."
+    )

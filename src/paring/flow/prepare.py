@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Prepared:
     """A run that is ready to search. `original_scores` are those of the selection rows.
 
     `job` ends with the search, and the job of `networks` with the run: a finalist is made again where it must be.
+    `not_tried` gathers what the search does not propose, with the reason.
     """
 
     request: Request
@@ -71,6 +72,7 @@ class Prepared:
     original_scores: Array
     workload: Workload
     smallest_certifiable_drop: float
+    not_tried: dict[str, str] = field(default_factory=dict)
 
     @property
     def signature(self) -> Signature:
@@ -79,17 +81,12 @@ class Prepared:
 
     @property
     def unavailable(self) -> dict[str, str]:
-        """Backend -> why it does not work here."""
-        return {found.name: found.reason for found in self.probes if found.reason is not None}
+        """Backend -> why it can't run the network here."""
+        return self.request.unusable(self.probes)
 
     def usable_backends(self) -> tuple[Backend | type[Backend], ...]:
-        """Those that were asked for and work; a task that is a graph leaves out those that need a module."""
-        graph_only = isinstance(self.request.task.model, Path)
-        return tuple(
-            backend
-            for backend in self.request.all_backends()
-            if backend.name not in self.unavailable and not (graph_only and backend.format != "onnx")
-        )
+        """Those that were asked for and can run it."""
+        return self.request.usable_backends(self.unavailable)
 
     def scorer(self, rows: Rows) -> Scorer:
         """Scores on a split."""

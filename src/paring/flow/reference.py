@@ -24,7 +24,7 @@ from paring.types import Array, Arrays, Signature, named, restructured
 EXPORT_TOLERANCE = 0.01
 """How far the exported network may answer from the module, relative to the size of its answers."""
 
-NEIGHBOUR_TOLERANCE = 0.01
+ORIGINAL_NEIGHBOUR_TOLERANCE = 0.01
 """How far the original's answer to a row may move with the other rows of its batch: float kernels stay far below."""
 
 
@@ -32,11 +32,8 @@ def reference(
     request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
 ) -> tuple[Deployment, Array, float]:
     """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
-    reasons = {found.name: found.reason for found in probes if found.reason is not None}
-    graph_only = isinstance(request.task.model, Path)
-    for backend in request.all_backends():
-        if backend.name in reasons or (graph_only and backend.format != "onnx"):
-            continue
+    reasons = request.unusable(probes)
+    for backend in request.usable_backends(reasons.copy()):
         default = backend if isinstance(backend, Backend) else next(backend.variants(request.budget, 1), None)
         if default is None:
             continue
@@ -100,7 +97,7 @@ def _array(tensor: torch.Tensor) -> Array:
 def _check_rows_apart(session: IsolatedSession, rows: Rows, batch_size: int) -> None:
     """Raise TaskError where the answer to a row depends on its neighbours: a score would hold for one order alone."""
     effect = neighbour_effect(session, rows, batch_size)
-    if not effect <= NEIGHBOUR_TOLERANCE:
+    if not effect <= ORIGINAL_NEIGHBOUR_TOLERANCE:
         raise TaskError(
             f"the network's answers move by {effect:.1%} when a row is run alone and not in a batch: let no operation "
             "mix the rows of a batch (softmax, mean, sort or ranges over axis 0; batch normalisation in train mode)."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from paring import registry
 from paring.backends.base import Backend
 from paring.backends.cores import usable_cores
+from paring.backends.probe import Probe
 from paring.errors import BudgetError, InputError
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Trial
@@ -70,6 +71,17 @@ class Request:
     def all_backends(self) -> tuple[Backend | type[Backend], ...]:
         """What was passed, else every backend that is installed."""
         return installed("backend") if self.backends is None else tuple(self.backends)
+
+    def unusable(self, probes: Iterable[Probe]) -> dict[str, str]:
+        """Backend -> why it can't run the task's network: it does not work here, or it reads no graphs."""
+        graph_only = isinstance(self.task.model, Path)
+        needs_module = [b.name for b in self.all_backends() if graph_only and b.format != "onnx"]
+        reasons = dict.fromkeys(needs_module, "the task is a graph, and this backend needs a module.")
+        return reasons | {found.name: found.reason for found in probes if found.reason is not None}
+
+    def usable_backends(self, unusable: Container[str]) -> tuple[Backend | type[Backend], ...]:
+        """Those that were asked for, without these."""
+        return tuple(backend for backend in self.all_backends() if backend.name not in unusable)
 
 
 def check_storable(backend: Backend | type[Backend]) -> None:

@@ -46,15 +46,19 @@ def grouped(trials: tuple[TrialRow, ...]) -> tuple[Group, ...]:
 
 
 def failures_section(answer: Answer, trials: tuple[TrialRow, ...]) -> Markup:
-    """A list for each outcome, folded where a reason holds for several trials; then the runtimes that are missing."""
+    """A list for each outcome, folded where a reason holds for several trials; then what was never tried."""
     groups = grouped(trials)
     parts: list[Markup] = []
     for outcome in dict.fromkeys(group.outcome for group in groups):
         items = [_entry(group) for group in groups if group.outcome == outcome]
         parts += [el("h3", None, OUTCOMES.get(outcome, outcome)), el("ul", {"class": "failures"}, *items)]
-    if answer.unavailable:
-        items = [el("li", None, el("b", {"class": "recipe"}, name), " ", reason) for name, reason in answer.unavailable]
-        parts += [el("h3", None, "Runtimes that are not available here"), el("ul", {"class": "failures"}, *items)]
+    for title, told in (
+        ("Not tried", answer.not_tried),
+        ("Runtimes that are not available here", answer.unavailable),
+    ):
+        if told:
+            items = [el("li", None, el("b", {"class": "recipe"}, name), " ", reason) for name, reason in told]
+            parts += [el("h3", None, title), el("ul", {"class": "failures"}, *items)]
     if not parts:
         return el("p", {"class": "empty"}, "Everything that was tried ran to its end.")
     return el("div", None, *parts)

@@ -202,6 +202,7 @@ class Answer:
     wall_time_s: float | None
     outcomes: tuple[tuple[str, int], ...]
     unavailable: tuple[tuple[str, str], ...]
+    not_tried: tuple[tuple[str, str], ...]
     nearest: tuple[Point, ...]
     seed: int | None
     version: str
@@ -231,6 +232,7 @@ class Answer:
             wall_time_s=fields.number("wall_time_s"),
             outcomes=tuple((name, outcomes.integer(name) or 0) for name in outcomes.values),
             unavailable=tuple((each.text("backend", "?"), each.text("reason")) for each in fields.each("unavailable")),
+            not_tried=tuple((each.text("what", "?"), each.text("reason")) for each in fields.each("not_tried")),
             nearest=tuple(Point.of(each) for each in fields.each("nearest")),
             seed=fields.integer("seed"),
             version=fields.text("version"),

@@ -52,7 +52,10 @@ class ModuleTechnique(Technique):
     @classmethod
     @abstractmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """The settings that are worth a try on this network, most promising first; none where it does not apply."""
+        """The settings that are worth a try on this network, most promising first.
+
+        None where it does not apply, or a TechniqueError that says why.
+        """
 
 
 class TrainingTechnique(ModuleTechnique):
@@ -88,7 +91,10 @@ class GraphTechnique(Technique):
     @classmethod
     @abstractmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """The settings that are worth a try on this graph, most promising first; none where it does not apply."""
+        """The settings that are worth a try on this graph, most promising first.
+
+        None where it does not apply, or a TechniqueError that says why.
+        """
 
     @classmethod
     def around(cls, technique: GraphTechnique, graph: onnx.ModelProto) -> Iterator[Self]:

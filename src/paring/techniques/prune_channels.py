@@ -196,12 +196,11 @@ class PruneChannels(ModuleTechnique):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """A ladder of ratios, kept channels in multiples of 16 and of 8; those that come to the same once."""
-        try:
-            plan = _Plan.of(model, job)
-        except TechniqueError as error:
-            job.say(f"{cls.__name__}: {error}")
-            return
+        """A ladder of ratios, kept channels in multiples of 16 and of 8; those that come to the same once.
+
+        Raises TechniqueError where the network can't be traced.
+        """
+        plan = _Plan.of(model, job)
         free = [group for group in plan.groups if not group.frozen]
         seen = {tuple(group.channels for group in free)}
         for ratio in LADDER:

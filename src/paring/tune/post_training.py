@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
 from paring.tune.candidate import Candidate
 from paring.tune.hopeless import judged
+from paring.tune.proposing import offered
 from paring.tune.scene import Round, Rounds, Scene
 from paring.tune.trial import Trial
 
@@ -110,7 +112,8 @@ class Refinement:
             return
         for kind in self.scene.techniques:
             if isinstance(kind, type) and issubclass(kind, GraphTechnique):
-                yield from kind.around(technique, self.scene.graph)
+                around = partial(kind.around, technique, self.scene.graph)
+                yield from offered(kind.__name__, around, self.scene.not_tried)
 
     def _options(self) -> Round:
         """Every option of the backend for the leading recipes, but for those that the original was slow with."""

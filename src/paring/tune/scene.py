@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -11,6 +11,7 @@ from paring.backends.base import Backend
 from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
 from paring.tune.candidate import Candidate
+from paring.tune.proposing import executable, offered, out_of_place
 from paring.tune.ranking import Ranking
 from paring.tune.trial import Trial
 from paring.types import Budget
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Round: TypeAlias = Sequence[Candidate]
 R = TypeVar("R")
+Offered = TypeVar("Offered", GraphTechnique, ModuleTechnique)
 Steps: TypeAlias = Generator[Round, Sequence[Trial], R]
 """A part of the search: it yields candidates that don't depend on each other, is sent their trials, and returns R."""
 
@@ -33,6 +35,8 @@ class Scene:
 
     `techniques` and `backends` hold classes, whose variants are tried, and objects, which are tried as they are.
     `model` is None for a task that is a graph. `precisions` tells in which precisions a backend of that name executes.
+    `not_tried` gathers what is not proposed, with the reason: techniques that do not fit the task or the network, or
+    that fail as they propose, and precisions that a backend lacks.
     """
 
     budget: Budget
@@ -45,12 +49,17 @@ class Scene:
     threads: int
     time_left_s: Callable[[], float]
     precisions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    not_tried: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        graph_only, train_data = self.model is None, self.job.task.train is not None
+        self.not_tried.update(out_of_place(self.techniques, graph_only=graph_only, train_data=train_data))
 
     def backend_variants(self, backend: Backend | type[Backend]) -> list[Backend]:
         """The options worth a try, the default first."""
         if isinstance(backend, Backend):
             return [backend]
-        return list(backend.variants(self.budget, self.threads))
+        return offered(backend.name, lambda: backend.variants(self.budget, self.threads), self.not_tried)
 
     def graph_backends(self) -> list[Backend]:
         """Each backend that reads graphs, with its default options."""
@@ -59,15 +68,22 @@ class Scene:
     def graph_variants(self, technique: Any, backend: Backend, most: int | None = None) -> list[GraphTechnique]:
         """The first settings of a graph technique, those that the backend executes; none for another kind."""
         if isinstance(technique, type) and issubclass(technique, GraphTechnique):
-            executed = self.precisions.get(backend.name)
-            variants = islice(technique.variants(self.graph, self.job), most)
-            return [variant for variant in variants if executed is None or variant.execution in executed]
+            variants = self._offered(technique, lambda: islice(technique.variants(self.graph, self.job), most))
+            return executable(variants, backend.name, self.precisions.get(backend.name), self.not_tried)
         return [technique] if isinstance(technique, GraphTechnique) else []
 
     def module_variants(self, technique: Any, most: int | None = None) -> list[ModuleTechnique]:
         """Settings of a module technique that are worth a try; none for another kind, or without a module."""
-        if self.model is None:
+        model = self.model
+        if model is None:
             return []
         if isinstance(technique, type) and issubclass(technique, ModuleTechnique):
-            return list(islice(technique.variants(self.model, self.job), most))
+            return self._offered(technique, lambda: islice(technique.variants(model, self.job), most))
         return [technique] if isinstance(technique, ModuleTechnique) else []
+
+    def _offered(self, technique: type[Offered], offers: Callable[[], Iterable[Offered]]) -> list[Offered]:
+        """What a technique proposes; one that proposes nothing is told as well."""
+        found = offered(technique.__name__, offers, self.not_tried)
+        if not found:
+            self.not_tried.setdefault(technique.__name__, "it proposes no settings of its own for this network.")
+        return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from paring.errors import OutputError, ParingError, TimeUpError
 from paring.measure.compare import Comparison
-from paring.tune import Trial
+from paring.tune.trial import Trial
 
 CLOSE = 1.1
 """Contenders cost at most so many times what the first of them costs."""

@@ -1,0 +1,65 @@
+"""What doctor, bench and inspect print for people, in this process."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+from typer.testing import CliRunner
+
+from paring.artifact import Artifact, Manifest
+from paring.backends.probe import Probe
+from paring.cli.app import app
+from paring.types import Signature, TensorSpec
+
+
+def printed(*arguments: str) -> list[str]:
+    """The lines that a command prints, their blanks made one."""
+    finished = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(arguments))
+    assert finished.exit_code == 0, finished.output
+    return [" ".join(line.split()) for line in finished.stdout.splitlines()]
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    """Adds the input to itself."""
+    tensor = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "twice", tensor[:1], tensor[1:])
+    save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "network.onnx"
+    )
+    specs = [(TensorSpec(name, "float32", (None, 3)),) for name in ("x", "y")]
+    signature = Signature(specs[0], specs[1], "tensor", "tensor")
+    manifest = Manifest("twice", signature, "onnxruntime", {}, [], "original", threads=1, batch_size=1)
+    rows = np.ones((2, 3), np.float32)
+    Artifact.write(tmp_path / "best", manifest, [tmp_path / "network.onnx"], ({"x": rows}, {"y": 2 * rows}))
+    return tmp_path / "best"
+
+
+def test_doctor_prints_a_row_for_each_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = (Probe("good", None, "1.2", {}, ("f32", "i8")), Probe("bad", "it was never installed."))
+    monkeypatch.setattr("paring.flow.doctor.probe", lambda: probes)
+    lines = printed("doctor")
+    assert lines[0] == "This machine"
+    assert any(line.startswith("cores ") for line in lines)
+    assert "good 1.2 works, in f32, i8" in lines
+    assert "bad - it was never installed." in lines
+
+
+def test_inspect_prints_the_manifest(artifact: Path) -> None:
+    lines = printed("inspect", str(artifact))
+    assert "task twice" in lines
+    assert "backend onnxruntime" in lines
+    assert "certificate -" in lines
+
+
+def test_bench_prints_a_row_for_each_artifact(artifact: Path) -> None:
+    shutil.copytree(artifact, artifact.parent / "same")
+    lines = printed("bench", str(artifact), str(artifact.parent / "same"), "--time-limit", "2s")
+    text = " ".join(lines)
+    assert "speed-up over the first" in lines[0]
+    assert text.count("onnxruntime") == 2
+    assert any(line.endswith(")") and "x" in line for line in lines[1:]), "the second one has a speed-up"

@@ -1,0 +1,109 @@
+"""`--plan`: what would be tried, what would not and why, as text and as JSON; nothing is run."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from paring.cli.app import app
+from paring.flow.plan import make_plan
+from paring.flow.request import Request
+from paring.techniques import FineTune, HalfPrecision, PruneChannels, RemoveBlocks
+from paring.techniques.base import Technique
+from paring.types import Budget, Task
+from tests import sleepy
+from tests.refusing import Bug, Half, Untraceable
+
+HEAD = "import torch\nfrom torch import nn\nimport paring\nfrom tests import sleepy\n"
+TASK = (
+    "points, classes = sleepy.rows(1500)\n"
+    "network = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)).eval()\n"
+    "rows = [(points, classes)]\n"
+    "task = paring.Task(network, rows, train=rows)\n"
+    "untrained = paring.Task(network, rows)\n"
+)
+
+
+def typed(folder: Path, *arguments: str, task: str = "task") -> str:
+    """What `paring optimize --plan` prints."""
+    file = folder / "user_task.py"
+    file.write_text(HEAD + TASK)
+    command = ["optimize", f"{file}:{task}", "--out", str(folder / "out"), "--plan", "--backends", "onnxruntime"]
+    finished = CliRunner(env={"COLUMNS": "160"}).invoke(app, [*command, *arguments])
+    assert finished.exit_code == 0, finished.output
+    assert not (folder / "out").exists()
+    return finished.stdout
+
+
+def planned(task: Task, *techniques: Technique | type[Technique], out: Path) -> dict[str, Any]:
+    return make_plan(
+        Request(task, Budget(), out, techniques=techniques, backends=[sleepy.Absent(), sleepy.Sleepy()], threads=1)
+    )
+
+
+def reasons(plan: dict[str, Any]) -> dict[str, str]:
+    return {row["what"]: row["reason"] for row in plan["not_tried"]}
+
+
+def test_the_plan_as_text(tmp_path: Path) -> None:
+    text = typed(tmp_path, "--techniques", "HalfPrecision,RemoveBlocks,PruneChannels,FineTune")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0] == "Would try"
+    assert "baseline original onnxruntime" in lines
+    assert any(line.startswith("training PruneChannels(") and line.endswith("the best so far") for line in lines)
+    assert "RemoveBlocks it proposes no settings of its own for this network." in lines[lines.index("Can't try") :]
+    assert "training takes what is left of it." in lines[-1]
+
+
+def test_the_plan_as_json_without_training_data(tmp_path: Path) -> None:
+    plan = json.loads(
+        typed(tmp_path, "--techniques", "HalfPrecision,PruneChannels,FineTune", "--json", task="untrained")
+    )
+    assert plan["tried"][0] == {"stage": "baseline", "recipe": "original", "backend": "onnxruntime"}
+    assert all(row["stage"] != "training" for row in plan["tried"])
+    assert reasons(plan)["FineTune"] == "the task has no `train` data."
+    assert "it is tried with training behind it" in reasons(plan)["PruneChannels"]
+    assert "come more settings around the best" in plan["notes"][0]
+
+
+def test_without_a_technique_that_trains_no_structure_is_planned(tmp_path: Path) -> None:
+    plan = json.loads(typed(tmp_path, "--techniques", "PruneChannels", "--json"))
+    assert {row["stage"] for row in plan["tried"]} == {"baseline"}
+    assert reasons(plan)["PruneChannels"].endswith("no technique that trains was asked for.")
+
+
+def test_objects_and_what_fails_or_lacks_a_backend(tmp_path: Path) -> None:
+    task = sleepy.task()
+    prune = PruneChannels(ratio=0.25)
+    plan = planned(task, prune, Bug, Untraceable, Half, HalfPrecision, sleepy.Cheapen(), out=tmp_path)
+    tried = [row["recipe"] for row in plan["tried"]]
+    assert "PruneChannels(ratio=0.25)" in tried
+    assert "Cheapen" in tried
+    told = reasons(plan)
+    assert told["absent"] == "it was never installed: pip install absent."
+    assert told["Bug"] == "proposing its settings raised KeyError: 'no such layer'."
+    assert told["Untraceable"] == "layer 'fc' can't be traced."
+    assert told["Half on sleepy"] == "sleepy does not execute bf16 here."
+    assert told["HalfPrecision"] == "it proposes no settings of its own for this network."
+
+
+def test_a_graph_needs_no_module_and_says_what_does(tmp_path: Path) -> None:
+    points, classes = sleepy.rows(1500)
+    batch = torch.export.Dim("batch")
+    file = tmp_path / "net.onnx"
+    network = nn.Sequential(nn.Linear(6, 3)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (points[:2],), file, input_names=["x"], dynamic_shapes=({0: batch},), verbose=False)
+    plan = planned(
+        Task(file, [({"x": points}, classes)]), FineTune, RemoveBlocks(count=1), sleepy.Cheapen(), out=tmp_path / "out"
+    )
+    assert reasons(plan)["FineTune"] == reasons(plan)["RemoveBlocks(count=1)"]
+    assert reasons(plan)["FineTune"] == "the task is a graph: it needs the network as an nn.Module."
+    assert "Cheapen" in [row["recipe"] for row in plan["tried"]]

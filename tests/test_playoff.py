@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from paring.errors import BackendError, OutputError
+from paring.errors import BackendError, OutputError, TimeUpError
 from paring.measure.compare import Comparison
 from paring.measure.latency import Latency
 from paring.tune import Candidate, Trial
@@ -94,6 +94,13 @@ def test_who_was_looked_at_when_the_run_came_this_far_before_stays_the_winner() 
     order = played_off(trials(1.0, 1.01), quick_cost, truth.duel, lambda: 100.0, looked_at={"1"})
     assert [trial.number for trial in order] == [1, 0]
     assert truth.met == []
+
+
+def test_time_that_ends_in_a_duel_leaves_who_stands() -> None:
+    truth = Truth(1.0, 1.0, 1.0, fault=TimeUpError("over"))
+    order = played_off(trials(1.0, 1.01, 1.02), quick_cost, truth.duel, lambda: 100.0)
+    assert [trial.number for trial in order] == [0, 1, 2]
+    assert truth.met == [(1, 0)]
 
 
 def test_a_disk_that_refuses_is_no_verdict() -> None:

@@ -40,15 +40,15 @@ from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.openvino import OpenVINO
 from paring.cli.tasks import load_task
 from paring.data.job import Job
-from paring.data.rows import Rows, write_rows
+from paring.data.rows import write_rows
+from paring.flow.paired import Scorer
 from paring.flow.verify import deployment_of
 from paring.graph.export import export_onnx, export_program, signature_of
 from paring.measure.compare import compare
 from paring.measure.hardware import hardware
 from paring.measure.latency import Workload
-from paring.measure.scores import row_scores
 from paring.techniques.fine_tune import FineTune
-from paring.types import Budget, Signature, Task
+from paring.types import Budget, Task
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cifar10_resnet20.json"
@@ -203,10 +203,10 @@ def training_alone_bytes(threads: int) -> int:
     return peak
 
 
-def accuracy_of(deployment: Deployment, task: Task, signature: Signature, rows: Rows, threads: int) -> float:
+def accuracy_of(deployment: Deployment, scorer: Scorer, threads: int) -> float:
     """Accuracy on the full test set."""
     with IsolatedSession.of(deployment, threads=threads) as session:
-        return float(row_scores(session, rows, task, signature).mean())
+        return float(scorer.scores(session).mean())
 
 
 def answer(question: Question, threads: int) -> dict[str, Any]:
@@ -229,6 +229,7 @@ def answer(question: Question, threads: int) -> dict[str, Any]:
     peers = (*make_peers(task, folder, question.batch_size), *without_training(question))
     signature = signature_of(task.model, next(iter(task.evaluate))[0])  # type: ignore[arg-type]
     rows = write_rows(task.evaluate, folder / "rows", signature.input_names)
+    scorer = Scorer(task, signature, rows, question.batch_size)
     timing = folder / "timing.npy"
     np.save(timing, rows.take(0, question.batch_size)[0]["input"])
     workload = Workload({"input": timing}, question.batch_size, threads)
@@ -237,7 +238,7 @@ def answer(question: Question, threads: int) -> dict[str, Any]:
         for backend in peer.backends:
             deployment = Deployment(backend, peer.network)
             found = compare(best, deployment, workload, time_limit_s=COMPARISON_S)
-            accuracy = accuracy_of(deployment, task, signature, rows, threads)
+            accuracy = accuracy_of(deployment, scorer, threads)
             table.append(
                 {
                     "peer": peer.name,
@@ -265,7 +266,7 @@ def answer(question: Question, threads: int) -> dict[str, Any]:
         "training_alone_bytes": alone_bytes,
         "recipe": result.values["best"]["recipe_text"],
         "backend": result.values["best"]["backend_text"],
-        "accuracy": accuracy_of(best, task, signature, rows, threads),
+        "accuracy": accuracy_of(best, scorer, threads),
         "certificate": result.values["certificate"],
         "speedup": result.values["speedup"],
         "speedup_over_source": result.values["speedup_over_source"],

@@ -14,7 +14,7 @@ from paring.backends.probe_network import expected_outputs, probe_inputs, write_
 from paring.data.rows import write_rows
 from paring.errors import TaskError
 from paring.measure import scores as scoring
-from paring.measure.scores import metric_scores, row_scores
+from paring.measure.scores import metric_scores, score_chunks
 from paring.types import CorpusMetric, Signature, Task, TensorSpec
 from tests.faulty_backends import Faulty
 
@@ -27,6 +27,10 @@ COUNT = 23
 
 def closeness(outputs, targets):
     return torch.exp(-(outputs["z"] - targets["wanted"]).abs())
+
+
+def scored(session, rows, task, signature, *, batch_size=8, **span):
+    return np.concatenate(list(score_chunks(session, rows, task, signature, batch_size=batch_size, **span)))
 
 
 def task(metric, **changes):
@@ -56,7 +60,7 @@ def expected(start=0, stop=COUNT):
 @pytest.mark.parametrize("chunk", [1, 2**20])
 def test_scores_of_any_slice_are_those_of_its_rows(session, rows, start, stop, chunk, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK_BYTES", chunk)
-    found = row_scores(session, rows, task(closeness), SIGNATURE, start=start, stop=stop, batch_size=3)
+    found = scored(session, rows, task(closeness), SIGNATURE, start=start, stop=stop, batch_size=3)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected(start, stop), atol=1e-5)
 
@@ -75,7 +79,7 @@ def spans_run(session, rows, monkeypatch, **options):
 
     with monkeypatch.context() as patch:
         patch.setattr(session, "run_rows", run_rows)
-        found = row_scores(session, rows, task(counted), SIGNATURE, **options)
+        found = scored(session, rows, task(counted), SIGNATURE, **options)
     np.testing.assert_allclose(found, expected(), atol=1e-5)
     assert seen == [stop - start for start, stop in spans]
     return spans
@@ -101,19 +105,19 @@ def test_the_rows_of_a_slow_network_come_in_small_pieces(session, rows, monkeypa
 
 def test_statistics_of_a_corpus_metric_keep_their_columns(session, rows):
     metric = CorpusMetric(lambda out, to: torch.stack([out["z"], to["wanted"]], 1) * 100, lambda s: float(s.mean()))
-    found = row_scores(session, rows, task(metric), SIGNATURE)
+    found = scored(session, rows, task(metric), SIGNATURE)
     assert found.shape == (COUNT, 2)
     np.testing.assert_allclose(found[:, 1], np.arange(COUNT) * 100)
 
 
 def test_no_rows_are_refused(session, rows):
     with pytest.raises(TaskError, match="rows 23 to 23 of 23 are none"):
-        row_scores(session, rows, task(closeness), SIGNATURE, start=23)
+        scored(session, rows, task(closeness), SIGNATURE, start=23)
 
 
 def test_a_wider_range_allows_higher_scores(session, rows):
     wide = task(lambda out, to: out["z"] + 5, score_range=(0.0, 1000.0))
-    assert row_scores(session, rows, wide, SIGNATURE).min() >= 5
+    assert scored(session, rows, wide, SIGNATURE).min() >= 5
 
 
 def test_an_output_that_is_not_finite_names_its_row(tmp_path):
@@ -124,7 +128,7 @@ def test_an_output_that_is_not_finite_names_its_row(tmp_path):
         IsolatedSession(Faulty(), Path("none.onnx"), threads=1) as loaded,
         pytest.raises(TaskError, match="the network's output 'y' holds NaN or infinity, first in row 4"),
     ):
-        row_scores(loaded, stored, task(lambda out, to: out[:, 0]), ONE)
+        scored(loaded, stored, task(lambda out, to: out[:, 0]), ONE)
 
 
 def test_the_metric_sees_the_users_own_structure():

@@ -24,25 +24,6 @@ CHUNK_TIME_S = 5.0
 """About how long a chunk takes: whoever waits for the scores of a slow network can look at the clock between chunks."""
 
 
-def row_scores(
-    session: IsolatedSession,
-    rows: Rows,
-    task: Task,
-    signature: Signature,
-    *,
-    start: int = 0,
-    stop: int | None = None,
-    batch_size: int = 64,
-) -> Array:
-    """Scores of the rows start..stop: float64 of shape (rows,), or (rows, k) statistics of a CorpusMetric.
-
-    Raises TaskError where an output is NaN or infinite, or where the metric raises, returns another shape, NaN, or a
-    score outside the task's `score_range`; BackendError where the network can't be run.
-    """
-    chunks = score_chunks(session, rows, task, signature, start=start, stop=stop, batch_size=batch_size)
-    return np.concatenate(list(chunks))
-
-
 def score_chunks(
     session: IsolatedSession,
     rows: Rows,
@@ -51,9 +32,14 @@ def score_chunks(
     *,
     start: int = 0,
     stop: int | None = None,
-    batch_size: int = 64,
+    batch_size: int,
 ) -> Iterator[Array]:
-    """The same in consecutive pieces, the first of one batch, which tells how many rows the others may have."""
+    """Scores of the rows start..stop: float64 of shape (rows,), or (rows, k) statistics of a CorpusMetric.
+
+    In consecutive pieces, the first of one batch, which tells how many rows the others may have. Raises TaskError where
+    an output is NaN or infinite, or where the metric raises, returns another shape, NaN, or a score outside the task's
+    `score_range`; BackendError where the network can't be run.
+    """
     stop = len(rows) if stop is None else min(stop, len(rows))
     if not start < stop:
         raise TaskError(f"rows {start} to {stop} of {len(rows)} are none: there is nothing to score.")
@@ -88,7 +74,7 @@ def _outputs(
 
 
 def metric_scores(task: Task, outputs: Arrays, targets: Any, signature: Signature) -> Array:
-    """The task's metric on outputs of shape (rows, ...) and targets in the user's structure; see `row_scores`."""
+    """The task's metric on outputs of shape (rows, ...) and targets in the user's structure; see `score_chunks`."""
     count = len(next(iter(outputs.values())))
     tensors = {name: torch.from_numpy(value) for name, value in outputs.items()}
     return user_scores(task, restructured(tensors, signature.output_structure), targets, count)

@@ -89,8 +89,11 @@ def test_labels_that_do_not_fit(targets: Tensor | None, says: str) -> None:
     assert says in str(error.value)
 
 
-def test_a_sound_task_passes() -> None:
+def test_a_sound_task_passes_and_one_label_more_than_classes_does_not() -> None:
+    inputs, targets = DATA[0]
     check_task(Task(linear(), evaluate=DATA), linear())
+    with pytest.raises(TaskError):
+        check_task(Task(linear(), evaluate=[(inputs, torch.full_like(targets, 10_000))]), linear())
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere.py"], "no such task file: nowhere.py."),
+        (["nowhere.py"], "no such task file: nowhere.py: give file.py, file.py:name, or file.onnx with --data."),
         (["."], "is a folder"),
         (["Makefile"], "neither a .py file that makes a task nor an .onnx graph"),
         (["examples/digits.py", "--objective", "speed"], "objective='speed' is unknown: choose one of latency"),

@@ -40,8 +40,11 @@ class Artifact:
         path = Path(path)
         file = path / MANIFEST
         if not file.is_file():
-            hint = f" (its best artifact is {path / 'best'})" if (path / "best" / MANIFEST).is_file() else ""
-            raise ArtifactError(f"{path} is no artifact: it has no {MANIFEST}{hint}.")
+            inside = path / "best"
+            hint = (
+                f"its best artifact is {inside}" if (inside / MANIFEST).is_file() else "give a folder that paring wrote"
+            )
+            raise ArtifactError(f"{path} is no artifact, as it has no {MANIFEST}: {hint}.")
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:

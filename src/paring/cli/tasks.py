@@ -20,7 +20,7 @@ def load_task(text: str, data: Path | None) -> Task:
     path_text, _, name = text.partition(":")
     path = Path(path_text)
     if not path.exists():
-        raise TaskError(f"no such task file: {path_text}.")
+        raise TaskError(f"no such task file: {path_text}: give file.py, file.py:name, or file.onnx with --data.")
     if path.is_dir():
         raise TaskError(f"{path} is a folder: pass a Python file that makes a paring.Task from it.")
     if path.suffix == ".onnx":

@@ -20,6 +20,7 @@ from paring.data.batches import mapped, model_call, tensors_of
 from paring.data.job import Job
 from paring.errors import TaskError, TechniqueError
 from paring.techniques.fine_tune import FineTune
+from paring.train.distiller import Distiller, Teaching
 from paring.types import Batch, Task
 
 SHORT = FineTune(epochs=3)
@@ -205,6 +206,22 @@ def test_a_damaged_network_with_a_tuple_of_answers_comes_back() -> None:
 
     assert first_score(student) < first_score(teacher) - 0.05
     assert first_score(after) > first_score(teacher) - 0.03
+
+
+def test_class_scores_among_several_outputs_are_compared_by_their_distributions() -> None:
+    class Shifted(nn.Module):
+        def __init__(self, scores: float, features: float) -> None:
+            super().__init__()
+            self.scores, self.features = nn.Parameter(torch.tensor(scores)), nn.Parameter(torch.tensor(features))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x * 3 + self.scores, x * 2 + self.features
+
+    inputs, classes = torch.randn(64, 5, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 5
+    task = Task(Shifted(0.0, 0.0).eval(), [(inputs, classes)], metric=lambda o, t: (o[0].argmax(1) == t).float())
+    distiller = Distiller(Teaching(label_weight=0, mixing="none"), Job.of(task, threads=1))
+    assert distiller(Shifted(7.0, 0.0), inputs, None).item() == pytest.approx(0, abs=1e-5)
+    assert distiller(Shifted(0.0, 7.0), inputs, None).item() > 1
 
 
 class TwoHeads(nn.Module):

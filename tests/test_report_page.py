@@ -228,11 +228,13 @@ def test_a_reason_that_fills_pages_is_folded_to_its_first_line() -> None:
 def test_the_machine_is_told_with_units_and_versions_and_the_commands_repeat_the_budget() -> None:
     answer = result()
     answer["budget"].update(max_size_bytes=2_000_000, max_memory_bytes=5e8)
+    answer.update(time_limit_s=90.0, techniques=["Int8Static", "FineTune"], backends=["openvino(streams=2)"])
     text = Reader(rendered(answer, rows())).text()
     for fact in ("memory16.8 GB", "onnxruntime1.31.0", "threads used2", "avx512_bf16, avx512_vnni"):
         assert fact in text
     assert "--max-drop 0.01 --confidence 0.95 --objective latency --max-size 2000000 --max-memory 500000000" in text
-    assert "--batch-size 1 --threads 2 --seed 0" in text
+    assert "--batch-size 1 --threads 2 --time-limit 90s --seed 0 --techniques Int8Static,FineTune\n" in text
+    assert "# from Python, with backends: openvino(streams=2)\n" in text
 
 
 def test_every_look_at_the_certification_rows_is_told_also_those_that_failed() -> None:

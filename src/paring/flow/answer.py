@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from paring import __version__
+from paring.backends.base import Backend
 from paring.certify import Certificate
 from paring.flow.finalists import Finalist, Finals
 from paring.flow.prepare import Prepared
@@ -16,6 +17,7 @@ from paring.flow.trials import latency_json
 from paring.measure.compare import Comparison
 from paring.measure.hardware import hardware
 from paring.measure.latency import Latency
+from paring.techniques.base import Technique
 from paring.tune import Ranking, Speedup, Trial
 
 POINT_FIELDS = (
@@ -103,6 +105,17 @@ def _finalist_json(finalist: Finalist, trials: Sequence[Trial]) -> dict[str, Any
     return {**texts, "certified": finalist.certified, "told": finalist.told, "elapsed_s": finalist.elapsed_s}
 
 
+def _chosen(kinds: Iterable[Technique | Backend | type[Technique | Backend]] | None) -> list[str] | None:
+    """What was chosen to be tried, as people write it; None where that was all."""
+    return None if kinds is None else [_called(kind) for kind in kinds]
+
+
+def _called(kind: Technique | Backend | type[Technique | Backend]) -> str:
+    if isinstance(kind, type):
+        return kind.name if issubclass(kind, Backend) else kind.__name__
+    return str(kind)
+
+
 def result_json(
     prepared: Prepared, findings: Findings, trials: Sequence[Trial], originals: Sequence[Trial], finals: Finals
 ) -> dict[str, Any]:
@@ -120,6 +133,9 @@ def result_json(
         "budget": asdict(request.budget),
         "threads": request.thread_count,
         "seed": request.seed,
+        "time_limit_s": request.time_limit_s,
+        "techniques": _chosen(request.techniques),
+        "backends": _chosen(request.backends),
         "version": __version__,
         "best": None if findings.status == "infeasible" else point_json(findings.best),
         "baseline": point_json(findings.baseline),

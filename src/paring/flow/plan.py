@@ -10,8 +10,10 @@ from typing import Any
 
 from paring.backends.probe import Probe, probe
 from paring.data.job import Job
+from paring.data.split import split_rows
+from paring.flow.certifiable import Certifiable
 from paring.flow.networks import Networks
-from paring.flow.prepare import task_signature
+from paring.flow.prepare import FINAL_SHARE, task_signature
 from paring.flow.request import Request
 from paring.techniques.base import described
 from paring.tune import Candidate, Ranking, Scene
@@ -26,9 +28,11 @@ def make_plan(request: Request) -> dict[str, Any]:
     """The candidates that are known beforehand, what can't be tried and why, and how long it would take.
 
     What comes after them depends on what they show: more settings around the leaders, then, with training data,
-    structures that are pruned and trained for as long as the time limit allows.
+    structures that are pruned and trained for as long as the time limit allows. Raises BudgetError where the rows of
+    `evaluate` can't certify the budget.
     """
     begin_s = time.monotonic()
+    certifiable = _certifiable(request)
     probes = probe(request.all_backends())
     unusable = request.unusable(probes)
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
@@ -40,11 +44,22 @@ def make_plan(request: Request) -> dict[str, Any]:
         structures = training.structures() if training.trainer and request.task.train is not None else ()
     trained = [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures]
     not_tried = unusable | scene.not_tried
+    time_told = _time_told(len(known), build_s, request.time_limit_s, training=bool(trained))
     return {
         "tried": [_row(candidate) for candidate in known.values()] + trained,
         "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
-        "notes": [_time_told(len(known), build_s, request.time_limit_s, training=bool(trained))],
+        "notes": [f"{certifiable.told}.", time_told],
     }
+
+
+def _certifiable(request: Request) -> Certifiable:
+    """What the rows could certify, were the original's scores all right or wrong: no network is run."""
+    names = task_signature(request.task).input_names
+    with tempfile.TemporaryDirectory(prefix="paring-") as folder:
+        rows = len(split_rows(request.task, Path(folder) / "data", names, request.seed).certification)
+    certifiable = Certifiable.of(request.task, request.budget, rows, FINAL_SHARE)
+    certifiable.check()
+    return certifiable
 
 
 def _scene(request: Request, probes: Sequence[Probe], folder: Path) -> Scene:

@@ -35,6 +35,11 @@ class Fields:
         """True only where the value is true."""
         return self.values.get(name) is True
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The texts in the list under that name; none where it is missing."""
+        value = self.values.get(name)
+        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
     def inner(self, name: str) -> Fields | None:
         """The object under that name, or None."""
         value = self.values.get(name)

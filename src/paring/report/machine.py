@@ -29,12 +29,18 @@ def commands_of(answer: Answer) -> list[str]:
     options += [f"--max-size {budget.max_size_bytes:.0f}" if budget.max_size_bytes is not None else ""]
     options += [f"--max-memory {budget.max_memory_bytes:.0f}" if budget.max_memory_bytes is not None else ""]
     options += [f"--batch-size {budget.batch_size}", f"--threads {answer.threads}" if answer.threads else ""]
+    options += [f"--time-limit {answer.time_limit_s:g}s" if answer.time_limit_s is not None else ""]
     options += [f"--seed {answer.seed}" if answer.seed is not None else ""]
-    search = " ".join(["paring optimize TASK --out DIR", *filter(None, options)])
+    objects: list[str] = []
+    for name, chosen in (("techniques", answer.techniques), ("backends", answer.backends)):
+        if any("(" in each for each in chosen):
+            objects.append(f"# from Python, with {name}: {', '.join(chosen)}")
+        elif chosen:
+            options.append(f"--{name} {','.join(chosen)}")
+    search = ["# run the search again", *objects, " ".join(["paring optimize TASK --out DIR", *filter(None, options)])]
     if answer.status == "infeasible":
-        return ["# run the search again", search]
-    check = ["# check and measure it on this or another machine", "paring verify DIR/best"]
-    return ["# run the search again", search, "", *check]
+        return search
+    return [*search, "", "# check and measure it on this or another machine", "paring verify DIR/best"]
 
 
 def _outcomes(answer: Answer) -> str:

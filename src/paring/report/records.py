@@ -205,6 +205,9 @@ class Answer:
     not_tried: tuple[tuple[str, str], ...]
     nearest: tuple[Point, ...]
     seed: int | None
+    time_limit_s: float | None
+    techniques: tuple[str, ...]
+    backends: tuple[str, ...]
     version: str
 
     @classmethod
@@ -235,6 +238,9 @@ class Answer:
             not_tried=tuple((each.text("what", "?"), each.text("reason")) for each in fields.each("not_tried")),
             nearest=tuple(Point.of(each) for each in fields.each("nearest")),
             seed=fields.integer("seed"),
+            time_limit_s=fields.number("time_limit_s"),
+            techniques=fields.texts("techniques"),
+            backends=fields.texts("backends"),
             version=fields.text("version"),
         )
 

@@ -50,7 +50,7 @@ class FineTune(TrainingTechnique):
         student = trainable_copy(model)
         distiller = Distiller(self._teaching(), job)
         # A class is decided by the larger score, which bfloat16 keeps; a number that is wanted exactly needs float32.
-        training = self._training("auto" if distiller.distillation == "kl" else "float32")
+        training = self._training("auto" if distiller.ranks else "float32")
         trained = fit_(student, job.task.train, distiller, training, job)
         job.say(f"fine-tuned for {trained.steps:,} steps, {trained.rows:,} rows; last loss {trained.loss:.4f}")
         return student

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,8 +61,8 @@ class Teaching:
 class Distiller:
     """The loss for `fit_`: (student, inputs, targets) -> ().
 
-    "auto" compares class scores by their distributions, anything else by squared error in units of the teacher's own
-    variance; several outputs add up. The teacher is a copy: the task's network is untouched.
+    "auto" compares an output of class scores by its distributions, any other by squared error in units of the teacher's
+    own variance; several outputs add up. The teacher is a copy: the task's network is untouched.
     """
 
     def __init__(self, teaching: Teaching, job: Job) -> None:
@@ -72,8 +72,9 @@ class Distiller:
         if self._channels_last:
             with_layout_(self.teacher, torch.channels_last)
         self._generator = torch.Generator().manual_seed(job.seed)
-        self._read_kind(*_labelled_example(job))
-        self._variances = self._read_variances(job.calibrate)
+        outputs, targets = self._example(job)
+        self._check_labels = holds_classes(outputs, targets)
+        self._gaps = self._read_gaps(outputs, targets, job.calibrate)
         self._mixes = teaching.label_weight < 1 and can_mix(job.calibrate[0][0], teaching.mixing)
 
     def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
@@ -84,45 +85,75 @@ class Distiller:
         weight = 0.0 if targets is None else self.teaching.label_weight
         if weight == 0:
             return self._gap(outputs, inputs)
-        if self.holds_classes:
+        if self._check_labels:
             _check_labels(outputs, targets)
         labelled = self.task_loss(outputs, targets)
         return labelled if weight == 1 else weight * labelled + (1 - weight) * self._gap(outputs, inputs)
 
-    def _read_kind(self, inputs: Any, targets: Any) -> None:
-        """Settles what the outputs are: class scores, probabilities or anything else."""
-        outputs = self._taught(placed(inputs, device_of(self.teacher), self._channels_last))
-        self.holds_classes = (
-            isinstance(outputs, Tensor) and isinstance(targets, Tensor) and holds_class_scores(outputs, targets.cpu())
-        )
-        self._probabilities = self.holds_classes and holds_probabilities(outputs)
-        wanted = self.teaching.distillation
-        self.distillation = wanted if wanted != "auto" else "kl" if self.holds_classes else "mse"
+    @property
+    def ranks(self) -> bool:
+        """Whether the student learns distributions alone, of which the largest score counts and no exact number."""
+        return all(gap.kind == "kl" for gap in self._gaps)
 
-    def _read_variances(self, batches: Iterable[Batch]) -> list[float]:
-        """How much the teacher's answers differ between rows, one number for each output."""
+    def _example(self, job: Job) -> Batch:
+        """The teacher's answers to a labelled batch, and its targets."""
+        inputs, targets = _labelled_example(job)
+        return self._taught(placed(inputs, device_of(self.teacher), self._channels_last)), targets
+
+    def _read_gaps(self, outputs: Any, targets: Any, batches: Iterable[Batch]) -> list[Gap]:
+        """How each output is compared, and how much the teacher's answers differ between rows there."""
         device = device_of(self.teacher)
         answers = [_floating(self._taught(placed(inputs, device, self._channels_last))) for inputs, _ in batches]
         if not answers[0]:
             raise TaskError("the network has no floating-point output: there is nothing that a teacher could show.")
-        return [_variance(values) for values in zip(*answers, strict=True)]
+        outputs, wanted = _floating(outputs), self.teaching.distillation
+        classes = _class_outputs(outputs, tensors_of(targets))
+        gaps = []
+        for place, (output, values) in enumerate(zip(outputs, zip(*answers, strict=True), strict=True)):
+            kind = wanted if wanted != "auto" else "kl" if place in classes else "mse"
+            probabilities = place in classes and holds_probabilities(output)
+            gaps.append(Gap(kind, probabilities, self.teaching.temperature, _variance(values)))
+        return gaps
 
     @torch.no_grad()
     def _taught(self, inputs: Any) -> Any:
         return _as_float(model_call(self.teacher, inputs))
 
     def _gap(self, outputs: Any, inputs: Any) -> Tensor:
-        pairs = zip(_floating(outputs), _floating(self._taught(inputs)), self._variances, strict=True)
-        return torch.stack([self._distance(*pair) for pair in pairs]).sum()
+        pairs = zip(self._gaps, _floating(outputs), _floating(self._taught(inputs)), strict=True)
+        return torch.stack([gap(student, teacher) for gap, student, teacher in pairs]).sum()
 
-    def _distance(self, student: Tensor, teacher: Tensor, variance: float) -> Tensor:
-        if self.distillation == "mse":
-            return scaled_mse(student, teacher, variance)
-        if self.distillation == "cosine":
+
+@dataclass(frozen=True)
+class Gap:
+    """How far one output of the student lies from the teacher's: (batch, ...), (batch, ...) -> ()."""
+
+    kind: Distillation
+    probabilities: bool
+    temperature: float
+    variance: float
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of one batch."""
+        if self.kind == "mse":
+            return scaled_mse(student, teacher, self.variance)
+        if self.kind == "cosine":
             return cosine_gap(student, teacher)
-        if self._probabilities:
+        if self.probabilities:
             student, teacher = as_logits(student), as_logits(teacher)
-        return soft_cross_entropy_gap(student, teacher, self.teaching.temperature)
+        return soft_cross_entropy_gap(student, teacher, self.temperature)
+
+
+def holds_classes(outputs: Any, targets: Any) -> bool:
+    """True where both are tensors, of class scores and of their indices."""
+    tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    return tensors and holds_class_scores(outputs, targets.cpu())
+
+
+def _class_outputs(outputs: Sequence[Tensor], targets: Iterable[Tensor]) -> set[int]:
+    """The places of outputs that hold class scores: for each target the first that fits, as hidden states may too."""
+    fits = ((place for place, output in enumerate(outputs) if holds_classes(output, target)) for target in targets)
+    return {place for each in fits if (place := next(each, None)) is not None}
 
 
 def _labelled_example(job: Job) -> Batch:

@@ -73,6 +73,17 @@ class Sleepy(Backend):
 
 
 @dataclass(frozen=True)
+class Undecided(Sleepy):
+    """Its options can't be told."""
+
+    name: ClassVar[str] = "undecided"
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        raise OSError("no table of cores")
+
+
+@dataclass(frozen=True)
 class Drowsy(Sleepy):
     """Another runtime that reads the same files."""
 

@@ -13,6 +13,7 @@ from paring.flow import conclusion
 from paring.flow.result import Result
 from tests import sleepy
 from tests.refusing import Bug, Coarse, Thin, Untraceable
+from tests.sleepy_backend import Undecided
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
             out=tmp_path_factory.mktemp("run"),
             time_limit_s=300,
             techniques=[Bug, Untraceable, Thin(), Coarse()],
-            backends=[sleepy.Sleepy()],
+            backends=[Undecided, sleepy.Sleepy()],
             threads=1,
             progress=False,
         )
@@ -36,6 +37,7 @@ def test_what_can_not_propose_is_told_and_the_rest_runs(result: Result) -> None:
     assert {row["what"]: row["reason"] for row in not_tried} == {
         "Bug": "proposing its settings raised KeyError: 'no such layer'.",
         "Untraceable": "layer 'fc' can't be traced.",
+        "undecided": "proposing its settings raised OSError: no table of cores.",
     }
     page = unescape(result.report.read_text())
     assert "Not tried" in page

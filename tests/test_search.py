@@ -359,14 +359,22 @@ def test_limits_of_the_budget_make_trials_infeasible() -> None:
     assert there.scene.ranking.best([original, relaxed]) == relaxed
 
 
-def test_the_frontier_holds_what_nothing_beats() -> None:
+def test_the_frontier_holds_what_nothing_beats_on_every_axis() -> None:
     there = world()
-    search = explore(there)
-    frontier = there.scene.ranking.frontier(search.trials)
-    costs = [there.scene.ranking.cost(t) for t in frontier]
-    drops = [t.drop for t in frontier]
-    assert costs == sorted(costs)
-    assert drops == sorted(drops, reverse=True)  # type: ignore[type-var]
+    ranking = there.scene.ranking
+    original = replace(there.measure(Candidate((), Fast(), "baseline"), 0), size_bytes=1000, peak_memory_bytes=1000)
+
+    def other(ratio: float, drop: float, size: int, memory: int) -> Trial:
+        return replace(
+            original, speedup=Speedup(ratio, ratio, ratio), drop=drop, size_bytes=size, peak_memory_bytes=memory
+        )
+
+    fast, lossless = other(3, 0.01, 500, 1000), other(2, 0.0, 500, 1000)
+    small, lean = other(1.5, 0.01, 100, 1000), other(1.5, 0.01, 500, 500)
+    beaten, within_noise = other(1.9, 0.0, 500, 1000), other(1.9, 0.0, 490, 960)
+    pool = [original, beaten, small, fast, within_noise, lean, lossless, replace(fast, outcome="failed")]
+    assert ranking.frontier(pool) == [fast, lossless, small, lean]
+    assert ranking.frontier([original]) == [original]
 
 
 def test_a_trial_survives_json() -> None:

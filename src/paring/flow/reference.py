@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from paring.flow.networks import Networks
 from paring.flow.paired import Scorer
 from paring.flow.request import Request
 from paring.measure.agreement import COMPARED_ROWS, answers, neighbour_effect, relative_error
+from paring.tune.proposing import offered
 from paring.types import Array, Arrays, Signature, named, restructured
 
 EXPORT_TOLERANCE = 0.01
@@ -34,10 +36,11 @@ def reference(
     """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
     reasons = request.unusable(probes)
     for backend in request.usable_backends(reasons.copy()):
-        default = backend if isinstance(backend, Backend) else next(backend.variants(request.budget, 1), None)
-        if default is None:
+        for_one_thread = partial(backend.variants, request.budget, 1)
+        variants = [backend] if isinstance(backend, Backend) else offered(backend.name, for_one_thread, reasons)
+        if not variants:
             continue
-        deployment = Deployment(default, networks.exported((), default) / NETWORK_FILES[default.format])
+        deployment = Deployment(variants[0], networks.exported((), variants[0]) / NETWORK_FILES[variants[0].format])
         try:
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:
                 _check_export(request, session, selection, networks.signature)

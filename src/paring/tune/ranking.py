@@ -12,6 +12,9 @@ from paring.types import Budget
 LEAST_CHANCE = 0.25
 """A look is worth its price for what will be certified with this probability; the last look wants an even chance."""
 
+ALIKE = 0.05
+"""Bytes on disk or in memory that differ by no more do not set a trial apart: a process's memory is noisy."""
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -82,10 +85,23 @@ class Ranking:
         return min((t for t in trials if self.feasible(t)), key=self.cost, default=None)
 
     def frontier(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Trials that no other one beats in both cost and drop, of least cost first."""
+        """Trials that no other one beats on every measured axis: time, drop, size and memory; of least cost first."""
         measured = [t for t in trials if t.outcome == "measured" and t.drop is not None]
         kept: list[Trial] = []
         for trial in sorted(measured, key=lambda t: (self.cost(t), t.drop or 0.0)):
-            if not kept or (trial.drop or 0.0) < (kept[-1].drop or 0.0):
+            if not any(_beats(other, trial) for other in kept):
                 kept.append(trial)
         return kept
+
+
+def _beats(one: Trial, other: Trial) -> bool:
+    """Whether a trial is as good as another on every axis."""
+    pairs = zip(_axes(one), _axes(other), (1.0, 1.0, 1 + ALIKE, 1 + ALIKE), strict=True)
+    return all(ours <= theirs * tolerance for ours, theirs, tolerance in pairs)
+
+
+def _axes(trial: Trial) -> tuple[float, float, float, float]:
+    """Time relative to the reference, drop, size and memory; the smaller the better, infinite where not measured."""
+    time = 1 / trial.speedup.ratio if trial.speedup else float("inf")
+    size, memory = (float("inf") if n is None else float(n) for n in (trial.size_bytes, trial.peak_memory_bytes))
+    return time, trial.drop or 0.0, size, memory

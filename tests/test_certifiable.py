@@ -56,7 +56,7 @@ def test_a_corpus_has_the_bound_of_its_certificate() -> None:
 def test_scores_between_the_ends_are_refused_once_they_are_known() -> None:
     found = certifiable(right, BETWEEN)
     found.check()
-    with pytest.raises(BudgetError, match=r"smallest drop that they can certify is 0\.0071\. Give evaluate at least"):
+    with pytest.raises(BudgetError, match=r"smallest drop that they can certify is 0\.0072\. Give evaluate at least"):
         found.knowing(np.array([0.0, 0.5])).check()
 
 

@@ -14,8 +14,9 @@ Floats = npt.NDArray[np.float64]
 
 _ORDERS = 32
 _BLOCKS = 500
-_LEVELS = 20
-_PASSES = 3
+_LEVELS = 16
+_LEVELS_A_ROW = 4
+_LEVELS_AT_LEAST = 2048
 _CONSTANT_SHARE = 0.05
 _OVERSHOOT = 1.5
 _PRIOR_SHARE = 0.03
@@ -41,21 +42,27 @@ def betting_upper_bound(differences: Floats, alpha: float, span: float = 1.0) ->
     - `_target_wealth`, over several fixed orders of the rows: bets that aim at 1 / alpha after exactly n rows. This is
       where we leave the paper, whose bets are for all n at once; the bound is a third nearer to the mean.
 
+    The bound is the level above the largest one not ruled out, of levels 1 / (4 n + 2048) of the span apart that lie
+    where they lie whatever the rows are. Betting at the last level below the mean is fair, and the bound fails only
+    where that very level is ruled out: with `alpha` at most. The wealth of the aiming bets need not rise with m for
+    that; that of the constant bets does, and spares the levels above the point where they suffice.
+
     The bound depends on the order of the rows a little: averaging over the orders leaves some 3 % of its distance from
-    the mean. It is the largest mean not ruled out on a grid that is refined around it;
-    the wealth of the aiming bets is not proven to rise with m between the points of that grid.
+    the mean.
     """
     scaled = np.clip(np.asarray(differences, dtype=np.float64) / span, -1.0, 1.0)
     if scaled.min() == 1.0:
         return span
     wealth = _Portfolio.of(scaled, alpha)
-    low, high = float(scaled.mean()), _first_ruled_out(wealth)
-    for _ in range(_PASSES):
-        means = np.linspace(low, high, _LEVELS + 2)
-        open_ = np.flatnonzero(~wealth.rules_out(means[1:-1]))
-        last = int(open_[-1]) + 1 if open_.size else 0
-        low, high = float(means[last]), float(means[last + 1])
-    return high * span
+    step = 1 / (_LEVELS_A_ROW * len(scaled) + _LEVELS_AT_LEAST)
+    below = math.ceil((_first_ruled_out(wealth) + 1) / step)
+    while True:
+        # The lowest level of all, -1, is never ruled out: no row can lie below it.
+        levels = np.arange(below - 1, max(below - 1 - _LEVELS, -1), -1)
+        open_ = np.flatnonzero(~wealth.rules_out(np.asarray(levels * step - 1, dtype=np.float64)))
+        if open_.size:
+            return max(float((levels[open_[0]] + 1) * step - 1), float(scaled.mean())) * span
+        below = int(levels[-1])
 
 
 @dataclass(frozen=True)

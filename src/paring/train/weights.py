@@ -17,9 +17,7 @@ def save_weights(model: nn.Module, file: Path) -> None:
     """Write all parameters and buffers as bytes. Raises OutputError where the disk refuses."""
     content = io.BytesIO()
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    np.savez(
-        content, allow_pickle=False, **{name: t.flatten().view(torch.uint8).numpy() for name, t in tensors.items()}
-    )
+    np.savez(content, **{name: t.flatten().view(torch.uint8).numpy() for name, t in tensors.items()})
     with replacing_file(file) as stream:
         stream.write(content.getbuffer())
 

@@ -22,6 +22,7 @@ from paring.data.batches import sample
 from paring.data.job import Job
 from paring.errors import ParingError, TechniqueError, in_words
 from paring.graph.export import export_onnx, export_program, quiet_exporter
+from paring.graph.signature import load_model
 from paring.measure.size import network_files
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique, TrainingTechnique
 from paring.train.weights import save_weights, with_weights
@@ -104,7 +105,7 @@ class Networks:
         if not target.is_dir():
             with replacing_folder(target) as part:
                 if isinstance(self.job.task.model, Path):
-                    write_graph(onnx.load(self.job.task.model), part / NETWORK_FILES["onnx"])
+                    write_graph(load_model(self.job.task.model), part / NETWORK_FILES["onnx"])
                 else:
                     self._export(self.job.task.model, part)
                 write_json(part / "coverage.json", [])

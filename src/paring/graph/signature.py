@@ -9,21 +9,45 @@ import numpy as np
 import onnx
 
 from paring.errors import TaskError, in_words
+from paring.graph.onnx_graph import skeleton
 from paring.types import Signature, Structure, TensorSpec
 
 
+def load_model(path: Path) -> onnx.ModelProto:
+    """The model of a file with its weights; an output that records no shape has the inferred one.
+
+    The format lets a graph leave these shapes out, and runtimes find them by themselves, but tools refuse it then.
+    """
+    model = onnx.load(path)
+    if missing := _without_shape(model.graph):
+        for found in onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True).graph.output:
+            if found.name in missing:
+                missing[found.name].CopyFrom(found)
+    return model
+
+
 def read_graph(path: Path) -> onnx.GraphProto:
-    """The graph of a file, without weights that lie beside it. Raises TaskError where it is none."""
+    """The same for its graph alone, weights that lie beside the file left there. Raises TaskError where it is none."""
     if not path.is_file():
         raise TaskError(f"no such model file: {path}.")
     try:
-        return onnx.load(path, load_external_data=False).graph
+        graph = onnx.load(path, load_external_data=False).graph
+        # Shapes may be computed from constants beside the file.
+        return load_model(path).graph if _without_shape(graph) else graph
     except Exception as error:
         raise TaskError(f"{path} is not an ONNX graph: {in_words(error)}.") from error
 
 
+def _without_shape(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
+    """The outputs that record none, by name."""
+    return {value.name: value for value in graph.output if not value.type.tensor_type.HasField("shape")}
+
+
 def graph_signature(graph: onnx.GraphProto, input_structure: Structure) -> Signature:
-    """Inputs (without weights that are listed as inputs) and outputs of a graph; several outputs are a tuple."""
+    """Inputs (without weights that are listed as inputs) and outputs of a graph; several outputs are a tuple.
+
+    Raises TaskError for what is no tensor with a dynamic batch as axis 0.
+    """
     weights = {initializer.name for initializer in graph.initializer}
     inputs = tuple(_spec(value) for value in graph.input if value.name not in weights)
     outputs = tuple(_spec(value) for value in graph.output)
@@ -34,6 +58,17 @@ def graph_signature(graph: onnx.GraphProto, input_structure: Structure) -> Signa
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor: Any = value.type.tensor_type
+    kind = value.type.WhichOneof("value") or "tensor_type"
+    if kind != "tensor_type":
+        raise TaskError(
+            f"{value.name!r} of the graph is of type {kind.removesuffix('_type')}: every input and output must be a "
+            "tensor, so export it without the step that makes it one."
+        )
+    if not tensor.HasField("shape"):
+        raise TaskError(
+            f"{value.name!r} of the graph has no recorded shape, and none can be inferred: "
+            "export it with the shapes of its inputs and outputs, axis 0 dynamic."
+        )
     sizes = [size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim]
     if not sizes:
         raise TaskError(f"{value.name!r} of the graph is a scalar: every input and output needs the batch as axis 0.")

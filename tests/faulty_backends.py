@@ -25,6 +25,8 @@ class _Session:
     def run(self, inputs: Arrays) -> Arrays:
         if self.fault == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
+        elif self.fault == "real-time signal":
+            os.kill(os.getpid(), signal.SIGRTMIN + 3)
         elif self.fault == "exit":
             print("last words on stderr", file=sys.stderr, flush=True)
             os._exit(7)

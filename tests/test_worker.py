@@ -59,6 +59,7 @@ def test_a_backend_that_is_no_part_of_the_package_runs_in_a_worker():
     ("fault", "message"),
     [
         ("segfault", "faulty.* ended its process with signal SIGSEGV"),
+        ("real-time signal", f"faulty.* ended its process with signal {signal.SIGRTMIN + 3}"),
         ("exit", "faulty.* ended its process with exit code 7: last words on stderr"),
         ("raise", "^ValueError: the kernel is lost.$"),
     ],

@@ -103,7 +103,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._process.returncode
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         lines = self._last_lines()
         return BackendError(f"{self.name} ended its process with {how}{': ' + lines if lines else ''}.")
 
@@ -139,6 +139,14 @@ class WorkerProcess:
         self._process.stdout.close()
         self._stderr.close()
         self._folder.cleanup()
+
+
+def _signal_name(number: int) -> str:
+    """SIGSEGV, say; of real-time signals only the first and the last have a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def _readable(pipe: int, time_limit_s: float) -> bool:

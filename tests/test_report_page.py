@@ -237,6 +237,26 @@ def test_the_machine_is_told_with_units_and_versions_and_the_commands_repeat_the
     assert "# from Python, with backends: openvino(streams=2)\n" in text
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("time_limit_s", 1e6, "--time-limit 1000000s "),
+        ("time_limit_s", 1234567.5, "--time-limit 1234567.5s "),
+        ("max_latency_ms", 1e-06, "--max-latency-ms 0.000001 "),
+        ("max_drop", 0.001234567, "--max-drop 0.001234567 "),
+        ("confidence", 0.9999999, "--confidence 0.9999999 "),
+    ],
+)
+def test_the_repeated_command_has_every_figure_as_it_can_be_typed(field: str, value: float, says: str) -> None:
+    answer = result()
+    (answer["budget"] if field in answer["budget"] else answer)[field] = value
+    assert says in Reader(rendered(answer, rows())).text()
+
+
+def test_the_repeated_command_names_the_rows_that_go_with_a_graph() -> None:
+    assert "file.onnx --data FILE" in Reader(rendered(result(), rows())).text()
+
+
 def test_every_look_at_the_certification_rows_is_told_also_those_that_failed() -> None:
     answer = result()
     answer["finalists"] = [

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from paring.report import units
 from paring.report.markup import Markup, el
 from paring.report.records import Answer
+
+REPEAT = "# run the search again; TASK is file.py, or the graph and its rows: file.onnx --data FILE"
 
 
 def machine_section(answer: Answer) -> Markup:
@@ -21,15 +25,15 @@ def machine_section(answer: Answer) -> Markup:
 
 
 def commands_of(answer: Answer) -> list[str]:
-    """TASK and DIR stand for the task file and this folder: neither is recorded."""
+    """TASK and DIR stand for what was given to it and for this folder: neither is recorded."""
     budget = answer.budget
-    options = [f"--max-drop {budget.max_drop:g}" if budget.max_drop is not None else ""]
-    options += [f"--confidence {budget.confidence:g}", f"--objective {budget.objective}"]
-    options += [f"--max-latency-ms {budget.max_latency_ms:g}" if budget.max_latency_ms is not None else ""]
+    options = [f"--max-drop {_exact(budget.max_drop)}" if budget.max_drop is not None else ""]
+    options += [f"--confidence {_exact(budget.confidence)}", f"--objective {budget.objective}"]
+    options += [f"--max-latency-ms {_exact(budget.max_latency_ms)}" if budget.max_latency_ms is not None else ""]
     options += [f"--max-size {budget.max_size_bytes:.0f}" if budget.max_size_bytes is not None else ""]
     options += [f"--max-memory {budget.max_memory_bytes:.0f}" if budget.max_memory_bytes is not None else ""]
     options += [f"--batch-size {budget.batch_size}", f"--threads {answer.threads}" if answer.threads else ""]
-    options += [f"--time-limit {answer.time_limit_s:g}s" if answer.time_limit_s is not None else ""]
+    options += [f"--time-limit {_exact(answer.time_limit_s)}s" if answer.time_limit_s is not None else ""]
     options += [f"--seed {answer.seed}" if answer.seed is not None else ""]
     objects: list[str] = []
     for name, chosen in (("techniques", answer.techniques), ("backends", answer.backends)):
@@ -37,10 +41,15 @@ def commands_of(answer: Answer) -> list[str]:
             objects.append(f"# from Python, with {name}: {', '.join(chosen)}")
         elif chosen:
             options.append(f"--{name} {','.join(chosen)}")
-    search = ["# run the search again", *objects, " ".join(["paring optimize TASK --out DIR", *filter(None, options)])]
+    search = [REPEAT, *objects, " ".join(["paring optimize TASK --out DIR", *filter(None, options)])]
     if answer.status == "infeasible":
         return search
     return [*search, "", "# check and measure it on this or another machine", "paring verify DIR/best"]
+
+
+def _exact(value: float) -> str:
+    """All digits and no power of ten, which is no time for the command line."""
+    return f"{Decimal(repr(value)).normalize():f}"
 
 
 def _outcomes(answer: Answer) -> str:

@@ -92,9 +92,9 @@ def artifact(tmp_path: Path) -> Path:
     return written(tmp_path / "best", graph(1.0), "Cheapen", backend="onnxruntime").path
 
 
-def rows_of(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+def rows_of(path: str | Path, cwd: Path | None = None) -> tuple[int, dict[str, dict[str, Any]]]:
     """Exit code, and the rows of the table by what they are about."""
-    finished = command_line("verify", path, "--json", *QUICK)
+    finished = command_line("verify", path, "--json", *QUICK, cwd=cwd)
     assert "Traceback" not in finished.stderr
     return finished.returncode, {row["what"]: row for row in json.loads(finished.stdout)["checks"]}
 
@@ -129,11 +129,15 @@ def test_a_host_where_the_outputs_differ(artifact: Path) -> None:
     assert "copy the whole output folder" in rows["latency p50"]["verdict"]
 
 
-def test_a_host_where_the_runtime_is_broken(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "onnxruntime.py").write_text("raise ImportError('libgomp.so.1 is missing')")
-    path = os.pathsep.join((str(tmp_path / "site"), ENVIRONMENT["PYTHONPATH"]))
+def break_onnxruntime(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "site").mkdir()
+    (folder / "site" / "onnxruntime.py").write_text("raise ImportError('libgomp.so.1 is missing')")
+    path = os.pathsep.join((str(folder / "site"), ENVIRONMENT["PYTHONPATH"]))
     monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", path)
+
+
+def test_a_host_where_the_runtime_is_broken(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_onnxruntime(tmp_path, monkeypatch)
     code, rows = rows_of(artifact)
     assert code == 1
     assert rows["runtime"]["verdict"] == "does not run here"

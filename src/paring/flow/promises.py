@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from paring.artifact import Manifest
-from paring.measure.compare import Comparison
+from paring.measure.compare import NOISE, Comparison
 from paring.report import units
-from paring.types import Budget
+from paring.types import Budget, Objective
+
+NO_ORIGINAL = "no original beside it to be faster than: copy the whole output folder"
 
 
 @dataclass(frozen=True)
@@ -52,43 +54,65 @@ def limits(budget: Budget, here: Figures) -> list[Check]:
     ]
 
 
-def not_compared(manifest: Manifest, here: Figures) -> Check:
-    """The latency, where there is no original to compare with: it is told, and promises nothing."""
+def not_compared(manifest: Manifest, here: Figures, reason: str) -> Check:
+    """The latency, where there is nothing to compare it with, for that reason: it is told, and promises nothing."""
     there = units.latency(_number(manifest.measurements, "latency_ms", "p50"))
-    is_original = not manifest.recipe
-    verdict = "measured" if is_original else "no original beside it to be faster than: copy the whole output folder"
-    return Check("latency p50", there, units.latency(here.latency_ms), verdict, True)
+    return Check("latency p50", there, units.latency(here.latency_ms), reason if manifest.recipe else "measured", True)
 
 
-def gains(manifest: Manifest, found: Comparison, here: Figures, original: Figures) -> list[Check]:
+def gains(
+    manifest: Manifest, found: Comparison, here: Figures, original: Figures, family: Manifest | None = None
+) -> list[Check]:
     """What the objective gained over the original, and that it was not paid for with speed.
 
-    An original that breaks a limit of the budget here need not be beaten.
+    An original that breaks a limit of the budget here need not be beaten. Of a member of the family, which is kept for
+    whatever it is good at, `family` is the original's manifest: what was no better there need not be better here.
     """
     budget, promised = manifest.budget, manifest.measurements
-    needed = all(check.holds for check in limits(budget, original))
+    excuse = "" if all(check.holds for check in limits(budget, original)) else "which misses the budget"
+    if family and not _was_better(manifest, family):
+        excuse = "as where it was made"
     rows = []
     if budget.objective == "size":
         there = _number(promised, "size_bytes")
-        rows.append(_smaller("size", there, here.size_bytes, original.size_bytes, needed))
+        rows.append(_smaller("size", there, here.size_bytes, original.size_bytes, not excuse))
     if budget.objective == "memory":
         there = _number(promised, "peak_memory_bytes")
-        rows.append(_smaller("peak memory", there, here.peak_memory_bytes, original.peak_memory_bytes, needed))
-    return [*rows, _speedup(manifest, found, needed)]
+        rows.append(_smaller("peak memory", there, here.peak_memory_bytes, original.peak_memory_bytes, not excuse))
+    return [*rows, _speedup(budget.objective, _promised_speedup(manifest, family), found, excuse)]
 
 
-def _speedup(manifest: Manifest, found: Comparison, needed: bool) -> Check:
+def _promised_speedup(manifest: Manifest, family: Manifest | None, end: str = "ratio") -> float | None:
+    """Over the original; a member's is recorded over the run's reference, as that of the family's original is."""
+    ours = _number(manifest.measurements, "speedup", end)
+    theirs = _number(family.measurements, "speedup", "ratio") if family else 1.0
+    return ours / theirs if ours and theirs else None
+
+
+def _was_better(member: Manifest, original: Manifest) -> bool:
+    """Whether the objective gained over the original of the family where both were made, as far as was recorded."""
+    objective = member.budget.objective
+    if objective in ("latency", "throughput"):
+        speedup = _promised_speedup(member, original, "low")
+        return speedup is None or speedup > 1
+    speedup = _promised_speedup(member, original)
+    field = "size_bytes" if objective == "size" else "peak_memory_bytes"
+    ours, theirs = (_number(manifest.measurements, field) for manifest in (member, original))
+    smaller = ours is None or theirs is None or ours < theirs
+    return smaller and (speedup is None or speedup >= 1 - NOISE)
+
+
+def _speedup(objective: Objective, promised: float | None, found: Comparison, excuse: str) -> Check:
     """For latency and throughput it must be faster; for size and memory not slower."""
-    ratio = _number(manifest.measurements, "speedup", "ratio")
-    there = units.NONE if ratio is None else units.ratio(ratio)
+    there = units.NONE if promised is None else units.ratio(promised)
     here = f"{units.ratio(found.ratio)} ({units.interval(found.low, found.high)})"
-    if manifest.budget.objective in ("latency", "throughput"):
+    if objective in ("latency", "throughput"):
         good, verdict, flaw = found.faster, "faster here too", "not faster than the original here"
     else:
         good, verdict, flaw = found.not_slower, "not slower here either", "slower than the original here"
     if not good:
-        verdict = f"{flaw}: serve the original" if needed else f"{flaw}, which misses the budget"
-    return Check("speed-up over the original", there, here, verdict, good or not needed)
+        verdict = f"{flaw}, {excuse}" if excuse else f"{flaw}: serve the original"
+    return Check("speed-up over the original", there, here, verdict, good or bool(excuse))
 
 
 def _smaller(what: str, there: float | None, here: int, original: int, needed: bool) -> Check:

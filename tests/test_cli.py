@@ -254,6 +254,7 @@ def test_interrupted_then_killed_then_finished(tmp_path: Path, known_machine: No
     _, told = first.communicate(timeout=60)
     assert first.returncode == 130
     assert "the same command goes on from there" in told
+    assert told.endswith("paring: interrupted.\n")
     assert "Traceback" not in told
     second = started(task, out)
     middle = wait_for_trials(out, len(before) + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from paring.cli import tables
 from paring.cli.quantities import duration_s, size_bytes
+from paring.cli.stdout import prints_on_stderr
 from paring.errors import InfeasibleError
 from paring.types import Budget, Objective
 
@@ -85,26 +87,28 @@ def optimize(
         objective=_objective(objective),
         batch_size=batch_size,
     )
-    request = Request(
-        budget=budget,
-        out=out,
-        time_limit_s=duration_s(time_limit),
-        techniques=chosen("technique", techniques),
-        backends=chosen("backend", backends),
-        threads=threads,
-        seed=seed,
-        resume=not fresh,
-        # The last to be evaluated: a task's file may train a network, and what was typed is checked first.
-        task=load_task(task, data),
-    )
+
+    def request() -> Request:
+        return Request(
+            budget=budget,
+            out=out,
+            time_limit_s=duration_s(time_limit),
+            techniques=chosen("technique", techniques),
+            backends=chosen("backend", backends),
+            threads=threads,
+            seed=seed,
+            resume=not fresh,
+            # The last to be evaluated: a task's file may train a network, and what was typed is checked first.
+            task=load_task(task, data),
+        )
+
     if plan:
-        _show(make_plan(request), as_json, tables.print_plan)
+        _show(lambda: make_plan(request()), as_json, tables.print_plan)
         return
-    result = run(request)
-    _show(result.values, as_json, print_summary)
-    typer.echo(f"report: {result.report}", err=as_json)
-    if result.status == "infeasible":
-        raise InfeasibleError(result.reason)
+    values = _show(lambda: run(request()).values, as_json, print_summary)
+    typer.echo(f"report: {out / 'report.html'}", err=as_json)
+    if values["status"] == "infeasible":
+        raise InfeasibleError(values["reason"])
 
 
 @app.command(epilog="[bold]Example[/bold]\n\n  paring bench out/demo/best out/demo/frontier/03")
@@ -117,7 +121,8 @@ def bench(
     """Time artifacts in turn, each in a process of its own, against the first one."""
     from paring.flow.bench import bench as measure
 
-    _show(measure(paths, threads=threads, time_limit_s=duration_s(time_limit)), as_json, tables.print_bench)
+    limit_s = duration_s(time_limit)
+    _show(lambda: measure(paths, threads=threads, time_limit_s=limit_s), as_json, tables.print_bench)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\n  paring verify out/demo")
@@ -130,8 +135,8 @@ def verify(
     """Run the golden inputs, compare the outputs, measure, and say whether what was promised holds here."""
     from paring.flow.verify import verify as check
 
-    found = check(path, threads=threads, time_limit_s=duration_s(time_limit))
-    _show(found, as_json, tables.print_verify)
+    limit_s = duration_s(time_limit)
+    found = _show(lambda: check(path, threads=threads, time_limit_s=limit_s), as_json, tables.print_verify)
     if not found["holds"]:
         raise typer.Exit(1)
 
@@ -143,7 +148,7 @@ def inspect(
     """Show what an artifact says of itself, after checking every file's sha256."""
     from paring.artifact import Artifact
 
-    _show(Artifact.chosen(path).manifest.to_json(), as_json, tables.print_inspect)
+    _show(lambda: Artifact.chosen(path).manifest.to_json(), as_json, tables.print_inspect)
 
 
 @app.command(epilog="[bold]Example[/bold]\n\n  paring report out/demo")
@@ -159,15 +164,19 @@ def doctor(as_json: Json = False) -> None:
     """Say what this machine is, which backends work on it, and why the others do not."""
     from paring.flow.doctor import doctor as examine
 
-    _show(examine(), as_json, tables.print_doctor)
+    _show(examine, as_json, tables.print_doctor)
 
 
 def _objective(text: str) -> Objective:
     return text  # type: ignore[return-value]  # Budget checks it and says what is allowed.
 
 
-def _show(values: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+def _show(make: Callable[[], Any], as_json: bool, show: Callable[[Any], None]) -> Any:
+    """Print what is made, and return it; JSON stands alone on stdout, whatever is printed while it is made."""
+    with prints_on_stderr() if as_json else nullcontext():
+        values = make()
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:
         show(values)
+    return values

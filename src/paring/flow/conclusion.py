@@ -110,7 +110,7 @@ class Ending:
             reason = self._flaw(winner)
             if not reason:
                 return winner, ""
-        return None, reason
+        return None, self.finals.refused or reason
 
     def _why_none(self) -> str:
         """Why nothing is returned where no candidate even came to a look."""

@@ -174,7 +174,9 @@ class Hunt:
         """Spend one look as soon as something is clearly better, so that a run that is cut short has an answer."""
         best = self.ranking.best([t for t in self.trials if t.recipe])
         originals = [self.ranking.cost(t) for t in self.trials if not t.recipe]
-        if self.finals.seen or best is None or self.ranking.cost(best) > EARLY_GAIN * min(originals, default=0.0):
+        if self.finals.seen or best is None or not self.clock.early_looks_fit():
+            return
+        if self.ranking.cost(best) > EARLY_GAIN * min(originals, default=0.0):
             return
         finalist = self.finals.look(self.candidates[best.key], EARLY_SHARE)
         if finalist is not None:

@@ -159,7 +159,7 @@ def test_more_rows_than_the_limit_can_hold_are_refused_at_once_with_what_is_need
 ) -> None:
     began_s, clock.row_s = clock.now_s, 0.11
     with pytest.raises(
-        BudgetError, match=r"takes 110 ms a row here, and .* take 330 s\. Allow at least 413 s.* 1090 rows"
+        BudgetError, match=r"takes 110 ms a row here, and .* takes 330 s\. Allow at least 413 s.* 1090 rows"
     ):
         optimized(tmp_path, GOOD)
     assert clock.now_s - began_s < 0.1 * LIMIT_S
@@ -212,7 +212,7 @@ def test_a_plan_knows_how_long_rows_take(tmp_path: Path, clock: Clock) -> None:
     )
     clock.row_s, clock.once_s = 0.02, 30.0
     told = make_plan(request)["notes"][1]
-    assert f"if each takes {4 + SELECTED * clock.row_s:.1f} s, as the original would" in told
+    assert f"if each takes {4 + SELECTED * clock.row_s:.1f} s as the original would" in told
     named = re.search(r"These 2 trials take about (\d+) s", told)
     assert named
     assert 9 * SELECTED * clock.row_s < int(named[1]) - 2 * (4 + SELECTED * clock.row_s)

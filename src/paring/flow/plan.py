@@ -87,8 +87,8 @@ class Times:
         trial_s = TRIAL_S + self.selection_s
         total_s = prepared_s + self.selection_s + trials * trial_s + self.looks_s
         least = (
-            f"take about {round(total_s)} s, with the looks at the certification rows, if each takes {trial_s:.1f} s, "
-            "as the original would, and what it takes to build its network"
+            f"take about {round(total_s)} s beside building their networks, looks at the certification rows included, "
+            f"if each takes {trial_s:.1f} s as the original would"
         )
         if training:
             return (

@@ -80,7 +80,7 @@ def check_limit(time_limit_s: float, rows: int, row_s: float) -> None:
         return
     raise BudgetError(
         f"time_limit_s={time_limit_s:g} is too short for the {rows} rows of evaluate: the original takes "
-        f"{1e3 * row_s:.3g} ms a row here, and one answer to each by it and one by a candidate take "
+        f"{1e3 * row_s:.3g} ms a row here, and answering each once with it and once with a candidate takes "
         f"{ANSWERS * rows * row_s:.0f} s. Allow at least {math.ceil(ROOMY_ANSWERS * rows * row_s)} s, or give evaluate "
         f"at most {int(time_limit_s / (ROOMY_ANSWERS * row_s))} rows."
     )

@@ -83,7 +83,7 @@ class Traded(GraphTechnique):
 QUICK, WIDE = Traded(base_ms=0.5), Traded(base_ms=1.0, row_ms=0.01)
 """The faster for one row, and the faster for many."""
 
-SLOW = Traded(base_ms=9.0, ballast_mb=0, padding=1)
+SLOW = Traded(base_ms=6.0, ballast_mb=0, padding=1)
 """Slower than the original, and the smallest in every other way."""
 
 

@@ -104,7 +104,7 @@ def test_time_that_ends_with_the_originals_is_the_reason_why_nothing_was_tried(t
     def slow(run: Callable[[Candidate], Trial], asked: Iterable[Candidate]) -> Iterator[Trial]:
         for candidate in asked:
             yield run(candidate)
-            clock.now_s += SEARCH_S
+            clock.now_s += SEARCH_S + TRIAL_S
 
     result = searched(tmp_path, slow, sleepy.Cheapen(2.0))
     assert result.status == "kept-original"

@@ -228,7 +228,7 @@ def test_where_speed_is_asked_for_it_must_be_faster() -> None:
 def test_time_that_ends_in_a_look_leaves_who_was_certified_before() -> None:
     over = TimeUpError("the time limit ended: allow more time.")
     choice = Choice(sized(_1=100, _2=200), finals=Known(fault=over))
-    assert choice.made() == ("Cheapen(cost_ms=1.0) on sleepy was not certified: the time limit ended: allow more time")
+    assert choice.made() == ("Cheapen(cost_ms=1.0) on sleepy was not certified: the time limit ended: allow more time.")
     choice.finals = Known(fault=over, _2=EARLY_SHARE)
     assert won(choice) == "2"
 

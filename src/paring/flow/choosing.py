@@ -55,7 +55,7 @@ class Choosing:
             if isinstance(judged, Winner):
                 return self._tightened(judged)
             reasons.append(judged)
-        return "; ".join(reason.rstrip(".") for reason in reasons)
+        return "; ".join(reasons).replace(".; ", "; ")
 
     def _judged(self) -> Iterator[Winner | str]:
         """The finalists, each with its flaw or as the winner: those of new looks, then those looked at before."""

@@ -24,11 +24,11 @@ from tests.quantization_nets import job, residual_net, rows
 
 
 @pytest.mark.parametrize(
-    ("limit_s", "looks_s", "search_s"), [(1200, 0, 1140), (1200, 90, 1050), (100, 10, 65), (100, 500, 40)]
+    ("limit_s", "look_s", "search_s"), [(1200, 0, 1140), (1200, 30, 1050), (100, 5, 60), (100, 20, 40)]
 )
-def test_looks_are_paid_for_out_of_the_search(limit_s: float, looks_s: float, search_s: float) -> None:
+def test_looks_are_paid_for_out_of_the_search(limit_s: float, look_s: float, search_s: float) -> None:
     clock = RunClock(limit_s)
-    clock.reserve_looks(looks_s)
+    clock.reserve_looks(look_s)
     assert clock.search_limit_s == pytest.approx(search_s)
     assert clock.search_deadline_s + clock.grace_s < clock.deadline_s
 

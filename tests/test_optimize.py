@@ -252,6 +252,19 @@ def test_looks_never_cost_more_than_the_confidence_leaves(improved: tuple[Result
     assert len({look["key"] for look in looks}) == len(looks)
 
 
+def test_where_no_look_is_left_that_is_the_reason(improved: tuple[Result, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(improved[1], out)
+    file = out / "trials" / "finalists.json"
+    looks = json.loads(file.read_text())["looks"]
+    file.write_text(json.dumps({"looks": [{**looks[0], "key": "of an earlier run", "share": 1.0}]}))
+    result = found(out, *ALL)
+    assert result.status == "kept-original"
+    assert result.reason.startswith(
+        "no look at the certification rows is left for Cheapen on sleepy: give evaluate new"
+    )
+
+
 def test_techniques_observe_no_certification_row(tmp_path: Path) -> None:
     spy = sleepy.Spy(file=str(tmp_path / "observed.npy"))
     found(tmp_path / "out", spy)

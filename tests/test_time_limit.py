@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import onnx
 import pytest
 
 import paring
-from paring.flow.request import Executor
+from paring.backends.probe import Probe
+from paring.data.job import Job
+from paring.errors import BudgetError
+from paring.flow.plan import make_plan
+from paring.flow.reference import ROOMY_ANSWERS
+from paring.flow.request import Executor, Request
 from paring.flow.result import Result
+from paring.measure import scores
 from paring.measure.compare import Comparison
 from paring.measure.latency import Latency
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Speedup, Trial
+from paring.types import Arrays, Budget
 from tests import sleepy
 
 LIMIT_S = 300.0
@@ -26,20 +37,38 @@ SEARCH_S = 225.0
 
 @dataclass
 class Clock:
-    """Stands in for the module `time`."""
+    """Stands in for the module `time`. A row takes `row_s` to answer, the first one `once_s` more."""
 
     now_s: float = 1000.0
+    row_s: float = 0.0
+    once_s: float = 0.0
+    interrupt_s: float = math.inf
 
     def monotonic(self) -> float:
         return self.now_s
 
+    def answer(self, rows: int) -> None:
+        if self.now_s >= self.interrupt_s:
+            raise KeyboardInterrupt
+        self.now_s += self.row_s * rows + self.once_s
+        self.once_s = 0.0
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of runs; comparisons at length take all the time that they are given."""
-    clock = Clock()
-    for module in ("paring.flow.clock", "paring.data.job"):
-        monkeypatch.setattr(f"{module}.time", clock)
+    """The clock of runs; comparisons at length take all the time that they are given, and quick ones none."""
+    clock, outputs = Clock(), scores._outputs
+    for module in ("flow.clock", "flow.paired", "flow.reference", "data.job", "measure.scores"):
+        monkeypatch.setattr(f"paring.{module}.time", clock)
+    monkeypatch.setattr("paring.flow.trials.COMPARISON_TIME_S", 0.2)
+    for module in ("prepare", "plan"):
+        monkeypatch.setattr(f"paring.flow.{module}.probe", lambda _: (Probe("sleepy", None, precisions=("f32",)),))
+
+    def answers(session: Any, rows: Any, signature: Any, span: tuple[int, int], batch_size: int) -> Arrays:
+        clock.answer(span[1] - span[0])
+        return outputs(session, rows, signature, span, batch_size)
+
+    monkeypatch.setattr(scores, "_outputs", answers)
 
     def compare(*_: Any, time_limit_s: float, **__: Any) -> Comparison:
         clock.now_s += time_limit_s
@@ -109,3 +138,99 @@ def test_time_that_ends_with_the_originals_is_the_reason_why_nothing_was_tried(t
     result = searched(tmp_path, slow, sleepy.Cheapen(2.0))
     assert result.status == "kept-original"
     assert result.reason == "the time limit ended before anything but the original was tried: allow more time"
+
+
+ROWS, SELECTED = 1500, 375
+GOOD = sleepy.Cheapen(2.0)
+
+
+@dataclass(frozen=True)
+class Levels(sleepy.Cheapen):
+    """Proposes three settings, of which a search tries the first two before it may look at one."""
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield from (cls(2.0), cls(4.0), cls(8.0))
+
+
+def optimized(out: Path, technique: Technique | type[Technique], limit_s: float = LIMIT_S) -> Result:
+    return paring.optimize(
+        sleepy.task(ROWS),
+        out=out,
+        time_limit_s=limit_s,
+        techniques=[technique],
+        backends=[sleepy.Sleepy()],
+        threads=1,
+        progress=False,
+    )
+
+
+def shares(out: Path) -> list[float]:
+    return [look["share"] for look in json.loads((out / "trials" / "finalists.json").read_text())["looks"]]
+
+
+def test_more_rows_than_the_limit_can_hold_are_refused_at_once_with_what_is_needed(
+    tmp_path: Path, clock: Clock
+) -> None:
+    began_s, clock.row_s = clock.now_s, 0.11
+    with pytest.raises(
+        BudgetError, match=r"takes 110 ms a row here, and .* takes 330 s\. Allow at least 413 s.* 1090 rows"
+    ):
+        optimized(tmp_path, GOOD)
+    assert clock.now_s - began_s < 0.1 * LIMIT_S
+    assert not (tmp_path / "trials" / "trials.jsonl").exists()
+
+
+def test_a_look_that_the_time_cuts_short_costs_nothing_and_is_said(tmp_path: Path, clock: Clock) -> None:
+    began_s, clock.row_s = clock.now_s, 0.098
+    result = optimized(tmp_path, GOOD)
+    assert result.status == "kept-original"
+    assert "Cheapen on sleepy was not certified: the time limit ended in its look" in result.reason
+    assert result.reason.endswith("allow more time.")
+    assert clock.now_s - began_s <= 1.1 * LIMIT_S
+    assert not (tmp_path / "trials" / "finalists.json").exists()
+    longer = optimized(tmp_path, GOOD, 2 * LIMIT_S)
+    assert longer.status == "improved"
+    assert [trial.key for trial in longer.trials] == [trial.key for trial in result.trials]
+    assert shares(tmp_path) == [0.6]
+
+
+def test_an_early_look_that_would_take_most_of_the_search_waits_for_its_end(tmp_path: Path, clock: Clock) -> None:
+    began_s, clock.row_s = clock.now_s, 100 / ROWS
+    result = optimized(tmp_path, Levels)
+    assert [trial.recipe_text for trial in result.trials] == [
+        "original",
+        "Levels",
+        "Levels(cost_ms=4.0)",
+        "Levels(cost_ms=8.0)",
+    ]
+    assert result.status == "improved"
+    assert shares(tmp_path) == [0.6]
+    assert clock.now_s - began_s <= 1.1 * LIMIT_S
+
+
+def test_a_run_that_was_stopped_in_a_look_answers_as_if_it_had_not_been(tmp_path: Path, clock: Clock) -> None:
+    clock.row_s, clock.interrupt_s = LIMIT_S / (ROOMY_ANSWERS * ROWS), clock.now_s + 120
+    with pytest.raises(KeyboardInterrupt):
+        optimized(tmp_path, GOOD)
+    assert (tmp_path / "trials" / "looks" / "row_time.json").exists()
+    assert not (tmp_path / "trials" / "looks" / "original.npy").exists()
+    began_s, clock.interrupt_s = clock.now_s, math.inf
+    assert optimized(tmp_path, GOOD).status == "improved"
+    assert shares(tmp_path) == [0.6]
+    assert clock.now_s - began_s <= 1.1 * LIMIT_S
+
+
+def test_a_plan_knows_how_long_rows_take(tmp_path: Path, clock: Clock) -> None:
+    request = Request(
+        sleepy.task(ROWS), Budget(), tmp_path, LIMIT_S, techniques=[GOOD], backends=[sleepy.Sleepy()], threads=1
+    )
+    clock.row_s, clock.once_s = 0.02, 30.0
+    told = make_plan(request)["notes"][1]
+    assert f"if each takes {4 + SELECTED * clock.row_s:.1f} s as the original would" in told
+    named = re.search(r"These 2 trials take about (\d+) s", told)
+    assert named
+    assert 9 * SELECTED * clock.row_s < int(named[1]) - 2 * (4 + SELECTED * clock.row_s)
+    clock.row_s = 0.11
+    with pytest.raises(BudgetError, match=r"time_limit_s=300 is too short for the 1500 rows of evaluate"):
+        make_plan(request)

@@ -67,7 +67,7 @@ def optimize(
     backends: Names = None,
     seed: Annotated[int, typer.Option(help="Of the split, the search and the training.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left in the folder.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried, and run nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried and how long it takes.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search for the best network within the budget, certify it, and write it to a folder."""

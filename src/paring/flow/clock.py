@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import time
 
+from paring.errors import TimeUpError
+
 CONCLUSION_SHARE = 0.25
 LONGEST_CONCLUSION_S = 60.0
 """Time kept for measuring at length and writing, beside the looks at the certification rows."""
 
+LOOKS = 3
+"""At the certification rows when the search is over: of the original and of two finalists."""
+
 MOST_RESERVED_SHARE = 0.6
-"""Of the limit, for all that follows the search, however long looks take."""
+"""Of the limit, for all that follows the search: where three looks take longer, fewer are taken."""
+
+EARLY_LOOKS = 2
+EARLY_LOOKS_SHARE = 0.5
+"""Of what the search has left: early looks, of the original and of one finalist, may take no more of it."""
 
 GRACE_SHARE = 0.5
 """Of the time for the conclusion: what a trial may take of it to come to its end."""
+
+WRITING_SHARE = 0.25
+"""Of the time for the conclusion: what no look may take of it, for the last comparison and for writing."""
 
 
 class RunClock:
@@ -28,20 +40,25 @@ class RunClock:
         self._spent_before_s = 0.0
         self._decided_s = 0.0
         self._decided_limit_s: float | None = None
-        self._looks_s = 0.0
+        self._look_s = 0.0
 
     def resume(self, spent_s: float) -> None:
-        """An earlier run had spent so much of the limit."""
+        """An earlier run had spent so much of the limit, also on preparing: what this one did again does not count."""
         self._spent_before_s = spent_s
+        self._start_s = time.monotonic()
 
     @property
     def spent_s(self) -> float:
         """Seconds so far."""
         return self._spent_before_s + time.monotonic() - self._start_s
 
-    def reserve_looks(self, looks_s: float) -> None:
-        """Keep so much of the limit for looks at the certification rows."""
-        self._looks_s = looks_s
+    def reserve_looks(self, look_s: float) -> None:
+        """Keep time for looks at the certification rows, of which each takes so long."""
+        self._look_s = look_s
+
+    @property
+    def _looks_s(self) -> float:
+        return LOOKS * self._look_s
 
     @property
     def _conclusion_s(self) -> float:
@@ -79,6 +96,19 @@ class RunClock:
         """What the search has left to decide on."""
         limit_s = self.search_limit_s if self._decided_limit_s is None else self._decided_limit_s
         return limit_s - self._decided_s
+
+    def early_looks_fit(self) -> bool:
+        """Whether the search can spare the time for early looks."""
+        return EARLY_LOOKS * self._look_s <= EARLY_LOOKS_SHARE * self.search_left_s()
+
+    def check_look(self, row_s: float, rows_left: int) -> None:
+        """Raise TimeUpError where a look that has so many rows left, at so many seconds each, would end too late."""
+        left_s = max(0.0, self.left_s() - WRITING_SHARE * self._conclusion_s)
+        if row_s * rows_left > left_s:
+            raise TimeUpError(
+                f"the time limit ended in its look at the certification rows ({rows_left} of them would take "
+                f"{row_s * rows_left:.0f} s more, and {left_s:.0f} s were left): allow more time."
+            )
 
     def conclusion_left_s(self) -> float:
         """Seconds until the run has to end, without those that the looks will take."""

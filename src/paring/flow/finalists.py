@@ -69,6 +69,7 @@ class Finals:
 
         A second look at the same candidate costs what it adds: its scores are on disk, and a bound at a larger share
         fails only where the one at the smaller share could fail as well or the difference is spent.
+        Raises TimeUpError where the look would end too late: it is none then, and costs nothing.
         """
         earlier = self._seen.get(candidate.key)
         paid = earlier.share if earlier else 0.0
@@ -76,8 +77,9 @@ class Finals:
             return earlier
         if share <= 0 or sum(finalist.share for finalist in self.seen) - paid + share > 1 + 1e-9:
             return earlier
-        since_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 1)
-        finalist = replace(self._looked(candidate, share), elapsed_s=since_s)
+        finalist = self._looked(candidate, share)
+        known_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 1)
+        finalist = replace(finalist, elapsed_s=known_s)
         self._seen[candidate.key] = finalist
         write_json(self._log, {"looks": [_as_json(f) for f in self.seen]})
         return finalist
@@ -110,7 +112,7 @@ class Finals:
         if not file.is_file():
             scorer = self._prepared.scorer(self._prepared.splits.certification)
             with IsolatedSession.of(deployment, threads=self._prepared.request.thread_count) as session:
-                scores = scorer.scores(session)
+                scores = scorer.scores(session, self._prepared.clock.check_look)
             write_array(file, scores)
         found: Array = np.load(file, allow_pickle=False)
         return found

@@ -175,8 +175,9 @@ class Hunt:
         """Spend one look as soon as something is clearly better, so that a run that is cut short has an answer."""
         originals = timed_originals(self.trials)
         best = self.ranking.best([t for t in self.trials if t.recipe and self.ranking.may_win(t, originals)])
-        usual = min(map(self.ranking.cost, originals), default=0.0)
-        if self.finals.seen or best is None or self.ranking.cost(best) > EARLY_GAIN * usual:
+        if self.finals.seen or best is None or not self.clock.early_looks_fit():
+            return
+        if self.ranking.cost(best) > EARLY_GAIN * min(map(self.ranking.cost, originals), default=0.0):
             return
         finalist = self.finals.look(self.candidates[best.key], EARLY_SHARE)
         if finalist is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +17,12 @@ from paring.ops.scores import corpus_score
 from paring.types import Array, CorpusMetric, Signature, Task
 
 JACKKNIFE_GROUPS = 20
+
+KNOWN_S = 1.0
+"""Rows that took so long tell how long the others will take."""
+
+Check: TypeAlias = Callable[[float, int], None]
+"""Is told the seconds that a row takes and how many are left; it raises where they take too long."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,28 @@ class Scorer:
             session, self.rows, self.task, self.signature, start=start, stop=stop, batch_size=self.batch_size
         )
 
-    def scores(self, session: IsolatedSession, start: int = 0, stop: int | None = None) -> Array:
-        """(rows,) scores, or (rows, k) statistics of a CorpusMetric."""
-        return np.concatenate(list(self.chunks(session, start, stop)))
+    def paced(self, session: IsolatedSession) -> Iterator[tuple[Array, float | None]]:
+        """The scores of all rows in pieces, each with the seconds that a row takes, None until that is known.
+
+        The first piece does not tell: runtimes and metrics have things to do once.
+        """
+        chunks = self.chunks(session)
+        yield next(chunks), None
+        timed, begin_s = 0, time.monotonic()
+        for part in chunks:
+            timed += len(part)
+            took_s = time.monotonic() - begin_s
+            yield part, took_s / timed if took_s >= KNOWN_S else None
+
+    def scores(self, session: IsolatedSession, check: Check | None = None) -> Array:
+        """(rows,) scores, or (rows, k) statistics of a CorpusMetric; between the pieces `check` may end it."""
+        parts, left = [], len(self.rows)
+        for part, row_s in self.paced(session):
+            parts.append(part)
+            left -= len(part)
+            if check and row_s is not None:
+                check(row_s, left)
+        return np.concatenate(parts)
 
     def paired(self, original: Array, candidate: Array) -> Paired:
         """Compare the first rows of the original with as many of the candidate."""

@@ -1,19 +1,22 @@
-"""plan: what would be tried, what can't be and why; no candidate is run."""
+"""plan: what would be tried, what can't be and why, and how long it takes; no candidate is run."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paring.backends.probe import Probe, probe
 from paring.data.job import Job
-from paring.data.split import split_rows
+from paring.data.split import Splits, split_rows
 from paring.flow.certifiable import Certifiable
+from paring.flow.clock import LOOKS
 from paring.flow.networks import Networks
 from paring.flow.prepare import FINAL_SHARE, task_signature
+from paring.flow.reference import check_limit, row_time
 from paring.flow.request import Request
 from paring.techniques.base import described
 from paring.tune import Candidate, Ranking, Scene
@@ -21,57 +24,92 @@ from paring.tune.post_training import first_baselines, first_techniques, other_b
 from paring.tune.training import Training
 
 TRIAL_S = 4.0
-"""What a trial of a small network takes beside building it: two processes, a second of timing, scores."""
+"""What a trial takes beside building its network and scores: two processes, a second of timing."""
 
 
 def make_plan(request: Request) -> dict[str, Any]:
     """The candidates that are known beforehand, what can't be tried and why, and how long it would take.
 
     What comes after them depends on what they show: more settings around the leaders, then, with training data,
-    structures that are pruned and trained for as long as the time limit allows. Raises BudgetError where the rows of
-    `evaluate` can't certify the budget.
+    structures that are pruned and trained for as long as the time limit allows. The original is run on as many rows as
+    tell how long one takes. Raises BudgetError where the rows of `evaluate` can't certify the budget or are too many
+    for the time limit, BackendError where no backend runs the original.
     """
     begin_s = time.monotonic()
-    certifiable = _certifiable(request)
-    probes = probe(request.all_backends())
-    unusable = request.unusable(probes)
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
-        scene = _scene(request, probes, Path(folder))
-        build_s = time.monotonic() - begin_s
+        signature = task_signature(request.task)
+        splits = split_rows(request.task, Path(folder) / "data", signature.input_names, request.seed)
+        certifiable = _certifiable(request, splits)
+        probes = probe(request.all_backends())
+        job = Job.of(request.task, seed=request.seed, threads=request.thread_count)
+        networks = Networks(job, signature, Path(folder))
+        times = Times.of(request, networks, probes, splits)
+        scene = _scene(request, probes, networks)
+        known_s = time.monotonic() - begin_s
         stages = (first_baselines(scene), first_techniques(scene), other_baselines(scene))
         known = {candidate.key: candidate for stage in stages for asked in stage for candidate in asked}
         training = Training(scene, {}, ())
         structures = training.structures() if training.trainer and request.task.train is not None else ()
     trained = [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures]
-    not_tried = unusable | scene.not_tried
-    time_told = _time_told(len(known), build_s, request.time_limit_s, training=bool(trained))
+    not_tried = request.unusable(probes) | scene.not_tried
+    told = times.told(len(known), known_s, request.time_limit_s, training=bool(trained))
     return {
         "tried": [_row(candidate) for candidate in known.values()] + trained,
         "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
-        "notes": [f"{certifiable.told}.", time_told],
+        "notes": [f"{certifiable.told}.", told],
     }
 
 
-def _certifiable(request: Request) -> Certifiable:
-    """What the rows could certify, were the original's scores all right or wrong: no network is run."""
-    names = task_signature(request.task).input_names
-    with tempfile.TemporaryDirectory(prefix="paring-") as folder:
-        rows = len(split_rows(request.task, Path(folder) / "data", names, request.seed).certification)
-    certifiable = Certifiable.of(request.task, request.budget, rows, FINAL_SHARE)
+def _certifiable(request: Request, splits: Splits) -> Certifiable:
+    """What the rows could certify, were the original's scores all right or wrong."""
+    certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), FINAL_SHARE)
     certifiable.check()
     return certifiable
 
 
-def _scene(request: Request, probes: Sequence[Probe], folder: Path) -> Scene:
+@dataclass(frozen=True)
+class Times:
+    """What scores take where a candidate takes as long for a row as the original does."""
+
+    selection_s: float
+    looks_s: float
+
+    @classmethod
+    def of(cls, request: Request, networks: Networks, probes: tuple[Probe, ...], splits: Splits) -> Times:
+        """By running the original on a few rows. Raises BudgetError where the time limit can't hold what it takes."""
+        row_s = row_time(request, networks, probes, splits.selection)
+        selection, certification = len(splits.selection), len(splits.certification)
+        check_limit(request.time_limit_s, selection + certification, row_s)
+        return cls(selection * row_s, LOOKS * certification * row_s)
+
+    def told(self, trials: int, prepared_s: float, time_limit_s: float, *, training: bool) -> str:
+        """In one sentence, with what it supposes."""
+        trial_s = TRIAL_S + self.selection_s
+        total_s = prepared_s + self.selection_s + trials * trial_s + self.looks_s
+        least = (
+            f"take about {round(total_s)} s beside building their networks, looks at the certification rows included, "
+            f"if each takes {trial_s:.1f} s as the original would"
+        )
+        if training:
+            return (
+                f"The {trials} trials without training {least}; the time limit is {time_limit_s:g} s, and training "
+                "takes what is left of it."
+            )
+        return (
+            f"These {trials} trials {least}; then come more settings around the best, within the time limit of "
+            f"{time_limit_s:g} s."
+        )
+
+
+def _scene(request: Request, probes: Sequence[Probe], networks: Networks) -> Scene:
     """What a search of the request would know as it begins."""
     model = request.task.model
-    job = Job.of(request.task, seed=request.seed, threads=request.thread_count)
     return Scene(
         budget=request.budget,
         ranking=Ranking(request.budget, 1, request.budget.confidence),
-        job=job,
+        job=networks.job,
         model=None if isinstance(model, Path) else model,
-        graph=Networks(job, task_signature(request.task), folder).original_graph(),
+        graph=networks.original_graph(),
         techniques=request.all_techniques(),
         backends=request.usable_backends(request.unusable(probes)),
         threads=request.thread_count,
@@ -86,16 +124,3 @@ def _row(candidate: Candidate) -> dict[str, str]:
         "recipe": described(candidate.recipe),
         "backend": str(candidate.backend),
     }
-
-
-def _time_told(trials: int, build_s: float, time_limit_s: float, *, training: bool) -> str:
-    least = f"about {round(build_s + TRIAL_S * trials)} s"
-    if training:
-        return (
-            f"The {trials} trials without training take {least}; the time limit is {time_limit_s:g} s, and training "
-            "takes what is left of it."
-        )
-    return (
-        f"These {trials} trials take {least}; then come more settings around the best, within the time limit of "
-        f"{time_limit_s:g} s."
-    )

@@ -46,9 +46,6 @@ FINAL_SHARE = 0.6
 LAST_SHARE = 0.3
 """Of what may go wrong (1 - confidence): an early look and two final ones, of which the first is the most ambitious."""
 
-LOOKS = 3
-"""At the certification rows when the search is over: of the original and of two finalists."""
-
 OBSERVED_BATCH = 64
 
 
@@ -127,18 +124,17 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), FINAL_SHARE)
     certifiable.check()
     finished = folder.resume(identity(request, __version__, splits.digest))
-    clock.resume(max((trial.elapsed_s for trial in finished), default=0.0))
-    job = Job(
-        request.task,
-        observed_batches(request.task, splits.selection, signature),
-        seed=request.seed,
-        threads=request.thread_count,
-        say=told.say,
-    )
+    observed = observed_batches(request.task, splits.selection, signature)
+    job = Job(request.task, observed, seed=request.seed, threads=request.thread_count, say=told.say)
     networks = Networks(job, signature, folder.trials)
     probes = probe(request.all_backends())
-    original, scores, row_s = reference(request, networks, probes, splits.selection)
-    clock.reserve_looks(LOOKS * len(splits.certification) * folder.row_time(row_s))
+    told.say(f"scores of the original on {len(splits.selection)} rows")
+    # A run that goes on has found before that its rows fit the limit.
+    due = 0 if finished else len(splits.selection) + len(splits.certification)
+    original, scores, row_s = reference(request, networks, probes, splits.selection, due)
+    clock.reserve_looks(len(splits.certification) * folder.row_time(row_s))
+    if finished:
+        clock.resume(max(trial.elapsed_s for trial in finished))
     certifiable = certifiable.knowing(scores)
     certifiable.check()
     told.note(certifiable.told)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +18,7 @@ from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.probe import Probe
 from paring.data.batches import model_call
 from paring.data.rows import Rows
-from paring.errors import BackendError, ExportError, TaskError
+from paring.errors import BackendError, BudgetError, ExportError, TaskError
 from paring.flow.networks import Networks
 from paring.flow.paired import Scorer
 from paring.flow.request import Request
@@ -30,10 +33,63 @@ ORIGINAL_NEIGHBOUR_TOLERANCE = 0.01
 """How far the original's answer to a row may move with the other rows of its batch: float kernels stay far below."""
 
 
+ANSWERS = 2.0
+"""To each row of `evaluate` that a run can't do without: the original's, and those of one candidate."""
+
+ROOMY_ANSWERS = 2.5
+"""What leaves time for a search beside them."""
+
+Found = TypeVar("Found")
+
+
 def reference(
-    request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows
+    request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows, due: int
 ) -> tuple[Deployment, Array, float]:
-    """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row."""
+    """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row.
+
+    Raises BudgetError as soon as it is known that the limit can't hold the answers to `due` rows.
+    """
+    scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
+
+    def scored(session: IsolatedSession) -> tuple[Array, float]:
+        _check_export(request, session, selection, networks.signature)
+        _check_rows_apart(session, selection, request.budget.batch_size)
+        begin_s = time.monotonic()
+        scores = scorer.scores(session, lambda row_s, _: check_limit(request.time_limit_s, due, row_s))
+        row_s = (time.monotonic() - begin_s) / len(scores)
+        scorer.paired(scores, scores)  # A CorpusMetric may fail on the parts of the rows that it will be given.
+        return scores, row_s
+
+    original, (scores, row_s) = on_first_backend(request, networks, probes, scored)
+    return original, scores, row_s
+
+
+def row_time(request: Request, networks: Networks, probes: tuple[Probe, ...], rows: Rows) -> float:
+    """Seconds that the original takes for a row, by as few rows as tell it; 0 where all of them take next to none."""
+    scorer = Scorer(request.task, networks.signature, rows, request.budget.batch_size)
+
+    def timed(session: IsolatedSession) -> float:
+        return next((row_s for _, row_s in scorer.paced(session) if row_s is not None), 0.0)
+
+    return on_first_backend(request, networks, probes, timed)[1]
+
+
+def check_limit(time_limit_s: float, rows: int, row_s: float) -> None:
+    """Raise BudgetError where the limit can't hold ANSWERS to so many rows, at the original's seconds for each."""
+    if ANSWERS * rows * row_s <= time_limit_s:
+        return
+    raise BudgetError(
+        f"time_limit_s={time_limit_s:g} is too short for the {rows} rows of evaluate: the original takes "
+        f"{1e3 * row_s:.3g} ms a row here, and answering each once with it and once with a candidate takes "
+        f"{ANSWERS * rows * row_s:.0f} s. Allow at least {math.ceil(ROOMY_ANSWERS * rows * row_s)} s, or give evaluate "
+        f"at most {int(time_limit_s / (ROOMY_ANSWERS * row_s))} rows."
+    )
+
+
+def on_first_backend(
+    request: Request, networks: Networks, probes: tuple[Probe, ...], use: Callable[[IsolatedSession], Found]
+) -> tuple[Deployment, Found]:
+    """The original on the first backend that runs it, and what `use` found with it there."""
     reasons = request.unusable(probes)
     for backend in request.usable_backends(reasons.copy()):
         for_one_thread = partial(backend.variants, request.budget, 1)
@@ -43,23 +99,11 @@ def reference(
         deployment = Deployment(variants[0], networks.exported((), variants[0]) / NETWORK_FILES[variants[0].format])
         try:
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:
-                _check_export(request, session, selection, networks.signature)
-                _check_rows_apart(session, selection, request.budget.batch_size)
-                scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
-                begin_s = time.monotonic()
-                scores = _original_scores(scorer, session)
-                return deployment, scores, (time.monotonic() - begin_s) / len(scores)
+                return deployment, use(session)
         except BackendError as error:
             reasons[backend.name] = str(error)
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
     raise BackendError(f"no backend can run this network ({told}): see `paring doctor`.")
-
-
-def _original_scores(scorer: Scorer, session: IsolatedSession) -> Array:
-    """Raises TaskError also where a CorpusMetric fails on the parts of the rows that a comparison will look at."""
-    scores = scorer.scores(session)
-    scorer.paired(scores, scores)
-    return scores
 
 
 def _check_export(request: Request, session: IsolatedSession, rows: Rows, signature: Signature) -> None:

@@ -85,3 +85,4 @@ def test_a_run_learns_from_the_scores_what_can_be_certified(metric: Any, told: s
     else:
         result = paring.optimize(task, Budget(max_drop=limit), out=tmp_path, time_limit_s=60, **options)
         assert result.status == "kept-original"
+        assert result.reason == "no technique proposed anything to try for this network"

@@ -19,7 +19,7 @@ from paring.data.job import Job
 from paring.errors import BudgetError
 from paring.flow.plan import make_plan
 from paring.flow.reference import ROOMY_ANSWERS
-from paring.flow.request import Request
+from paring.flow.request import Executor, Request
 from paring.flow.result import Result
 from paring.measure import scores
 from paring.measure.compare import Comparison
@@ -106,23 +106,38 @@ def imagined(candidate: Candidate) -> Trial:
     )
 
 
-def test_the_search_uses_its_time_and_the_whole_run_keeps_the_limit(tmp_path: Path, clock: Clock) -> None:
-    began_s = clock.now_s
-    techniques = [sleepy.Cheapen(2.0), *(sleepy.Cheapen(20.0 + number) for number in range(40))]
-    result = paring.optimize(
+def searched(out: Path, executor: Executor, *techniques: Technique) -> Result:
+    return paring.optimize(
         sleepy.task(),
-        out=tmp_path,
+        out=out,
         time_limit_s=LIMIT_S,
         techniques=techniques,
         backends=[sleepy.Sleepy()],
         threads=1,
-        executor=taking(clock),
+        executor=executor,
         progress=False,
     )
+
+
+def test_the_search_uses_its_time_and_the_whole_run_keeps_the_limit(tmp_path: Path, clock: Clock) -> None:
+    began_s = clock.now_s
+    others = [sleepy.Cheapen(20.0 + number) for number in range(40)]
+    result = searched(tmp_path, taking(clock), sleepy.Cheapen(2.0), *others)
     assert result.status == "improved"
     assert SEARCH_S <= max(trial.elapsed_s for trial in result.trials) < SEARCH_S + TRIAL_S
     assert result.values["wall_time_s"] == pytest.approx(clock.now_s - began_s, abs=0.1)
     assert result.values["wall_time_s"] <= 1.1 * LIMIT_S
+
+
+def test_time_that_ends_with_the_originals_is_the_reason_why_nothing_was_tried(tmp_path: Path, clock: Clock) -> None:
+    def slow(run: Callable[[Candidate], Trial], asked: Iterable[Candidate]) -> Iterator[Trial]:
+        for candidate in asked:
+            yield run(candidate)
+            clock.now_s += SEARCH_S + TRIAL_S
+
+    result = searched(tmp_path, slow, sleepy.Cheapen(2.0))
+    assert result.status == "kept-original"
+    assert result.reason == "the time limit ended before anything but the original was tried: allow more time"
 
 
 ROWS, SELECTED = 1500, 375

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from paring import __version__
 from paring.backends.base import Backend
 from paring.certify import Certificate
+from paring.flow.choosing import Winner
 from paring.flow.finalists import Finalist, Finals
 from paring.flow.prepare import Prepared
 from paring.flow.result import Status
-from paring.flow.trials import latency_json
 from paring.measure.compare import Comparison
 from paring.measure.hardware import hardware
-from paring.measure.latency import Latency
 from paring.techniques.base import Technique
-from paring.tune import Ranking, Speedup, Trial
+from paring.tune import Ranking, Trial
 
 POINT_FIELDS = (
     "recipe",
@@ -50,6 +49,18 @@ class Findings:
     certificate: Certificate | None = None
 
     @classmethod
+    def won(cls, winner: Winner) -> Self:
+        """A candidate that is certified and better than the original."""
+        return cls(
+            "improved",
+            "",
+            winner.trial,
+            winner.original,
+            comparison=winner.comparison,
+            certificate=winner.certificate,
+        )
+
+    @classmethod
     def without_winner(cls, original: Trial, ranking: Ranking, trials: Sequence[Trial], reason: str) -> Self:
         """Infeasible if the original itself breaks a limit of the budget; else it is kept."""
         broken = ranking.misses(original)
@@ -57,17 +68,6 @@ class Findings:
             return cls("kept-original", reason, original, original)
         binding = f"no candidate meets the budget; the original itself misses it: {'; '.join(broken)}"
         return cls("infeasible", binding, original, original, nearest_points(trials, ranking))
-
-
-def with_latency(trial: Trial, latency: Latency, speedup: Speedup, peak_memory_bytes: int) -> Trial:
-    """A trial with the figures of a long comparison in place of the quick ones."""
-    return replace(
-        trial,
-        latency_ms=latency_json(latency),
-        throughput_per_s=latency.throughput_per_s,
-        speedup=speedup,
-        peak_memory_bytes=peak_memory_bytes,
-    )
 
 
 def nearest_points(trials: Sequence[Trial], ranking: Ranking) -> tuple[tuple[Trial, str], ...]:

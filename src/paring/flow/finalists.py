@@ -53,7 +53,6 @@ class Finals:
         self._folder = prepared.folder.trials / "looks"
         self._log = prepared.folder.trials / "finalists.json"
         self._seen = self._read()
-        self.refused = ""  # Why the best candidate that asked for a look since the last one got none.
 
     @property
     def seen(self) -> tuple[Finalist, ...]:
@@ -66,7 +65,7 @@ class Finals:
         return min((finalist.elapsed_s for finalist in self.seen if finalist.certified), default=None)
 
     def look(self, candidate: Candidate, share: float) -> Finalist | None:
-        """Look at the certification split at the cost of `share`; None where that is not left, as `refused` then says.
+        """Look at the certification split at the cost of `share`; None where that is not left.
 
         A second look at the same candidate costs what it adds: its scores are on disk, and a bound at a larger share
         fails only where the one at the smaller share could fail as well or the difference is spent.
@@ -77,31 +76,13 @@ class Finals:
         if earlier and (paid >= share or earlier.certificate is None):
             return earlier
         if share <= 0 or sum(finalist.share for finalist in self.seen) - paid + share > 1 + 1e-9:
-            if earlier is None:
-                self._refuse(candidate)
             return earlier
-        finalist = self._in_time(candidate, share)
-        if earlier and earlier.certified:
-            finalist = replace(finalist, elapsed_s=earlier.elapsed_s)
+        finalist = self._looked(candidate, share)
+        known_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 1)
+        finalist = replace(finalist, elapsed_s=known_s)
         self._seen[candidate.key] = finalist
         write_json(self._log, {"looks": [_as_json(f) for f in self.seen]})
         return finalist
-
-    def _refuse(self, candidate: Candidate) -> None:
-        self.refused = self.refused or (
-            f"no look at the certification rows is left for {candidate}: give evaluate new rows, or pass --fresh to "
-            "discard the looks that were taken"
-        )
-
-    def _in_time(self, candidate: Candidate, share: float) -> Finalist:
-        """What a look shows, and when. Raises TimeUpError."""
-        try:
-            finalist = self._looked(candidate, share)
-        except TimeUpError as error:
-            self.refused = f"{candidate} was not certified: {error}"
-            raise
-        self.refused = ""
-        return replace(finalist, elapsed_s=round(self._prepared.clock.spent_s, 1))
 
     @property
     def next_share(self) -> float:

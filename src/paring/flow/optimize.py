@@ -13,6 +13,7 @@ from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
 from paring.flow.finalists import Finals
 from paring.flow.folder import RunFolder
+from paring.flow.originals import timed_originals
 from paring.flow.prepare import EARLY_SHARE, Prepared, prepare
 from paring.flow.request import Executor, Request
 from paring.flow.result import Result
@@ -168,19 +169,19 @@ class Hunt:
         best = self.ranking.best(self.trials)
         if best is None or best.speedup is None:
             return ""
-        return f"{best.speedup.ratio:.2f}x, drop {best.drop or 0.0:.4f}: {best.recipe_text} on {best.backend_text}"
+        return f"{best.speedup.ratio:.2f}x, drop {best.drop or 0.0:.4f}: {best}"
 
     def _certify_early(self) -> None:
         """Spend one look as soon as something is clearly better, so that a run that is cut short has an answer."""
-        best = self.ranking.best([t for t in self.trials if t.recipe])
-        originals = [self.ranking.cost(t) for t in self.trials if not t.recipe]
+        originals = timed_originals(self.trials)
+        best = self.ranking.best([t for t in self.trials if t.recipe and self.ranking.may_win(t, originals)])
         if self.finals.seen or best is None or not self.clock.early_looks_fit():
             return
-        if self.ranking.cost(best) > EARLY_GAIN * min(originals, default=0.0):
+        if self.ranking.cost(best) > EARLY_GAIN * min(map(self.ranking.cost, originals), default=0.0):
             return
         finalist = self.finals.look(self.candidates[best.key], EARLY_SHARE)
         if finalist is not None:
-            self.told.note(f"  {finalist.verdict}: {best.recipe_text} on {best.backend_text}: {finalist.told}")
+            self.told.note(f"  {finalist.verdict}: {best}: {finalist.told}")
 
     def _forget_the_beaten(self) -> None:
         """Keep the networks of the frontier, of finalists and of who may become one; others can be built again."""

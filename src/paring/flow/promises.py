@@ -116,6 +116,7 @@ def _speedup(objective: Objective, promised: float | None, found: Comparison, ex
 
 
 def _smaller(what: str, there: float | None, here: int, original: int, needed: bool) -> Check:
+    """Any saving holds: a run returns none of memory that is so small that the noise here may take it back."""
     told = f"{units.size(here)}, the original {units.size(original)}"
     verdict = "less here too" if here < original else "no less than the original's here"
     return Check(what, units.size(there), told, verdict, here < original or not needed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -27,13 +27,39 @@ class Ranking:
 
     def cost(self, trial: Trial) -> float:
         """What the objective makes small; infinite where it was not measured. Time is relative to the reference."""
-        value = {
-            "latency": 1 / trial.speedup.ratio if trial.speedup else None,
-            "throughput": 1 / trial.speedup.ratio if trial.speedup else None,
-            "size": trial.size_bytes,
-            "memory": trial.peak_memory_bytes,
-        }[self.budget.objective]
+        if self.about_speed:
+            return self.time(trial)
+        value = trial.size_bytes if self.budget.objective == "size" else trial.peak_memory_bytes
         return float("inf") if value is None else float(value)
+
+    def time(self, trial: Trial) -> float:
+        """The time of a call relative to the reference; infinite where it was not measured."""
+        return 1 / trial.speedup.ratio if trial.speedup else float("inf")
+
+    def order(self, trial: Trial) -> tuple[float, float]:
+        """The better of two trials comes first: the one of less cost, of equal files the faster."""
+        return self.cost(trial), self.time(trial)
+
+    @property
+    def about_speed(self) -> bool:
+        """Whether the objective is latency or throughput: what it makes small is time."""
+        return self.budget.objective in ("latency", "throughput")
+
+    def less(self, trial: Trial, other: Trial) -> bool:
+        """Whether a trial costs less than another one, and memory by more than its noise."""
+        noise = ALIKE if self.budget.objective == "memory" else 0.0
+        return self.cost(trial) * (1 + noise) < self.cost(other)
+
+    def may_win(self, trial: Trial, originals: Sequence[Trial]) -> bool:
+        """Whether, by quick figures, it may replace the original: it costs less, and is not slower for sure.
+
+        Where every original breaks a limit of the budget, none of them need be beaten.
+        """
+        holding = [t for t in originals if not self.misses(t)]
+        if not holding:
+            return True
+        fastest = min(holding, key=self.time)
+        return not _surely_slower(trial, fastest) and all(self.less(trial, t) for t in holding)
 
     def likely_bound(self, trial: Trial) -> float:
         """The certified upper bound that a drop like this one would get."""
@@ -82,7 +108,7 @@ class Ranking:
 
     def best(self, trials: Iterable[Trial]) -> Trial | None:
         """The feasible trial of least cost."""
-        return min((t for t in trials if self.feasible(t)), key=self.cost, default=None)
+        return min((t for t in trials if self.feasible(t)), key=self.order, default=None)
 
     def frontier(self, trials: Iterable[Trial]) -> list[Trial]:
         """Trials that no other one beats on every measured axis: time, drop, size and memory; of least cost first."""
@@ -92,6 +118,11 @@ class Ranking:
             if not any(_beats(other, trial) for other in kept):
                 kept.append(trial)
         return kept
+
+
+def _surely_slower(one: Trial, other: Trial) -> bool:
+    """Whether the intervals of their speed-ups lie apart."""
+    return one.speedup is None or (other.speedup is not None and one.speedup.high < other.speedup.low)
 
 
 def _beats(one: Trial, other: Trial) -> bool:

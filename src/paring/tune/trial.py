@@ -54,6 +54,10 @@ class Trial:
     search_limit_s: float = 0.0
     frontier: bool = False
 
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.recipe_text} on {self.backend_text}"
+
     @classmethod
     def of(cls, candidate: Candidate, number: int, outcome: Outcome, reason: str = "") -> Trial:
         """A trial of which nothing is measured yet."""

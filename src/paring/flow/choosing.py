@@ -1,0 +1,179 @@
+"""Who wins: looks at the certification rows and measurements at length in turn, until a candidate passes both.
+
+A look is paid for with confidence and there are few, so the next one waits until the last one's candidate is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from paring.certify import Certificate
+from paring.errors import OutputError, ParingError, TimeUpError
+from paring.flow.clock import RunClock
+from paring.flow.finalists import Finalist, Finals
+from paring.flow.originals import Originals
+from paring.flow.prepare import EARLY_SHARE, FINAL_SHARE
+from paring.flow.trials import latency_json
+from paring.measure.compare import Comparison
+from paring.measure.latency import Latency
+from paring.report import units
+from paring.tune import Candidate, Ranking, Speedup, Trial
+from paring.tune.playoff import Duel, played_off
+
+COMPARISON_SHARE = 0.4
+"""Of the time that is left, for the comparison that the answer rests on."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A certified finalist that is better than the original: `trial` and `original` with the figures of their duel."""
+
+    trial: Trial
+    original: Trial
+    certificate: Certificate
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """The choice among `trials`, by key, of the `candidates`; `meet` measures two of them at length."""
+
+    ranking: Ranking
+    originals: Originals
+    trials: Mapping[str, Trial]
+    candidates: Mapping[str, Candidate]
+    finals: Finals
+    meet: Duel
+    clock: RunClock
+
+    def winner(self) -> Winner | str:
+        """What to return instead of the original, or why each that came so far is none; empty where nobody did."""
+        reasons: list[str] = []
+        for judged in self._judged():
+            if isinstance(judged, Winner):
+                return self._tightened(judged)
+            reasons.append(judged)
+        return "; ".join(reasons).replace(".; ", "; ")
+
+    def _judged(self) -> Iterator[Winner | str]:
+        """The finalists, each with its flaw or as the winner: those of new looks, then those looked at before."""
+        keys: set[str] = set()
+        for trial, found in self._looks():
+            if isinstance(found, Finalist):
+                keys.add(trial.key)
+                yield self._verdict(trial, found)
+            else:
+                yield found
+        for finalist in self.finals.seen:
+            if finalist.key in self.trials and finalist.key not in keys:
+                yield self._verdict(self.trials[finalist.key], finalist)
+
+    def _looks(self) -> Iterator[tuple[Trial, Finalist | str]]:
+        """Looks at the candidates from the best on, as long as one is asked for; ends with why no more are possible."""
+        failed = float("inf")
+        for trial in self._ranked():
+            found: Finalist | str | None = self._certified(trial)
+            if found is None and not self._worth_a_look(trial, failed):
+                continue
+            found = found or self._look(trial)
+            yield trial, found
+            if isinstance(found, str):
+                return
+            if not found.certified:
+                failed = self.ranking.likely_bound(trial)
+
+    def _look(self, trial: Trial) -> Finalist | str:
+        """A look at the certification rows, or why none is possible."""
+        try:
+            finalist = self.finals.look(self.candidates[trial.key], self.finals.next_share)
+        except TimeUpError as error:
+            return f"{trial} was not certified: {error}"
+        return finalist or (
+            f"no look at the certification rows is left for {trial}: give evaluate new rows, or pass --fresh to "
+            "discard the looks that were taken"
+        )
+
+    def _ranked(self) -> list[Trial]:
+        """The candidates that may win, the best first; where cost is time, those that are close have met."""
+        pool = [t for t in self.trials.values() if t.recipe and self.ranking.hopeful(t)]
+        pool = [t for t in pool if self.ranking.may_win(t, self.originals.timed)]
+        ranked = sorted(pool, key=self.ranking.order)
+        if not self.ranking.about_speed:
+            return ranked
+        looked_at = {finalist.key for finalist in self.finals.seen if finalist.share > EARLY_SHARE}
+        return played_off(ranked, self.ranking.cost, self.meet, self.clock.conclusion_left_s, looked_at)
+
+    def _certified(self, trial: Trial) -> Finalist | None:
+        """What an earlier look certified: nothing more is spent on it before it is judged."""
+        return next((f for f in self.finals.seen if f.key == trial.key and f.certified), None)
+
+    def _worth_a_look(self, trial: Trial, failed: float) -> bool:
+        """Whether it is likelier to be certified than what `failed`, and for a last look likely."""
+        hoped = self.finals.next_share >= FINAL_SHARE or self.ranking.feasible(trial)
+        return hoped and self.ranking.likely_bound(trial) < failed
+
+    def _verdict(self, trial: Trial, finalist: Finalist) -> Winner | str:
+        """The winner, or why it is none."""
+        if finalist.certificate is None or not finalist.certified:
+            return f"{trial} was not certified: {finalist.told}"
+        try:
+            winner = self._duel(trial, finalist.certificate)
+        except OutputError:
+            raise  # A disk that refuses is no verdict on the candidate.
+        except ParingError as error:
+            return f"{trial} failed when it was measured at length: {error}"
+        return self._flaw(winner) or winner
+
+    def _tightened(self, winner: Winner) -> Winner:
+        """With a bound at what is left for a look, where that is more than its own look had: it costs no new scores."""
+        with suppress(TimeUpError):
+            finalist = self.finals.look(self.candidates[winner.trial.key], self.finals.next_share)
+            if finalist is not None and finalist.certificate is not None and finalist.certified:
+                return replace(winner, certificate=finalist.certificate)
+        return winner
+
+    def _duel(self, trial: Trial, certificate: Certificate) -> Winner:
+        """Measured at length against each original that may be the fastest; the least favourable one counts."""
+        near = self.originals.nearly_fastest(self.ranking)
+        limit_s = COMPARISON_SHARE * self.clock.left_s() / len(near)
+        found = [(self.meet(trial, rival, limit_s), rival) for rival in near]
+        comparison, rival = min(found, key=lambda pair: pair[0].low)
+        speedup = Speedup(comparison.ratio, comparison.low, comparison.high)
+        memory, original_memory = comparison.candidate_peak_memory_bytes, comparison.original_peak_memory_bytes
+        return Winner(
+            _at_length(trial, comparison.candidate, speedup, memory),
+            _at_length(rival, comparison.original, Speedup(1.0, 1.0, 1.0), original_memory),
+            certificate,
+            comparison,
+        )
+
+    def _flaw(self, winner: Winner) -> str:
+        """Why a certified candidate is no winner; empty where it is one."""
+        trial, original, comparison = winner.trial, winner.original, winner.comparison
+        if missed := self.ranking.misses(trial):
+            return f"{trial} missed the budget when it was measured at length: {'; '.join(missed)}"
+        if self.originals.broken:
+            return ""
+        times = f"{comparison.ratio:.3f}x ({comparison.low:.3f} to {comparison.high:.3f})"
+        if self.ranking.about_speed:
+            return "" if comparison.faster else f"{trial} was not faster than the {original} at length: {times}"
+        if not comparison.not_slower:
+            return f"{trial} was slower than the {original} at length: {times}"
+        if self.ranking.less(trial, original):
+            return ""
+        costs = [units.size(self.ranking.cost(t)) for t in (trial, original)]
+        objective = self.ranking.budget.objective
+        return f"{trial} had no clearly smaller {objective} than the {original} at length: {costs[0]} to {costs[1]}"
+
+
+def _at_length(trial: Trial, latency: Latency, speedup: Speedup, peak_memory_bytes: int) -> Trial:
+    """A trial with the figures of a long comparison in place of the quick ones."""
+    return replace(
+        trial,
+        latency_ms=latency_json(latency),
+        throughput_per_s=latency.throughput_per_s,
+        speedup=speedup,
+        peak_memory_bytes=peak_memory_bytes,
+    )

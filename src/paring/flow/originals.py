@@ -1,0 +1,61 @@
+"""The original on every backend: what a candidate has to beat, and what is returned where none does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from paring.errors import BudgetError
+from paring.tune import Ranking, Trial
+
+RIVALS = 3
+NEARLY = 0.95
+"""Originals this close to the fastest one are compared with as well: a quick comparison can't tell them apart."""
+
+
+@dataclass(frozen=True)
+class Originals:
+    """`timed` is the original on every backend that ran it, the fastest first.
+
+    `rivals` are those that hold the limits of the budget, in the same order, or all of them where none does: then
+    `broken` tells which limits the fastest one breaks.
+    """
+
+    timed: tuple[Trial, ...]
+    rivals: tuple[Trial, ...]
+    broken: tuple[str, ...]
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], ranking: Ranking, time_limit_s: float) -> Self:
+        """Those among the trials of a run. Raises BudgetError where no backend came to run the original."""
+        timed = sorted(timed_originals(trials), key=ranking.time)
+        if not timed:
+            reasons = "; ".join(t.reason for t in trials if t.reason)
+            told = f" ({reasons})" if reasons else ""
+            raise BudgetError(
+                f"no backend ran the original within time_limit_s={time_limit_s:g}{told}: allow more time."
+            )
+        rivals = [t for t in timed if not ranking.misses(t)] or timed
+        return cls(tuple(timed), tuple(rivals), tuple(ranking.misses(rivals[0])))
+
+    @property
+    def fastest(self) -> Trial:
+        """The original on its fastest backend, of those that hold the budget's limits where any does."""
+        return self.rivals[0]
+
+    def nearly_fastest(self, ranking: Ranking) -> list[Trial]:
+        """The rivals that may be the fastest: quick comparisons can't tell them apart."""
+        least = ranking.time(self.fastest)
+        return [t for t in self.rivals if NEARLY * ranking.time(t) <= least][:RIVALS]
+
+    @property
+    def source(self) -> Trial:
+        """The model as it came: torch as it is, or for a graph the backend that was tried first."""
+        plain = (t for t in self.timed if t.backend["name"] == "torch" and not any(t.backend["options"].values()))
+        return next(plain, min(self.timed, key=lambda t: t.number))
+
+
+def timed_originals(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials of the original that came to a time."""
+    return [t for t in trials if not t.recipe and t.outcome == "measured" and t.speedup is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import onnx
@@ -24,6 +25,13 @@ class Bug(Cheapen):
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
         raise KeyError("no such layer")
+
+
+@dataclass(frozen=True)
+class Foldered(Cheapen):
+    """Has a setting that JSON can't hold."""
+
+    folder: Path = Path("cache")
 
 
 @dataclass(frozen=True)

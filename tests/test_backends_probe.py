@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from paring.backends.probe import Probe, probe
+from paring.backends.torch import Torch
 from paring.registry import names
 from tests.faulty_backends import AbortsOnImport, Absent, Doubles, Faulty, Hangs
+from tests.sleepy_backend import Undecided
 
 
 def test_every_named_backend_gets_a_row_and_those_of_the_default_install_work():
@@ -43,3 +45,13 @@ def test_a_backend_that_fails_on_the_small_network_says_how():
 
 def test_nothing_to_probe_is_no_rows():
     assert probe([]) == ()
+
+
+def test_options_that_cannot_work_here_are_told_of_a_backend_that_works(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    torch, undecided = probe([Torch, Undecided])
+    assert torch.works
+    assert undecided.works
+    reason = "torch.compile needs a C++ compiler, and none is installed: install g++, or use compiled=False."
+    assert torch.refused == {"torch(compiled=True)": reason}
+    assert undecided.refused == {"options of undecided": "they can't be told: no table of cores."}

@@ -40,13 +40,17 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def test_doctor_prints_a_row_for_each_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    probes = (Probe("good", None, "1.2", {}, ("f32", "i8")), Probe("bad", "it was never installed."))
+    probes = (
+        Probe("good", None, "1.2", {}, ("f32", "i8"), {"good(wild=True)": "it needs a tamer."}),
+        Probe("bad", "it was never installed."),
+    )
     monkeypatch.setattr("paring.flow.doctor.probe", lambda: probes)
     lines = printed("doctor")
     assert lines[0] == "This machine"
     assert any(line.startswith("cores ") for line in lines)
     assert "good 1.2 works, in f32, i8" in lines
     assert "bad - it was never installed." in lines
+    assert "good(wild=True) - it needs a tamer." in lines
 
 
 def test_inspect_prints_the_manifest(artifact: Path) -> None:

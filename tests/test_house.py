@@ -13,7 +13,7 @@ ROOT = Path(paring.__file__).parent
 LAYERS = (
     ("errors",),
     ("ops",),
-    ("types", "registry"),
+    ("types", "registry", "fingerprint"),
     ("data", "graph"),
     ("artifact",),
     ("backends",),

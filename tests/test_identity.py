@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from paring.errors import InputError, OutputError
-from paring.flow.fingerprint import fingerprint
+from paring.fingerprint import fingerprint
 from paring.flow.folder import RunFolder
 from paring.flow.identity import changes, data_digest, identity, model_digest
 from paring.flow.request import Request
@@ -152,7 +152,7 @@ def test_a_function_that_calls_itself_and_a_value_that_holds_itself_end() -> Non
 
 def test_other_processes_find_the_same() -> None:
     code = (
-        "from tests import test_identity as t; from paring.flow.fingerprint import fingerprint as f;"
+        "from tests import test_identity as t; from paring.fingerprint import fingerprint as f;"
         "several = [t.lenient, t.TASK, lambda x: x in {'a', 'b', 'c', 'd'}, {'a', 'b'}, t.sleepy.Cheapen, object()];"
         "print(*map(f, several))"
     )

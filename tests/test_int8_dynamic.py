@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
 
+from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.export import export_onnx, export_program, signature_of
 from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
 from paring.techniques.int8_dynamic import Int8Dynamic
 from paring.techniques.int8_static import Int8Static
+from paring.techniques.remove_blocks import RemoveBlocks
+from paring.types import Task
 from tests.quantization_nets import (
     attention_block,
     constant,
@@ -26,10 +32,12 @@ from tests.quantization_nets import (
     weights,
 )
 
+EVERY_LAYER = Int8Dynamic(least_parameters=0)
+
 
 def test_equals_numpy_with_the_range_of_each_batch() -> None:
     model, x = perceptron(), rows(7, 64) * 3
-    graph = Int8Dynamic().apply(model, job(x))
+    graph = EVERY_LAYER.apply(model, job(x))
 
     def linear(value: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         inputs, columns = affine(Range(float(value.min()), float(value.max()))), symmetric(weight, 1)
@@ -45,7 +53,7 @@ def test_equals_numpy_with_the_range_of_each_batch() -> None:
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 2.0)])
 def test_any_batch_and_gemm_factors(alpha: float, beta: float) -> None:
     model, x = perceptron(alpha=alpha, beta=beta), rows(5, 64)
-    graph = Int8Dynamic().apply(model, job(x))
+    graph = EVERY_LAYER.apply(model, job(x))
     onnx.checker.check_model(graph, full_check=True)
     for batch in (1, 5):
         assert relative_error(run(graph, x[:batch])[0], run(model, x[:batch])[0]) < 0.03
@@ -53,7 +61,7 @@ def test_any_batch_and_gemm_factors(alpha: float, beta: float) -> None:
 
 def test_layers_that_read_the_same_tensor_share_its_integers() -> None:
     model, ids = attention_block(), token_ids()
-    graph = Int8Dynamic().apply(model, job(ids))
+    graph = EVERY_LAYER.apply(model, job(ids))
     found = operators(graph)
     assert (found["MatMulInteger"], found["DynamicQuantizeLinear"], found["MatMul"]) == (3, 2, 0)
     assert relative_error(run(graph, ids)[0], run(model, ids)[0]) < 0.06
@@ -61,18 +69,18 @@ def test_layers_that_read_the_same_tensor_share_its_integers() -> None:
 
 def test_inputs_of_zeros_give_the_bias() -> None:
     model = perceptron()
-    graph = Int8Dynamic().apply(model, job(rows(2, 64)))
+    graph = EVERY_LAYER.apply(model, job(rows(2, 64)))
     x = np.zeros((3, 64), np.float32)
     np.testing.assert_allclose(run(graph, x)[0], run(model, x)[0], atol=0.02)
 
 
 def test_convolutions_and_excluded_layers_stay_float_and_say_why() -> None:
-    technique = Int8Dynamic()
+    technique = EVERY_LAYER
     x = rows(4, 3, 8, 8)
     coverage = technique.coverage(residual_net(), technique.apply(residual_net(), job(x)), job(x))
     assert [layer.changed for layer in coverage.layers] == [False, False, False, True]
     assert "Conv" in coverage.layers[0].reason
-    excluded = Int8Dynamic(exclude=("Gemm_h",))
+    excluded = Int8Dynamic(exclude=("Gemm_h",), least_parameters=0)
     flat = rows(4, 64)
     layers = excluded.coverage(perceptron(), excluded.apply(perceptron(), job(flat)), job(flat)).layers
     assert [(layer.changed, layer.reason) for layer in layers] == [(False, "excluded by the settings"), (True, "")]
@@ -84,9 +92,45 @@ def test_a_quantized_graph_is_refused() -> None:
         Int8Dynamic().apply(Int8Static().apply(perceptron(), job(x)), job(x))
 
 
-def test_variants_leave_small_layers_float() -> None:
+def test_small_layers_stay_float_and_alone_are_not_worth_a_try() -> None:
     x = rows(4, 64)
-    assert list(Int8Dynamic.variants(perceptron(), job(x))) == [Int8Dynamic(exclude=("Gemm_y",))]
+    (variant,) = Int8Dynamic.variants(perceptron(), job(x))
+    layers = variant.coverage(perceptron(), variant.apply(perceptron(), job(x)), job(x)).layers
+    assert [(layer.changed, layer.reason) for layer in layers] == [
+        (True, ""),
+        (False, "its 960 parameters are fewer than least_parameters=4096"),
+    ]
     small = make([node("MatMul", "x w", "y")], {"x": ("n", 4)}, {"y": ("n", 4)}, {"w": weights(4, 4)})
     assert not list(Int8Dynamic.variants(small, job(rows(4, 4))))
     assert not list(Int8Dynamic.variants(residual_net(), job(rows(4, 3, 8, 8))))
+
+
+def test_fewer_than_no_parameters_are_refused() -> None:
+    with pytest.raises(TechniqueError, match="least_parameters=-1 must be 0 or more"):
+        Int8Dynamic(least_parameters=-1)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+def exported(network: nn.Module, x: torch.Tensor) -> onnx.ModelProto:
+    return export_onnx(export_program(network, x), signature_of(network, x))
+
+
+def test_what_is_proposed_for_a_network_fits_what_block_removal_leaves_of_it() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 64), Block(), Block(), nn.Linear(64, 70), nn.Linear(70, 5)).eval()
+    x = torch.randn(32, 16)
+    given = Job.of(Task(network, [(x, torch.zeros(32, dtype=torch.int64))]), threads=1)
+    (proposed,) = Int8Dynamic.variants(exported(network, x), given)
+    left = exported(RemoveBlocks(count=1).apply(network, given), x)
+    layers = proposed.coverage(left, proposed.apply(left, given), given).layers
+    # The nodes are numbered anew: a name of before is another layer's now, or nobody's.
+    assert [layer.parameters for layer in layers if layer.changed] == [64 * 64, 64 * 70]
+    assert [layer.parameters for layer in layers if not layer.changed] == [16 * 64, 70 * 5]

@@ -12,7 +12,7 @@ import paring
 from paring.flow import conclusion
 from paring.flow.result import Result
 from tests import sleepy
-from tests.refusing import Bug, Coarse, Thin, Untraceable
+from tests.refusing import Bug, Coarse, Foldered, Thin, Untraceable
 from tests.sleepy_backend import Undecided
 
 
@@ -24,7 +24,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
             sleepy.task(),
             out=tmp_path_factory.mktemp("run"),
             time_limit_s=300,
-            techniques=[Bug, Untraceable, Thin(), Coarse()],
+            techniques=[Bug, Untraceable, Foldered, Thin(), Coarse()],
             backends=[Undecided, sleepy.Sleepy()],
             threads=1,
             progress=False,
@@ -37,6 +37,8 @@ def test_what_can_not_propose_is_told_and_the_rest_runs(result: Result) -> None:
     assert {row["what"]: row["reason"] for row in not_tried} == {
         "Bug": "proposing its settings raised KeyError: 'no such layer'.",
         "Untraceable": "layer 'fc' can't be traced.",
+        "Foldered": "folder=PosixPath('cache') of Foldered can't be stored as JSON: "
+        "give a plain finite number, a text, a truth value, None, or a list or dict of these.",
         "undecided": "proposing its settings raised OSError: no table of cores.",
     }
     page = unescape(result.report.read_text())

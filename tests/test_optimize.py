@@ -265,7 +265,7 @@ def test_where_no_look_is_left_that_is_the_reason(improved: tuple[Result, Path],
     )
 
 
-def test_techniques_observe_no_certification_row(tmp_path: Path) -> None:
+def test_techniques_reach_no_certification_row(tmp_path: Path) -> None:
     spy = sleepy.Spy(file=str(tmp_path / "observed.npy"))
     found(tmp_path / "out", spy)
     observed = {row.tobytes() for row in np.load(spy.file)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from paring.graph.channels import ChannelGroup, Member, channel_groups
 from paring.graph.channels.atoms import Slot
 from paring.graph.macs import total_macs
 from paring.ops.importance import (
+    Criterion,
     GroupWeights,
     importance,
     magnitude_l1,
@@ -108,6 +110,24 @@ def test_a_function_of_the_weights_decides() -> None:
     torch.testing.assert_close(smaller.get_parameter("0.bias"), model[0].bias[:8])
     assert "last_first" in json.dumps(technique.settings())
     assert "last_first" in str(technique)
+
+
+def signed(weights: GroupWeights, sign: int) -> Tensor:
+    return sign * weights.producers[0].sum(1)
+
+
+def test_criteria_of_one_name_or_of_none_are_told_apart() -> None:
+    several: list[Criterion] = [
+        lambda weights: weights.producers[0].sum(1),
+        lambda weights: -weights.producers[0].sum(1),
+        partial(signed, sign=1),
+        partial(signed, sign=-1),
+    ]
+    techniques = [PruneChannels(criterion=criterion) for criterion in several]
+    assert len({json.dumps(technique.settings()) for technique in techniques}) == 4
+    assert len({str(technique) for technique in techniques}) == 4
+    again = PruneChannels(criterion=lambda weights: weights.producers[0].sum(1))
+    assert again.settings() == techniques[0].settings(), "the same function, written again"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
         *(Int8Static(calibration) for calibration in ("min-max", "percentile", "entropy", "mse")),
         Int8Static("mse", placement="inputs-only"),
         Int8Static("mse", per_channel=False),
-        Int8Dynamic(),
+        Int8Dynamic(least_parameters=0),
         HalfPrecision("bf16"),
         HalfPrecision("fp16"),
         MixedPrecision(Int8Static("mse"), 1),

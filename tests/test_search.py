@@ -14,6 +14,7 @@ from torch import nn
 
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.precision import ExecutionPrecision
+from paring.backends.torch import Torch
 from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Role, Technique, TrainingTechnique
 from paring.tune import Candidate, Ranking, Scene, Search, Speedup, Trial
@@ -273,6 +274,30 @@ def test_options_of_a_backend_that_is_beyond_them_are_told_and_not_run() -> None
         "crawling": "",
         "crawling(lanes=2)": "the original on crawling takes 10.0 times as long as on fast",
     }
+
+
+def test_options_that_cannot_work_here_are_told_and_cost_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    there = world(backends=(Torch,))
+    explore(there)
+    tried = {str(c.backend) for c in there.asked}
+    assert {"torch", "torch(channels_last=True)"} <= tried
+    assert "torch(compiled=True)" not in tried
+    assert "needs a C++ compiler" in there.scene.not_tried["torch(compiled=True)"]
+
+
+def test_with_a_compiler_torch_is_tried_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "g++").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    there = world(backends=(Torch,))
+    explore(there)
+    assert "torch(compiled=True)" in {str(c.backend) for c in there.asked}
+
+
+def test_why_graph_techniques_are_not_tried_on_a_backend_that_reads_no_graphs_is_told() -> None:
+    reason = "slow reads no ONNX graphs, and Int, Smooth, Gentle make nothing else."
+    assert world().scene.not_tried == {"graphs on slow": reason}
+    assert world(techniques=(Narrow, Teach)).scene.not_tried == {}
 
 
 def test_options_that_slow_the_original_down_are_not_run_on_what_was_made_of_it() -> None:

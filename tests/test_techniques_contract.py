@@ -59,7 +59,7 @@ CASES = [
     (Int8Static(), convolutional),
     (Int8Static("entropy", placement="inputs-only"), convolutional),
     (Int8Static("percentile"), transformer),
-    (Int8Dynamic(), transformer),
+    (Int8Dynamic(least_parameters=0), transformer),
     (HalfPrecision("fp16"), convolutional),
     (HalfPrecision("bf16"), transformer),
     (MixedPrecision(float_layers=2), convolutional),

@@ -23,6 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MOST_QUOTED = 100
+"""Letters of a value that a sentence can bear."""
+
 DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """What a write says where the disk is full, a quota or the largest file size is reached, or the disk is read-only.
 
@@ -32,6 +35,12 @@ Not EACCES: a file that may not be read says it too, and that is a fault of whoe
 def in_words(error: BaseException) -> str:
     """Somebody else's error as part of one sentence: its type and its message, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(". :")
+
+
+def quoted(value: object) -> str:
+    """Somebody else's value as part of one sentence: its repr, on one line and cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."
 
 
 class ParingError(Exception):

@@ -44,6 +44,13 @@ class Backend(ABC):
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
         """Load the network file (`network.onnx` or `network.pt2`). Raises BackendError where the runtime refuses it."""
 
+    def refusal(self) -> str | None:
+        """Why these options can't work on this machine, in a sentence; None where nothing speaks against them.
+
+        It imports no runtime: it is called where the search runs.
+        """
+        return None
+
     @classmethod
     @abstractmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:

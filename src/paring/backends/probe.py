@@ -19,7 +19,8 @@ PROBE_LIMIT_S = 120.0
 class Probe:
     """What a probe found: `reason` is None where the backend ran a small network and answered as NumPy does.
 
-    `precisions` are those in which it executes graphs that ask for them.
+    `precisions` are those in which it executes graphs that ask for them, `refused` the options that can't work on this
+    machine, with the reason.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Probe:
     version: str = ""
     details: dict[str, str] = field(default_factory=dict)
     precisions: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def works(self) -> bool:
@@ -60,4 +62,5 @@ def _probe_one(backend: str | Backend | type[Backend], time_limit_s: float) -> P
             worker.close()
     except ParingError as error:
         return Probe(name, str(error))
-    return Probe(name, answer["reason"], answer["version"], answer["details"], tuple(answer["precisions"]))
+    precisions = tuple(answer["precisions"])
+    return Probe(name, answer["reason"], answer["version"], answer["details"], precisions, answer["refused"])

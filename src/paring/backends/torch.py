@@ -49,12 +49,18 @@ class Torch(Backend):
             return f"torch can't be imported ({in_one_sentence(error)}): pip install torch."
         return None
 
+    def refusal(self) -> str | None:
+        """Compiled, it needs a C++ compiler."""
+        if self.compiled and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+            return "torch.compile needs a C++ compiler, and none is installed: install g++, or use compiled=False."
+        return None
+
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
         """Load a torch.export archive. Raises BackendError where it is none, ArtifactError where it could run code."""
+        if refusal := self.refusal():
+            raise BackendError(refusal)
         import torch
 
-        if self.compiled and not _has_compiler():
-            raise BackendError("torch.compile needs a C++ compiler, and none is installed: use compiled=False.")
         torch.set_num_threads(threads_taken(self.threads, threads))
         program = read_archive(network)
         try:
@@ -70,17 +76,12 @@ class Torch(Backend):
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
-        """Eager, on fewer threads, with channels last, and compiled where there is a compiler."""
+        """Eager, on fewer threads, with channels last, and compiled."""
         yield cls()
         for fewer in fewer_threads(threads, budget.batch_size):
             yield cls(threads=fewer)
         yield cls(channels_last=True)
-        if _has_compiler():
-            yield cls(compiled=True)
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+        yield cls(compiled=True)
 
 
 def _lane(program: ExportedProgram, module: Any, device: str, channels_last: bool) -> Run:

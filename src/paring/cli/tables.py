@@ -83,4 +83,5 @@ def print_doctor(found: Mapping[str, Any]) -> None:
         (probe["name"], probe["version"] or "-", probe["reason"] or f"works, in {', '.join(probe['precisions'])}")
         for probe in found["backends"]
     ]
+    rows += [(name, "-", reason) for probe in found["backends"] for name, reason in probe["refused"].items()]
     _print("Backends", ("backend", "version", ""), rows)

@@ -31,9 +31,9 @@ def _silent(message: str) -> None:
 class Job:
     """One application of techniques to one task.
 
-    `calibrate` holds the batches whose activations techniques may observe; they never come from the certification
-    split. `deadline_s` is a `time.monotonic()` that training must not pass; what follows a training may take `grace_s`
-    longer. `say` takes one line of progress.
+    `calibrate` holds the batches whose activations techniques may observe. In a run neither they nor `task.evaluate`
+    hold rows of the certification split. `deadline_s` is a `time.monotonic()` that training must not pass; what follows
+    a training may take `grace_s` longer. `say` takes one line of progress.
     """
 
     task: Task

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from paring.data.rows import Rows, write_rows
 from paring.errors import DataError
-from paring.types import Task
+from paring.types import Batch, Signature, Task, restructured
 
 SELECTION_SHARE = 0.25
 """The certificate's bound narrows with the root of its rows; the search only ranks, so it gets the smaller share."""
+
+SHOWN_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,16 @@ def split_rows(task: Task, folder: Path, input_names: tuple[str, ...], seed: int
     )
     shutil.rmtree(rows.folder)
     return splits
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Rows as batches in the user's own structure, read anew each time: what techniques may see of `evaluate`."""
+
+    rows: Rows
+    signature: Signature
+
+    def __iter__(self) -> Iterator[Batch]:
+        for arrays, targets in self.rows.batches(SHOWN_BATCH):
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            yield restructured(tensors, self.signature.input_structure), targets

@@ -12,7 +12,7 @@ import torch
 
 from paring.artifact.files import sha256_of
 from paring.data.batches import sample, tensors_of
-from paring.flow.fingerprint import fingerprint
+from paring.fingerprint import fingerprint
 from paring.flow.request import Request
 from paring.measure.size import network_files
 from paring.types import Batch, Task

@@ -15,7 +15,7 @@ from paring.flow.finalists import Finals
 from paring.flow.folder import RunFolder
 from paring.flow.originals import timed_originals
 from paring.flow.prepare import EARLY_SHARE, Prepared, prepare
-from paring.flow.request import Executor, Request
+from paring.flow.request import Executor, Request, resolved
 from paring.flow.result import Result
 from paring.flow.trials import TrialRunner
 from paring.report.progress import Progress, Silent, TerminalProgress
@@ -34,8 +34,8 @@ def optimize(
     *,
     out: Path | str,
     time_limit_s: float = 1200,
-    techniques: Sequence[Technique | type[Technique]] | None = None,
-    backends: Sequence[Backend | type[Backend]] | None = None,
+    techniques: Sequence[Technique | type[Technique] | str] | None = None,
+    backends: Sequence[Backend | type[Backend] | str] | None = None,
     threads: int | None = None,
     seed: int = 0,
     resume: bool = True,
@@ -45,9 +45,11 @@ def optimize(
     """Search for the best network within the budget, certify it, and write it to `out`.
 
     Returns what was found; `result.values` is result.json. With `resume` a run that was cut short goes on; without it
-    what an earlier run left in `out` is discarded. `executor` runs the trials of a round, as the built-in `map` does;
-    threads are safe and no faster: trials take turns, since two at a time would disturb each other's measurement.
-    Raises InputError (and its kinds) for what can't be used, BackendError where no runtime works here.
+    what an earlier run left in `out` is discarded. `techniques` and `backends` (None: all that are installed) take
+    names and classes, whose variants are tried, and objects, which are tried as they are. `executor` runs the trials
+    of a round, as the built-in `map` does; threads are safe and no faster: trials take turns, since two at a time would
+    disturb each other's measurement. Raises InputError (and its kinds) for what can't be used, BackendError where no
+    runtime works here.
     """
     return run(
         Request(
@@ -55,8 +57,8 @@ def optimize(
             budget=budget or Budget(),
             out=Path(out),
             time_limit_s=time_limit_s,
-            techniques=techniques,
-            backends=backends,
+            techniques=resolved("technique", techniques),
+            backends=resolved("backend", backends),
             threads=threads,
             seed=seed,
             resume=resume,

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from paring import __version__
 from paring.artifact.files import write_array
 from paring.backends.base import Backend
 from paring.backends.isolated import Deployment
 from paring.backends.probe import Probe, probe
-from paring.data.batches import CALIBRATION_ROWS, calibration_batches, sample
+from paring.data.batches import sample
 from paring.data.checks import check_all_labels, check_graph_inputs, check_task
 from paring.data.job import Job
 from paring.data.rows import Rows
-from paring.data.split import Splits, split_rows
+from paring.data.split import Shown, Splits, split_rows
 from paring.flow.certifiable import Certifiable
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
@@ -36,7 +34,7 @@ from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
 from paring.report.progress import Progress
 from paring.tune import Ranking, Trial
-from paring.types import Array, Batch, Signature, Task, restructured
+from paring.types import Array, Signature, Task
 
 FINALISTS = 3
 """One certified early, so that a run that is cut short has an answer, and two at the end."""
@@ -45,8 +43,6 @@ EARLY_SHARE = 0.1
 FINAL_SHARE = 0.6
 LAST_SHARE = 0.3
 """Of what may go wrong (1 - confidence): an early look and two final ones, of which the first is the most ambitious."""
-
-OBSERVED_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -124,8 +120,9 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), FINAL_SHARE)
     certifiable.check()
     finished = folder.resume(identity(request, __version__, splits.digest))
-    observed = observed_batches(request.task, splits.selection, signature)
-    job = Job(request.task, observed, seed=request.seed, threads=request.thread_count, say=told.say)
+    # Whatever a technique does with its job, it sees no certification row.
+    shown = replace(request.task, evaluate=Shown(splits.selection, signature))
+    job = replace(Job.of(shown, seed=request.seed, threads=request.thread_count), say=told.say)
     networks = Networks(job, signature, folder.trials)
     probes = probe(request.all_backends())
     told.say(f"scores of the original on {len(splits.selection)} rows")
@@ -154,17 +151,6 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         workload=Workload(inputs, request.budget.batch_size, request.thread_count),
         smallest_certifiable_drop=certifiable.smallest_drop,
     )
-
-
-def observed_batches(task: Task, selection: Rows, signature: Signature) -> tuple[Batch, ...]:
-    """What techniques may observe: the task's own data for it, else rows of the selection split; never the others."""
-    if task.calibrate is not None or task.train is not None:
-        return calibration_batches(task)
-    batches = []
-    for arrays, targets in islice(selection.batches(OBSERVED_BATCH), CALIBRATION_ROWS // OBSERVED_BATCH):
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        batches.append((restructured(tensors, signature.input_structure), targets))
-    return tuple(batches)
 
 
 def task_signature(task: Task) -> Signature:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -14,9 +15,10 @@ from paring import registry
 from paring.backends.base import Backend
 from paring.backends.cores import usable_cores
 from paring.backends.probe import Probe
-from paring.errors import BudgetError, InputError
-from paring.techniques.base import Technique
+from paring.errors import BudgetError, InputError, in_words, quoted
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
 from paring.tune import Candidate, Trial
+from paring.tune.candidate import check_storable
 from paring.types import Budget, Task
 
 Executor: TypeAlias = Callable[[Callable[[Candidate], Trial], Iterable[Candidate]], Iterator[Trial]]
@@ -51,8 +53,8 @@ class Request:
             raise BudgetError(f"seed={self.seed!r} must be a whole number of 0 or more.")
         if self.threads is not None and self.threads < 1:
             raise BudgetError(f"threads={self.threads} must be 1 or more, or None for all cores.")
-        for backend in self.backends or ():
-            check_storable(backend)
+        _check_all("technique", self.techniques or (), ModuleTechnique, GraphTechnique)
+        _check_all("backend", self.backends or (), Backend)
         if isinstance(getattr(self.executor, "__self__", None), ProcessPoolExecutor):
             raise InputError(
                 "executor is the map of a ProcessPoolExecutor, and trials share networks and a clock that can't be "
@@ -84,20 +86,49 @@ class Request:
         return tuple(backend for backend in self.all_backends() if backend.name not in unusable)
 
 
-def check_storable(backend: Backend | type[Backend]) -> None:
-    """Raise InputError where an artifact could not name the backend so that it is found again with its options."""
-    kind = backend if isinstance(backend, type) else type(backend)
-    if kind.name in registry.names("backend") and registry.find("backend", kind.name) is not kind:
+def resolved(kind: registry.Kind, given: Iterable[Any] | None) -> tuple[Any, ...] | None:
+    """The classes that names stand for, all else as it is. Raises InputError for what is no list, or no known name."""
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(f"{kind}s={quoted(given)} is no list: write {kind}s=[...] around it.")
+    return tuple(registry.find(kind, one) if isinstance(one, str) else one for one in given)
+
+
+def _check_all(kind: registry.Kind, given: Iterable[Any], *bases: type) -> None:
+    """Raise InputError for what is no technique or backend, or would be taken for another when a run goes on."""
+    owners: dict[str, type] = {}
+    for one in given:
+        found = one if isinstance(one, type) else type(one)
+        if not issubclass(found, bases) or inspect.isabstract(found):
+            wanted = " or ".join(base.__name__ for base in bases)
+            raise InputError(f"{kind}s holds {quoted(one)}: give the name, the class or an object of a {wanted}.")
+        _check_name(kind, found, owners)
+        if one is not found:
+            check_storable(one)
+        if isinstance(one, Backend):
+            _check_comes_back(one)
+
+
+def _check_name(kind: registry.Kind, found: type, owners: dict[str, type]) -> None:
+    """Raise InputError where the class shares its name with one that is installed, or with one of the `owners`."""
+    name = found.name if issubclass(found, Backend) else found.__name__
+    owner = registry.find(kind, name) if name in registry.names(kind) else owners.setdefault(name, found)
+    if owner is not found:
         raise InputError(
-            f"{kind.__qualname__} is called {kind.name!r} like a backend that is installed: give it a name of its own."
+            f"{found.__qualname__} is called {name!r} like {owner.__module__}.{owner.__qualname__}: "
+            "give it a name of its own."
         )
-    if isinstance(backend, Backend):
-        try:
-            again = kind.with_options(json.loads(json.dumps(backend.options())))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the options of {backend} can't be stored as JSON: {error}.") from error
-        if again != backend:
-            raise InputError(f"{backend} comes back from JSON as {again}: let its options be plain values.")
+
+
+def _check_comes_back(backend: Backend) -> None:
+    """Raise InputError where an artifact could not name the backend so that it is found again with its options."""
+    try:
+        again = type(backend).with_options(json.loads(json.dumps(backend.options())))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{backend} can't be made again from its options: {in_words(error)}.") from error
+    if again != backend:
+        raise InputError(f"{backend} comes back from JSON as {again}: let its options be plain values.")
 
 
 def installed(kind: registry.Kind) -> tuple[type[Any], ...]:

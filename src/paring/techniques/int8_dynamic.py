@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from paring.data.job import Job
+from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph, attribute, require_float_graph, weighted_layers
 from paring.graph.placement import float_reasons
 from paring.graph.qdq import gemm_folded
@@ -20,7 +21,7 @@ from paring.techniques.layer_coverage import layer_coverage
 from paring.types import Coverage
 
 LINEAR = ("Gemm", "MatMul")
-WORTHWHILE_PARAMETERS = 4096
+LEAST_PARAMETERS = 4096
 """Below this a linear layer is quicker in float than finding its input's range."""
 
 
@@ -29,16 +30,24 @@ class Int8Dynamic(GraphTechnique):
     """Linear layers as DynamicQuantizeLinear and MatMulInteger; weights int8 with a scale for each output channel.
 
     No calibration, and no clipping of unseen inputs. The input's range is that of the whole batch, so an answer may
-    differ slightly with the rows that it shares a batch with. `exclude` names layers that stay float.
+    differ slightly with the rows that it shares a batch with. Layers whose weights are fewer than `least_parameters`
+    stay float, and those that `exclude` names.
     """
 
     exclude: tuple[str, ...] = ()
+    least_parameters: int = LEAST_PARAMETERS
+
+    def __post_init__(self) -> None:
+        if self.least_parameters < 0:
+            raise TechniqueError(
+                f"least_parameters={self.least_parameters} must be 0 or more: smaller layers stay float, with 0 none."
+            )
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer linear layers. Raises TechniqueError where it is quantized already."""
         require_float_graph(graph, self.name)
         editable = Graph(graph)
-        reasons = float_reasons(editable, self.exclude, LINEAR)
+        reasons = self._reasons(editable)
         inputs: dict[str, tuple[str, str, str]] = {}
         for node in [node for node in editable.nodes if reasons.get(node.name) == ""]:
             if node.input[0] not in inputs:
@@ -48,17 +57,25 @@ class Int8Dynamic(GraphTechnique):
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where it stayed float."""
-        return layer_coverage(self.name, before, after, float_reasons(Graph(before), self.exclude, LINEAR), "")
+        return layer_coverage(self.name, before, after, self._reasons(Graph(before)), "")
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """One, where some linear layer has weights enough; the small ones stay float."""
-        named = Graph(graph)
-        able = {name for name, reason in float_reasons(named, operators=LINEAR).items() if not reason}
-        layers = [layer for layer in weighted_layers(named.model) if layer.name in able]
-        small = tuple(layer.name for layer in layers if layer.parameters < WORTHWHILE_PARAMETERS)
-        if len(small) < len(layers):
-            yield cls(exclude=small)
+        """One, where some linear layer has weights enough."""
+        if "" in cls()._reasons(Graph(graph)).values():
+            yield cls()
+
+    def _reasons(self, graph: Graph) -> dict[str, str]:
+        """For each layer with weights why it stays float, "" where it becomes integer.
+
+        Small ones are found on the graph at hand: names change when a network that lost layers is exported anew.
+        """
+        reasons = float_reasons(graph, self.exclude, LINEAR)
+        for layer in weighted_layers(graph.model):
+            if layer.parameters < self.least_parameters:
+                told = f"its {layer.parameters} parameters are fewer than least_parameters={self.least_parameters}"
+                reasons[layer.name] = reasons[layer.name] or told
+        return reasons
 
 
 def _quantized_input(graph: Graph, name: str) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from paring.data.batches import first_rows, sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.fingerprint import fingerprint
 from paring.graph.channels import (
     ChannelGroup,
     Removal,
@@ -96,9 +98,18 @@ class PruneChannels(ModuleTechnique):
         criterion_of(self.criterion)
 
     def settings(self) -> dict[str, Any]:
-        """All settings; a criterion that is a function is told by its qualified name."""
-        criterion = self.criterion if isinstance(self.criterion, str) else self.criterion.__qualname__
-        return {"ratio": self.ratio, "criterion": criterion, "round_to": self.round_to, "ratios": self.ratios}
+        """All settings; a criterion that is a function is told by its name and a digest of what it does."""
+        return {
+            "ratio": self.ratio,
+            "criterion": self._told_criterion,
+            "round_to": self.round_to,
+            "ratios": self.ratios,
+        }
+
+    @cached_property
+    def _told_criterion(self) -> str:
+        # Two functions may share a name, as lambdas do, and a partial has none; one that keeps a state stays the same.
+        return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network with fewer channels; an unchanged copy where every group is frozen or too small."""

@@ -157,7 +157,7 @@ def _class_outputs(outputs: Sequence[Tensor], targets: Iterable[Tensor]) -> set[
 
 
 def _labelled_example(job: Job) -> Batch:
-    """A batch with labels where there is one; `evaluate` is always labelled, training data may lack them."""
+    """A batch with labels where there is one: training data may lack them, what a job shows of `evaluate` does not."""
     labelled = (batch for batch in job.calibrate if batch[1] is not None)
     return next(labelled, None) or sample(job.task.evaluate)
 

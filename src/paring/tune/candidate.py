@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from paring.backends.base import Backend
-from paring.techniques.base import ModuleTechnique, Recipe, described
+from paring.errors import InputError, in_words, quoted
+from paring.techniques.base import ModuleTechnique, Recipe, Technique, described
 
 Stage = Literal["baseline", "post-training", "training"]
 
@@ -49,7 +50,7 @@ class Candidate:
 
 def digest(values: Any) -> str:
     """A short sha256 of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def recipe_json(recipe: Recipe) -> list[dict[str, Any]]:
@@ -60,3 +61,19 @@ def recipe_json(recipe: Recipe) -> list[dict[str, Any]]:
 def backend_json(backend: Backend) -> dict[str, Any]:
     """A backend as plain values."""
     return {"name": backend.name, "options": backend.options()}
+
+
+def check_storable(part: Technique | Backend) -> None:
+    """Raise InputError where a trial of it could not be written down: what JSON can't hold would end the whole run."""
+    try:
+        plain = part.settings() if isinstance(part, Technique) else part.options()
+    except Exception as error:  # It may be anybody's code, or no dataclass.
+        raise InputError(f"the settings of {part.name} can't be told: {in_words(error)}.") from error
+    for name, value in plain.items():
+        try:
+            json.dumps(value, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{name}={quoted(value)} of {part.name} can't be stored as JSON: "
+                "give a plain finite number, a text, a truth value, None, or a list or dict of these."
+            ) from error

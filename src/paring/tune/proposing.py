@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from paring.backends.base import Backend
 from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_words
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
+from paring.tune.candidate import check_storable
 
-Offer = TypeVar("Offer")
+Offer = TypeVar("Offer", bound=Technique | Backend)
 
 
 def offered(name: str, offers: Callable[[], Iterable[Offer]], not_tried: dict[str, str]) -> list[Offer]:
-    """What it offers, up to where it fails; the failure is told in `not_tried`, under its name.
+    """What it offers, up to where it fails or can't be written down; that is told in `not_tried`, under its name.
 
     A disk that refuses, rows that can't be used and too little time are no verdict on it, and are raised.
     """
     found: list[Offer] = []
     try:
-        found.extend(offers())
+        for offer in offers():
+            check_storable(offer)
+            found.append(offer)
     except (OutputError, DataError, TimeUpError):
         raise
     except ParingError as error:
@@ -67,3 +71,25 @@ def executable(
         if executed is not None and variant.execution not in executed:
             not_tried[f"{variant} on {backend}"] = f"{backend} does not execute {variant.execution} here."
     return [variant for variant in variants if executed is None or variant.execution in executed]
+
+
+def permitted(variants: Iterable[Backend], not_tried: dict[str, str]) -> Iterator[Backend]:
+    """The options that can work on this machine; the others are told in `not_tried`, and cost no trial."""
+    for variant in variants:
+        refusal = variant.refusal()
+        if refusal is None:
+            yield variant
+        else:
+            not_tried[str(variant)] = refusal
+
+
+def unread(
+    techniques: Sequence[Technique | type[Technique]], backends: Sequence[Backend | type[Backend]]
+) -> Iterator[tuple[str, str]]:
+    """Backends that read no graphs: for each why no technique of graphs is tried on it."""
+    kinds = [kind_of(technique) for technique in techniques]
+    changing = dict.fromkeys(kind.__name__ for kind in kinds if issubclass(kind, GraphTechnique))
+    for backend in backends if changing else ():
+        if backend.format != "onnx":
+            reason = f"{backend.name} reads no ONNX graphs, and {', '.join(changing)} make nothing else."
+            yield f"graphs on {backend.name}", reason

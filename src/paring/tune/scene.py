@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -11,7 +12,7 @@ from paring.backends.base import Backend
 from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
 from paring.tune.candidate import Candidate
-from paring.tune.proposing import executable, offered, out_of_place
+from paring.tune.proposing import executable, offered, out_of_place, permitted, unread
 from paring.tune.ranking import Ranking
 from paring.tune.trial import Trial
 from paring.types import Budget
@@ -35,8 +36,9 @@ class Scene:
 
     `techniques` and `backends` hold classes, whose variants are tried, and objects, which are tried as they are.
     `model` is None for a task that is a graph. `precisions` tells in which precisions a backend of that name executes.
-    `not_tried` gathers what is not proposed, with the reason: techniques that do not fit the task or the network, or
-    that fail as they propose, and precisions that a backend lacks.
+    `not_tried` gathers what is not proposed, with the reason: techniques that do not fit the task, the network or the
+    format that a backend reads, or that fail as they propose; precisions that a backend lacks; options that can't work
+    on this machine.
     """
 
     budget: Budget
@@ -54,12 +56,14 @@ class Scene:
     def __post_init__(self) -> None:
         graph_only, train_data = self.model is None, self.job.task.train is not None
         self.not_tried.update(out_of_place(self.techniques, graph_only=graph_only, train_data=train_data))
+        self.not_tried.update(unread(self.techniques, self.backends))
 
     def backend_variants(self, backend: Backend | type[Backend]) -> list[Backend]:
-        """The options worth a try, the default first."""
+        """The options worth a try that can work here, the default first."""
         if isinstance(backend, Backend):
             return [backend]
-        return offered(backend.name, lambda: backend.variants(self.budget, self.threads), self.not_tried)
+        variants = partial(backend.variants, self.budget, self.threads)
+        return offered(backend.name, lambda: permitted(variants(), self.not_tried), self.not_tried)
 
     def graph_backends(self) -> list[Backend]:
         """Each backend that reads graphs, with its default options."""

@@ -1,0 +1,126 @@
+"""What `optimize` may be told to try: names, classes, objects. What could never be tried or written down is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnx
+import pytest
+
+import paring
+from paring.backends.base import Backend
+from paring.backends.onnxruntime import OnnxRuntime
+from paring.backends.torch import Torch
+from paring.data.job import Job
+from paring.errors import InputError
+from paring.flow import optimize
+from paring.techniques.base import GraphTechnique, Technique
+from paring.techniques.fine_tune import FineTune
+from paring.techniques.int8_static import Int8Static
+from paring.techniques.prune_channels import PruneChannels
+from paring.types import Coverage
+from tests import refusing, sleepy
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`paring.optimize` up to where the run would begin: what it was asked."""
+    monkeypatch.setattr(optimize, "run", lambda request: request)
+
+    def ask(**given: Any) -> Any:
+        return paring.optimize(sleepy.task(), out=Path("never-made"), **given)
+
+    return ask
+
+
+def test_names_stand_for_classes_beside_classes_and_objects(asked: Any) -> None:
+    tuned = FineTune(epochs=3)
+    request = asked(
+        techniques=["int8-static", PruneChannels, tuned], backends=(each for each in ("onnxruntime", Torch()))
+    )
+    assert request.techniques == (Int8Static, PruneChannels, tuned)
+    assert request.backends == (OnnxRuntime, Torch())
+    assert asked().techniques is None
+
+
+class Plain(GraphTechnique):
+    """No dataclass."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        raise NotImplementedError
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        raise NotImplementedError
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass(frozen=True)
+class Kindless(Technique):
+    """Of no kind that is ever applied."""
+
+
+@dataclass(frozen=True)
+class Cheapen(sleepy.Cheapen):
+    """Called like another one."""
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"techniques": ["Int8Statik"]}, "no technique is called 'Int8Statik': did you mean Int8Static?"),
+        ({"backends": ["onnx-runtimes"]}, "no backend is called 'onnx-runtimes': did you mean onnxruntime?"),
+        ({"techniques": "Int8Static"}, "techniques='Int8Static' is no list: write techniques=[...] around it."),
+        ({"techniques": Int8Static()}, "is no list: write techniques=[...] around it."),
+        ({"backends": Torch}, "torch.Torch'> is no list: write backends=[...] around it."),
+        (
+            {"techniques": [7]},
+            "techniques holds 7: give the name, the class or an object of a ModuleTechnique or Graph",
+        ),
+        ({"techniques": [Torch()]}, "techniques holds Torch(compiled=False, channels_last=False"),
+        ({"techniques": [Kindless()]}, "techniques holds Kindless(): give the name, the class or an object"),
+        ({"backends": [Int8Static]}, "int8_static.Int8Static'>: give the name, the class or an object of a Backend."),
+        ({"backends": [Backend]}, "base.Backend'>: give the name, the class or an object of a Backend."),
+        (
+            {"techniques": [Cheapen, sleepy.Cheapen()]},
+            "Cheapen is called 'Cheapen' like tests.test_request.Cheapen: give",
+        ),
+    ],
+    ids=range(11),
+)
+def test_what_is_no_technique_or_backend_is_refused(asked: Any, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError) as error:
+        asked(**given)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("technique", "says"),
+    [
+        (
+            FineTune(epochs=np.int64(5)),
+            "epochs=np.int64(5) of FineTune can't be stored as JSON: give a plain finite number",
+        ),
+        (PruneChannels(ratio=np.float32(0.5)), "ratio=np.float32(0.5) of PruneChannels can't be stored as JSON"),
+        (sleepy.Cheapen(float("inf")), "cost_ms=inf of Cheapen can't be stored as JSON"),
+        (refusing.Foldered(), "folder=PosixPath('cache') of Foldered can't be stored as JSON"),
+        (Plain(), "the settings of Plain can't be told: TypeError: asdict() should be called on dataclass instances."),
+    ],
+    ids=range(5),
+)
+def test_a_technique_whose_trials_could_not_be_written_down_is_refused(
+    asked: Any, technique: Technique, says: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        asked(techniques=[technique])
+    assert says in str(error.value)
+
+
+def test_a_criterion_of_any_kind_can_be_written_down(asked: Any) -> None:
+    assert asked(techniques=[PruneChannels(criterion=lambda weights: weights.producers[0].sum(1))]).techniques

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +234,10 @@ def test_a_graph_without_data_or_with_the_wrong_data(graph_run: tuple[Path, Fini
 
 def started(task: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "paring", "optimize", str(task), "--out", str(out), *KNOWN]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start as well.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT, preexec_fn=listens)
 
 
 def wait_for_trials(out: Path, count: int) -> list[str]:

@@ -104,7 +104,7 @@ def test_techniques_are_given_the_graph_with_the_shapes_of_its_outputs(tmp_path:
     batch = ({"x": torch.ones(9, 6)}, torch.zeros(9, dtype=torch.int64))
     task = Task(file, [batch])
     networks = Networks(Job.of(task), task_signature(task), tmp_path)
-    candidate = Candidate((Int8Dynamic(),), OnnxRuntime(), "post-training")
+    candidate = Candidate((Int8Dynamic(least_parameters=0),), OnnxRuntime(), "post-training")
     onnx.checker.check_model(networks.build(candidate).network)
 
 

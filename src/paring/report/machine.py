@@ -19,7 +19,10 @@ def machine_section(answer: Answer) -> Markup:
     facts += [("wall time", units.duration(answer.wall_time_s)), ("trials", _outcomes(answer))]
     facts.append(("paring", answer.version or "–"))
     listed = [el("div", None, el("dt", None, name), el("dd", None, value)) for name, value in facts]
-    repeat = "The same seed gives the same list of recipes; times are of the machine above, so measure again elsewhere."
+    repeat = (
+        "The same seed draws the same split and the same trainings; what is tried follows from the times that "
+        "this machine measures, so a repeated search may choose among near equals anew."
+    )
     commands = el("pre", {"tabindex": 0}, el("code", None, "\n".join(commands_of(answer))))
     return el("div", {"class": "machine"}, el("dl", None, *listed), el("div", None, el("p", None, repeat), commands))
 

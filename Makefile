@@ -31,6 +31,7 @@ unit: setup
 bench: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/python benchmarks/certificate.py
+	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/measurement.py
 	$(BIN)/python benchmarks/cifar10_resnet20.py
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
@@ -28,11 +29,19 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_every_committed_result_has_its_script() -> None:
-    results = list((ROOT / "benchmarks" / "results").glob("*.json"))
+def test_every_committed_result_has_its_script_and_reads_well() -> None:
+    results = {result.stem for result in RESULTS.glob("*.json")}
     assert results
-    for result in results:
-        assert (ROOT / "benchmarks" / f"{result.stem}.py").is_file(), result.name
+    assert results <= {script.stem for script in (ROOT / "benchmarks").glob("*.py")}
+    assert results == {page.stem for page in RESULTS.glob("*.md")}
+
+
+def test_speed_ups_in_the_readme_are_those_of_committed_results() -> None:
+    found = re.sub(r" to |-", "-", "\n".join(page.read_text(encoding="utf-8") for page in RESULTS.glob("*.md")))
+    claims = re.findall(r"([\d.]+)x(?: \w+)* \(([\d.]+-[\d.]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(claims) >= 6
+    for ratio, interval in claims:
+        assert re.search(rf"\b{re.escape(ratio)}x?(?: \w+)* \({re.escape(interval)}\)", found), f"{ratio} ({interval})"
 
 
 def test_the_tutorial_runs() -> None:

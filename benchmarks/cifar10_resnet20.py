@@ -22,14 +22,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+from memory import watched
 
 import paring
 from paring import registry
@@ -56,7 +54,6 @@ OUT = HERE.parent / "out" / "benchmarks" / "cifar10_resnet20"
 TASK = f"{HERE.parent / 'examples' / 'cifar10_resnet20.py'}"
 POST_TRAINING = ("Int8Static", "HalfPrecision", "Int8Dynamic", "SmoothQuant", "MixedPrecision")
 COMPARISON_S = 40.0
-SAMPLE_EVERY_S = 0.5
 ALONE_S = 30.0
 MAX_DROP = 0.01
 WITHOUT_TRAINING, WITH_TRAINING = 0.98, 1.35
@@ -141,52 +138,6 @@ def without_training(question: Question) -> tuple[Peer, ...]:
         return ()
     best = deployment_of(Artifact.open(folder))
     return (Peer("paring without training", best.network, (best.backend,)),)
-
-
-@dataclass
-class Memory:
-    """The most that this process and all below it held, in bytes of RSS."""
-
-    peak_bytes: int = 0
-    stopped: Event = field(default_factory=Event)
-
-    def watch(self) -> None:
-        while not self.stopped.wait(SAMPLE_EVERY_S):
-            self.peak_bytes = max(self.peak_bytes, sum(rss_bytes(pid) for pid in family(os.getpid())))
-
-
-@contextmanager
-def watched() -> Iterator[Memory]:
-    memory = Memory()
-    thread = Thread(target=memory.watch)
-    thread.start()
-    try:
-        yield memory
-    finally:
-        memory.stopped.set()
-        thread.join()
-
-
-def family(root: int) -> set[int]:
-    """A process and all below it."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # It has just ended.
-    found, size = {root}, 0
-    while len(found) > size:
-        size = len(found)
-        found |= {pid for pid, parent in parents.items() if parent in found}
-    return found
-
-
-def rss_bytes(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def fine_tune_alone(threads: int, answer: multiprocessing.Queue[int]) -> None:

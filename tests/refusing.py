@@ -13,9 +13,23 @@ from torch import nn
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.techniques.base import ModuleTechnique, Role
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Role
 from paring.types import Coverage
 from tests.sleepy import Cheapen, marked
+
+
+class Unapplied(GraphTechnique):
+    """Is proposed, and never applied."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        raise NotImplementedError
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        raise NotImplementedError
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield cls()
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ def test_techniques_are_given_the_graph_with_the_shapes_of_its_outputs(tmp_path:
     task = Task(file, [batch])
     networks = Networks(Job.of(task), task_signature(task), tmp_path)
     candidate = Candidate((Int8Dynamic(least_parameters=0),), OnnxRuntime(), "post-training")
-    onnx.checker.check_model(networks.build(candidate).network)
+    made = onnx.load(networks.build(candidate).network)
+    assert [output.type.tensor_type.HasField("shape") for output in made.graph.output] == [True]
 
 
 def test_the_command_line_tells_the_cause(tmp_path: Path) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 import paring
 from paring.backends.base import Backend
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.torch import Torch
-from paring.data.job import Job
 from paring.errors import InputError
 from paring.flow import optimize
-from paring.techniques.base import GraphTechnique, Technique
+from paring.techniques.base import Technique
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.prune_channels import PruneChannels
-from paring.types import Coverage
 from tests import refusing, sleepy
 
 
@@ -47,18 +43,8 @@ def test_names_stand_for_classes_beside_classes_and_objects(asked: Any) -> None:
     assert asked().techniques is None
 
 
-class Plain(GraphTechnique):
+class Plain(refusing.Unapplied):
     """No dataclass."""
-
-    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
-        raise NotImplementedError
-
-    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
-        raise NotImplementedError
-
-    @classmethod
-    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        yield cls()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Role, Technique, TrainingTechnique
 from paring.tune import Candidate, Ranking, Scene, Search, Speedup, Trial
 from paring.types import Budget, Coverage, Session, Task
+from tests.refusing import Unapplied
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,8 @@ class Uneven(Fast):
 
 
 @dataclass(frozen=True)
-class Int(GraphTechnique):
+class Int(Unapplied):
     bits: int = 8
-
-    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
-        raise NotImplementedError
-
-    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
-        raise NotImplementedError
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:

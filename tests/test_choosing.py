@@ -233,6 +233,18 @@ def test_time_that_ends_in_a_look_leaves_who_was_certified_before() -> None:
     assert won(choice) == "2"
 
 
+def test_the_winner_says_why_those_before_it_are_not_the_result() -> None:
+    first = Choice(sized(_1=100, _2=200)).made()
+    assert isinstance(first, Winner)
+    assert first.passed_over == ""
+    over = TimeUpError("the time limit ended: allow more time.")
+    second = Choice(sized(_1=100, _2=200), finals=Known(fault=over, _2=EARLY_SHARE)).made()
+    assert isinstance(second, Winner)
+    assert second.passed_over == (
+        "Cheapen(cost_ms=1.0) on sleepy was not certified: the time limit ended: allow more time."
+    )
+
+
 def test_a_disk_that_refuses_is_no_verdict() -> None:
     with pytest.raises(OutputError):
         Choice(sized(_1=100), at_length={"1": OutputError("full")}).made()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +30,8 @@ from paring.testing import BACKEND_CHECKS, check_technique
 from paring.types import Arrays, Budget, Coverage, LayerChange, Session
 from tests import sleepy
 
-GUIDE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parent.parent
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,30 @@ class Reference(Backend):
         yield cls()
 
 
+@dataclass(frozen=True)
+class Elsewhere(Reference):
+    """Its runtime is nowhere to be found."""
+
+    name: ClassVar[str] = "elsewhere"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return "its runtime is not installed: pip install elsewhere."
+
+
+def installed(folder: Path) -> dict[str, str]:
+    """The environment of a machine with a package whose entry points give all of them their names."""
+    package = folder / "extension-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: extension\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(
+        "[paring.techniques]\nZeroSmall = tests.test_contributing:ZeroSmall\n"
+        "[paring.backends]\nreference = tests.test_contributing:Reference\n"
+        "elsewhere = tests.test_contributing:Elsewhere\n"
+    )
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
 @pytest.mark.parametrize("heading", ["Add a technique in ten steps", "Add a backend in ten steps"])
 def test_there_are_ten_steps(heading: str) -> None:
     section = GUIDE.split(f"## {heading}")[1].split("##")[0]
@@ -131,3 +160,21 @@ def test_both_are_used_as_objects(tmp_path: Path) -> None:
     assert trials["original"].outcome == "measured"
     assert trials["ZeroSmall"].outcome == "measured"
     assert trials["ZeroSmall"].drop == 0
+
+
+def test_doctor_reports_installed_ones_and_why_a_runtime_is_missing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "paring", "doctor", "--json"]
+    told = subprocess.run(command, env=installed(tmp_path), check=True, capture_output=True, text=True).stdout
+    reasons = {row["name"]: row["reason"] for row in json.loads(told)["backends"]}
+    assert not reasons["reference"]
+    assert reasons["elsewhere"] == "its runtime is not installed: pip install elsewhere."
+
+
+def test_installed_ones_are_used_by_name(tmp_path: Path) -> None:
+    (tmp_path / "their_task.py").write_text("from tests import sleepy\ntask = sleepy.task()\n")
+    command = [sys.executable, "-m", "paring", "optimize", f"{tmp_path / 'their_task.py'}:task", "--plan", "--json"]
+    command += ["--techniques", "ZeroSmall", "--backends", "reference", "--out", str(tmp_path / "out")]
+    told = subprocess.run(command, env=installed(tmp_path), check=True, capture_output=True, text=True).stdout
+    plan = json.loads(told)
+    assert plan["tried"][0] == {"stage": "baseline", "recipe": "original", "backend": "reference"}
+    assert [row["what"] for row in plan["not_tried"]] == ["ZeroSmall"]

@@ -209,6 +209,13 @@ def test_variants_go_up_to_half_of_the_blocks() -> None:
     assert [technique.count for technique in RemoveBlocks.variants(model, job)] == [1, 2, 3]
 
 
+def test_parts_are_single_blocks_and_join_in_one_order_whatever_comes_first() -> None:
+    model = trained(ResNet(project=False))
+    parts = list(RemoveBlocks.parts(model, job_of(model, images())))
+    assert [part.blocks for part in parts] == [("blocks.0",), ("blocks.1",), ("blocks.3",), ("blocks.5",)]
+    assert parts[2].joined(parts[0]) == parts[0].joined(parts[2]) == RemoveBlocks(blocks=("blocks.0", "blocks.3"))
+
+
 def test_what_is_left_runs_in_eval_mode_and_can_be_pruned_again() -> None:
     model = trained(stack()).train()
     job = job_of(model, torch.randn(8, 5))

@@ -120,6 +120,12 @@ def test_the_chosen_point_is_ringed_and_carries_its_certified_bound() -> None:
     assert svg.count('class="whisker"') == 2
 
 
+def test_the_chosen_point_stands_where_it_was_measured_at_length() -> None:
+    svg = drawn([row(1, 1.0, 0.0), row(2, 0.5, 0.002)], best=row(2, 0.52, 0.002))
+    assert "chosen: 0.520 ms" in svg
+    assert "0.500 ms" not in svg
+
+
 def test_the_latest_of_two_equal_trials_is_the_chosen_one() -> None:
     best = {key: value for key, value in row(0, 0.5, 0.002).items() if key != "number"}
     rows = [{**best, "stage": "training"}, {**best, "stage": "finalist"}]

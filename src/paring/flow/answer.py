@@ -53,7 +53,7 @@ class Findings:
         """A candidate that is certified and better than the original."""
         return cls(
             "improved",
-            "",
+            winner.passed_over,
             winner.trial,
             winner.original,
             comparison=winner.comparison,

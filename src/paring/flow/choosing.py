@@ -5,7 +5,7 @@ A look is paid for with confidence and there are few, so the next one waits unti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -28,12 +28,16 @@ COMPARISON_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Winner:
-    """A certified finalist that is better than the original: `trial` and `original` with the figures of their duel."""
+    """A certified finalist that is better than the original: `trial` and `original` with the figures of their duel.
+
+    `passed_over` says why others, which came before it, are not the result; empty where it came first.
+    """
 
     trial: Trial
     original: Trial
     certificate: Certificate
     comparison: Comparison
+    passed_over: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Choosing:
         reasons: list[str] = []
         for judged in self._judged():
             if isinstance(judged, Winner):
-                return self._tightened(judged)
+                return replace(self._tightened(judged), passed_over=_in_one(reasons))
             reasons.append(judged)
-        return "; ".join(reasons).replace(".; ", "; ")
+        return _in_one(reasons)
 
     def _judged(self) -> Iterator[Winner | str]:
         """The finalists, each with its flaw or as the winner: those of new looks, then those looked at before."""
@@ -166,6 +170,11 @@ class Choosing:
         costs = [units.size(self.ranking.cost(t)) for t in (trial, original)]
         objective = self.ranking.budget.objective
         return f"{trial} had no clearly smaller {objective} than the {original} at length: {costs[0]} to {costs[1]}"
+
+
+def _in_one(reasons: Sequence[str]) -> str:
+    """Several reasons as one sentence."""
+    return "; ".join(reasons).replace(".; ", "; ")
 
 
 def _at_length(trial: Trial, latency: Latency, speedup: Speedup, peak_memory_bytes: int) -> Trial:

@@ -35,7 +35,10 @@ from paring.types import Array
 
 CONFIDENCE = 0.95
 LOOKS = (7, 10, 14, 20, 28, 40, 56, 80)
-"""Numbers of pairs after which the interval is looked at; look k may err with probability 0.05 / 2**k: 0.05 in all."""
+"""Numbers of pairs after which the interval is looked at.
+
+Look k may err with probability 0.05 / 2**k, and where time is up, the last one with all that is left: 0.05 in all.
+"""
 
 TYPICAL_QUANTILE = 0.25
 """The quantile of the calls' times that stands for a deployment in the ratio."""
@@ -148,7 +151,7 @@ def compare(
             result = _result(pairs, workload, looks)
             if result.width < width:
                 return result
-    return _result(pairs, workload, looks + 1)
+    return _result(pairs, workload, looks)
 
 
 class _Both:
@@ -202,7 +205,7 @@ def _block_pair(
 
 
 def _result(pairs: Sequence[_Pair], workload: Workload, look: int) -> Comparison:
-    """The comparison at the look of that number."""
+    """The comparison at the look of that number, or after so many of them: what is left of the error is the same."""
     ratio, low, high = (math.exp(value) for value in _interval(pairs, (1 - CONFIDENCE) / 2**look))
     return Comparison(
         ratio,

@@ -72,7 +72,9 @@ class BlockPlan:
 
 
 LONGEST_BLOCK_S = 0.05
-MAXIMUM_BLOCKS = 8
+MAXIMUM_BLOCKS = 4
+"""Each one costs a warm call and a wait for threads that spin: more pairs of processes tell more than more blocks."""
+
 FEWEST_BLOCKS = 2
 """From a single one nobody could tell how much blocks differ."""
 

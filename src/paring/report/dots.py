@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paring.report import units
 from paring.report.goal import Goal
@@ -40,14 +40,18 @@ class Dot:
 
 
 def dots_of(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: ScoreUnit) -> tuple[Dot, ...]:
-    """Every trial that can be drawn, the chosen one last so that nothing hides it."""
+    """Every trial that can be drawn, the chosen one last so that nothing hides it.
+
+    The chosen one stands where it was measured at length, as in the answer.
+    """
     rows = trials if any(trial.stage == "baseline" for trial in trials) else (*_originals(answer), *trials)
     chosen = chosen_trial(answer, rows)
     dots = []
-    for trial in rows:
+    for row in rows:
+        trial = replace(row, point=answer.best) if row is chosen and answer.best else row
         value, drop = goal.value(trial.point), drop_of(trial, answer)
         if value is not None and value > 0 and drop is not None:
-            dots.append(Dot(trial, value, drop, trial is chosen, tip(trial, drop, unit)))
+            dots.append(Dot(trial, value, drop, row is chosen, tip(trial, drop, unit)))
     return tuple(sorted(dots, key=lambda dot: (dot.chosen, dot.trial.frontier, dot.trial.outcome == "measured")))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
+from paring.errors import TechniqueError
 from paring.types import Coverage
 
 if TYPE_CHECKING:
@@ -56,6 +57,18 @@ class ModuleTechnique(Technique):
 
         None where it does not apply, or a TechniqueError that says why.
         """
+
+    @classmethod
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """The smallest changes that can be joined, where it divides: the search measures each one alone.
+
+        They take the place of `variants` where there is time for that; none where it does not divide.
+        """
+        return iter(())
+
+    def joined(self, other: Self) -> Self:
+        """The change of this part and of the other one together. TechniqueError where it does not divide."""
+        raise TechniqueError(f"{self.name} does not divide into parts that could be joined.")
 
 
 class TrainingTechnique(ModuleTechnique):

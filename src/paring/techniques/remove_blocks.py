@@ -6,7 +6,7 @@ import copy
 import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -91,6 +91,16 @@ class RemoveBlocks(ModuleTechnique):
         most = math.ceil(len(cls.candidates(model, job)) / 2)
         for count in range(1, min(most, MOST_VARIANTS) + 1):
             yield cls(count=count)
+
+    @classmethod
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """Each block that can be removed."""
+        for block in cls.candidates(model, job):
+            yield cls(blocks=(block,))
+
+    def joined(self, other: Self) -> Self:
+        """The blocks of both."""
+        return replace(self, blocks=tuple(sorted({*self.blocks, *other.blocks})))
 
 
 def without_blocks(model: nn.Module, blocks: Sequence[str]) -> nn.Module:

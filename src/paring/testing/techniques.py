@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,24 @@ def check_module_technique(technique: ModuleTechnique, model: nn.Module, job: Jo
     check_coverage(technique.coverage(model, after, job), technique)
     for variant in technique.variants(model, job):
         assert isinstance(variant, type(technique)), f"{technique.name} has a variant of another kind: {variant}"
+    check_parts(list(technique.parts(model, job)), model, job)
+
+
+def check_parts(parts: Sequence[ModuleTechnique], model: nn.Module, job: Job) -> None:
+    """Parts differ, and two of them joined are a technique that does what both do, whichever comes first."""
+    assert len({str(part) for part in parts}) == len(parts), f"{parts[0].name} has a part twice"
+    for one, other in pairwise(parts):
+        both, turned = one.joined(other), other.joined(one)
+        check_settings(both)
+        assert both == turned, f"{one} and {other} joined depend on their order"
+        apart = [_changed(part, model, job) for part in (one, other)]
+        assert set.union(*apart) <= _changed(both, model, job), f"{both} does not do all that {one} and {other} do"
+
+
+def _changed(technique: ModuleTechnique, model: nn.Module, job: Job) -> set[str]:
+    """The layers that a technique changes, by its coverage."""
+    told = technique.coverage(model, technique.apply(model, job), job)
+    return {layer.layer for layer in told.layers if layer.changed}
 
 
 def _same_shapes(technique: Technique, model: nn.Module, after: nn.Module, inputs: Any) -> None:

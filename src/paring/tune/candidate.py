@@ -43,6 +43,10 @@ class Candidate:
         """The techniques that follow, which change the exported graph."""
         return self.recipe[len(self.module_part) :]
 
+    def behind(self, module_part: Recipe) -> Candidate:
+        """This one's graph techniques and backend as the end of a recipe that changes the nn.Module first."""
+        return Candidate((*module_part, *self.graph_part), self.backend, "training")
+
     def __str__(self) -> str:
         """One line for people."""
         return f"{described(self.recipe)} on {self.backend}"

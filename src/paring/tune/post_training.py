@@ -17,6 +17,9 @@ ARMS_REFINED = 2
 WORTH_A_TAIL = 2.0
 """A backend that costs so many times as much as the best one is not tried on trained networks."""
 
+WORTH_AN_OPTION = 1.1
+"""Nor are options of the best one's backend that cost so many times as much; quick figures are that uncertain."""
+
 
 def first_baselines(scene: Scene) -> Rounds:
     """The original on each backend with its default options."""
@@ -129,13 +132,22 @@ def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Seq
     """The graph recipes and backends that end a trained recipe, the cheapest first and one for each backend.
 
     Feasible ones, where there are any; none that costs so much more than the first that training would not turn it.
+    Behind them come the options of the first one's backend that were about as fast: on a smaller network the order
+    among them may be another one.
     """
     ranking = scene.ranking
     pool = [t for t in trials if t.key in candidates and t.speedup is not None]
     pool = [t for t in pool if ranking.feasible(t)] or pool
-    tails: dict[str, Candidate] = {}
     pool = sorted((t for t in pool if not candidates[t.key].module_part), key=ranking.cost)
+    tails: dict[str, Candidate] = {}
     for trial in pool:
         if ranking.cost(trial) <= WORTH_A_TAIL * ranking.cost(pool[0]):
             tails.setdefault(trial.backend["name"], candidates[trial.key])
-    return list(tails.values())
+    close = [candidates[t.key] for t in pool[1:] if ranking.cost(t) <= WORTH_AN_OPTION * ranking.cost(pool[0])]
+    first = candidates[pool[0].key] if pool else None
+    return [*tails.values(), *(c for c in close if first and _same_but_options(c, first))]
+
+
+def _same_but_options(one: Candidate, other: Candidate) -> bool:
+    """Whether two differ in nothing but the options of one backend."""
+    return one.recipe == other.recipe and one.backend.name == other.backend.name

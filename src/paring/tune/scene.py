@@ -85,6 +85,13 @@ class Scene:
             return self._offered(technique, lambda: islice(technique.variants(model, self.job), most))
         return [technique] if isinstance(technique, ModuleTechnique) else []
 
+    def module_parts(self, technique: Any) -> list[ModuleTechnique]:
+        """What a module technique divides into; none for another kind, without a module, or for an object."""
+        model = self.model
+        if model is None or not (isinstance(technique, type) and issubclass(technique, ModuleTechnique)):
+            return []
+        return offered(technique.__name__, lambda: technique.parts(model, self.job), self.not_tried)
+
     def _offered(self, technique: type[Offered], offers: Callable[[], Iterable[Offered]]) -> list[Offered]:
         """What a technique proposes; one that proposes nothing is told as well."""
         found = offered(technique.__name__, offers, self.not_tried)

@@ -1,5 +1,6 @@
 """The stage with training: structures are pruned, raced for a few epochs, and the most promising trained for long.
 
+Which structures there are to choose from is measured too, where a technique divides into parts (`tune/allocation.py`).
 What is known of a structure before training is its measured speed, with the int8 form and backend that will follow.
 How well it recovers is found by a short race. What a long training will leave of the race's drop is told by a learning
 curve, drop ~ epochs^-rate (Hestness et al. 2017, Deep Learning Scaling is Predictable, there for data): the rate is
@@ -15,7 +16,8 @@ from itertools import product
 from math import log
 from statistics import median
 
-from paring.techniques.base import ModuleTechnique, Recipe, TrainingTechnique
+from paring.techniques.base import ModuleTechnique, Recipe, Technique, TrainingTechnique
+from paring.tune.allocation import allocated, divided
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import leading_tails
 from paring.tune.scene import Rounds, Scene, Steps
@@ -24,6 +26,7 @@ from paring.tune.trial import Trial
 STRUCTURE_VARIANTS = 5
 MOST_STRUCTURES = 20
 PROBE_SHARE = 0.12
+PARTS_SHARE = 0.06
 RACE_SHARE = 0.2
 RACE_EPOCHS = 5
 MOST_EPOCHS = 200
@@ -108,28 +111,32 @@ class Training:
         return min(MOST_EPOCHS, int(share * time_s / max(MINIMUM_EPOCH_S, racer.epoch_s)))
 
     def structures(self) -> Sequence[Recipe]:
-        """Combinations of structural techniques, the mild ones first."""
-        ladders: list[list[ModuleTechnique | None]] = []
-        for technique in self.scene.techniques:
-            variants = self.scene.module_variants(technique, STRUCTURE_VARIANTS)
-            structural = [v for v in variants if not isinstance(v, TrainingTechnique)]
-            if structural:
-                ladders.append([None, *structural])
-        steps = sorted(product(*(range(len(ladder)) for ladder in ladders)), key=lambda s: (sum(s), s))
-        chosen = [[ladder[i] for ladder, i in zip(ladders, step, strict=True)] for step in steps]
-        return [tuple(t for t in techniques if t) for techniques in chosen if any(techniques)][:MOST_STRUCTURES]
+        """What will be probed as far as it is known beforehand: parts, and combinations of what does not divide."""
+        parts = [divided(self.scene, technique) for technique in self.scene.techniques]
+        pairs = zip(self.scene.techniques, parts, strict=True)
+        whole = combined([self._settings(technique) for technique, found in pairs if not found])
+        return [*((part,) for found in parts for part in found), *whole]
 
-    def _candidate(self, module_part: Recipe, tail: Candidate) -> Candidate:
-        return Candidate((*module_part, *tail.graph_part), tail.backend, "training")
+    def _settings(self, technique: Technique | type[Technique]) -> list[ModuleTechnique]:
+        """What a structural technique proposes; nothing for any other kind."""
+        variants = self.scene.module_variants(technique, STRUCTURE_VARIANTS)
+        return [v for v in variants if not isinstance(v, TrainingTechnique)]
 
     def _probe(self) -> Steps[list[Racer]]:
         """Measure structures untrained on the leading tail while the time for it lasts; those worth racing."""
-        until_s = self.scene.time_left_s() * (1 - PROBE_SHARE)
+        left_s, tail = self.scene.time_left_s(), self.tails[0]
+        until_s, parts_until_s = left_s * (1 - PROBE_SHARE), left_s * (1 - PARTS_SHARE)
+        ladders: list[list[ModuleTechnique]] = []
+        for technique in self.scene.techniques:
+            steps = yield from allocated(
+                self.scene, technique, tail, self._cost_of(tail), parts_until_s, STRUCTURE_VARIANTS
+            )
+            ladders.append(steps or self._settings(technique))
         racers: list[Racer] = []
-        for structure in self.structures():
+        for structure in combined(ladders):
             if racers and self.scene.time_left_s() < until_s:
                 break
-            for trial in (yield [self._candidate(structure, self.tails[0])]):
+            for trial in (yield [tail.behind(structure)]):
                 # One that was tried alone before may have been given up on its drop: training is what mends that.
                 if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
                     cost, deviation = self.scene.ranking.cost(trial), trial.drop_deviation or 0.0
@@ -173,7 +180,7 @@ class Training:
 
     def _lap(self, racer: Racer, epochs: int) -> Steps[Racer | None]:
         """Train one for so many epochs; None where that failed."""
-        for trial in (yield [self._candidate((*racer.start, self._trainer(epochs)), self.tails[0])]):
+        for trial in (yield [self.tails[0].behind((*racer.start, self._trainer(epochs)))]):
             if trial.outcome == "measured" and trial.drop is not None:
                 epoch_s = max(MINIMUM_EPOCH_S, self._training_s(trial, len(racer.start)) / epochs)
                 deviation, total = trial.drop_deviation or 0.0, racer.kept_epochs + epochs
@@ -222,6 +229,10 @@ class Training:
         drop = racer.after(self._affordable(1.0, racer), rate)
         return ranking.bound_at(drop, racer.deviation_at(drop, ranking.score_span)) <= self.scene.budget.max_drop
 
+    def _cost_of(self, candidate: Candidate) -> float:
+        """What a candidate was measured to cost."""
+        return next(self.scene.ranking.cost(t) for t in self.trials if t.key == candidate.key)
+
     def _untrained_s(self) -> float:
         """What a trial takes beside its training: as long as structures took that were not trained."""
         trained = {trial.key for trial in self._trained()}
@@ -234,10 +245,19 @@ class Training:
         trained = yield from self._lap(racer, epochs)
         if trained is None:
             return None
-        others = [self._candidate(recipe, tail) for tail in self.tails[1:]]
+        others = [tail.behind(recipe) for tail in self.tails[1:]]
         if others:
             yield others
         return replace(trained, start=recipe, kept_epochs=trained.epochs)
+
+
+def combined(ladders: Sequence[Sequence[ModuleTechnique]]) -> list[Recipe]:
+    """Every way to take a step of a ladder or none, of each one, the first steps first; at most MOST_STRUCTURES."""
+    choices = [(None, *ladder) for ladder in ladders if ladder]
+    steps = sorted(product(*(range(len(choice)) for choice in choices)), key=lambda s: (sum(s), s))
+    chosen = [[choice[i] for choice, i in zip(choices, step, strict=True)] for step in steps]
+    recipes: list[Recipe] = [tuple(t for t in techniques if t) for techniques in chosen if any(techniques)]
+    return recipes[:MOST_STRUCTURES]
 
 
 def _learnt_rate(before: Racer, after: Racer) -> float | None:

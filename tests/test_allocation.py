@@ -1,0 +1,109 @@
+"""How much where: parts are measured alone, and joined by harm for what they gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar, Self
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paring.tune.allocation import Part, joined
+from tests.worlds import GAINS, HARMS, Fast, Int, Narrow, Slow, Teach, Without, World, explore, world
+
+
+@dataclass(frozen=True)
+class Torn(Without):
+    """Divides, and can't be put together."""
+
+    def joined(self, other: Self) -> Self:
+        raise KeyError("no such part")
+
+
+@dataclass(frozen=True)
+class Near(Fast):
+    """Two options that are about as fast."""
+
+    name: ClassVar[str] = "near"
+
+
+def part(name: str) -> Part:
+    return Part(Without(names=(name,)), GAINS[name], HARMS[name])
+
+
+def names_of(steps: object) -> list[str]:
+    assert isinstance(steps, list)
+    return ["".join(step.names) for step in steps]
+
+
+def test_parts_join_by_harm_for_what_they_gain_and_those_that_gain_nothing_never() -> None:
+    assert names_of(joined([part(name) for name in GAINS], 5)) == ["e", "ce", "ace"]
+
+
+def test_of_parts_that_do_no_harm_the_one_that_gains_most_comes_first() -> None:
+    parts = [replace(part(name), harm=harm) for name, harm in (("a", 0.0), ("c", -0.001), ("b", 0.0), ("e", 0.1))]
+    assert names_of(joined(parts, 5)) == ["c", "bc"]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(-0.1, 1)), max_size=20),
+    st.integers(1, 6),
+)
+def test_steps_grow_and_never_leave_a_better_part_out(figures: list[tuple[float, float]], most: int) -> None:
+    parts = [Part(Without(names=(f"{i:02}",)), gain, harm) for i, (gain, harm) in enumerate(figures)]
+    steps = [set(step.names) for step in joined(parts, most) if isinstance(step, Without)]
+    worth = [p for p in parts if p.gain > 0]
+    assert len(steps) <= most
+    assert all(small < large for small, large in pairwise(steps))
+    if worth:
+        assert len(steps[-1]) == min(len(worth), -(-len(parts) // 2))
+    for step in steps:
+        taken = [p for p in worth if isinstance(p.technique, Without) and set(p.technique.names) <= step]
+        left = [p for p in worth if p not in taken]
+        assert all(one.price <= other.price for one in taken for other in left)
+
+
+def structures(there: World) -> list[str]:
+    """What was tried untrained, in this order."""
+    parts = [[t for t in c.recipe if isinstance(t, Without)] for c in there.asked if c.stage == "training"]
+    trained = [any(isinstance(t, Teach) for t in c.recipe) for c in there.asked if c.stage == "training"]
+    return ["".join(p[0].names) for p, taught in zip(parts, trained, strict=True) if p and not taught]
+
+
+def test_the_search_measures_each_part_alone_and_then_joins_them() -> None:
+    there = world(techniques=(Int, Without, Teach))
+    search = explore(there)
+    assert structures(there) == ["a", "b", "c", "d", "e", "ce", "ace"]
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    assert best.recipe[0]["settings"]["names"] in (["a", "c", "e"], ("a", "c", "e"))
+
+
+def test_with_too_little_time_for_all_parts_the_technique_proposes_itself() -> None:
+    there = world(techniques=(Int, Without, Teach), time_s=60.0)
+    explore(there)
+    assert structures(there) == ["a", "b"]
+
+
+def test_parts_that_can_not_be_joined_are_told_and_the_technique_proposes_itself() -> None:
+    there = world(techniques=(Int, Torn, Teach))
+    explore(there)
+    assert structures(there) == ["a", "b", "c", "d", "e"]
+    assert there.scene.not_tried["Torn"] == "proposing its settings raised KeyError: 'no such part'."
+
+
+def test_a_trained_network_is_tried_with_options_that_were_about_as_fast() -> None:
+    there = world(techniques=(Int, Narrow, Teach), backends=(Near, Slow))
+    explore(there)
+    epochs = {t.epochs for c in there.asked for t in c.recipe if isinstance(t, Teach)}
+    ends = {str(c.backend) for c in there.asked if Teach(epochs=max(epochs)) in c.recipe}
+    assert ends == {"near", "near(lanes=2)"}
+
+
+@pytest.mark.parametrize("time_s", [20.0, 60.0, 300.0])
+def test_parts_never_take_the_time_that_training_needs(time_s: float) -> None:
+    there = world(techniques=(Int, Without, Teach), time_s=time_s)
+    explore(there)
+    assert there.clock_s >= -0.1 * time_s

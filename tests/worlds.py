@@ -1,0 +1,245 @@
+"""A made-up machine on which everything is known, for the search: what it asks for, in which order, where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import onnx
+import torch
+from torch import nn
+
+from paring.backends.base import Backend, NetworkFormat
+from paring.backends.precision import ExecutionPrecision
+from paring.data.job import Job
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Role, Technique, TrainingTechnique
+from paring.tune import Candidate, Ranking, Scene, Search, Speedup, Trial
+from paring.types import Budget, Coverage, Session, Task
+from tests.refusing import Unapplied
+
+GAINS = {"a": 0.02, "b": 0.10, "c": 0.20, "d": -0.01, "e": 0.10}
+HARMS = {"a": 0.01, "b": 0.40, "c": 0.10, "d": 0.0, "e": 0.02}
+"""What parts save and lose. By harm for gain: e (0.2), then a and c (0.5), b (4.0); d gains nothing."""
+
+
+@dataclass(frozen=True)
+class Fast(Backend):
+    lanes: int = 1
+    name: ClassVar[str] = "fast"
+    format: ClassVar[NetworkFormat] = "onnx"
+
+    @classmethod
+    def available(cls) -> str | None:
+        return None
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        raise NotImplementedError
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls()
+        yield cls(lanes=2)
+
+
+@dataclass(frozen=True)
+class Slow(Fast):
+    name: ClassVar[str] = "slow"
+    format: ClassVar[NetworkFormat] = "torch"
+
+
+@dataclass(frozen=True)
+class Crawling(Fast):
+    name: ClassVar[str] = "crawling"
+
+
+@dataclass(frozen=True)
+class Uneven(Fast):
+    """Fast, but for its last option."""
+
+    name: ClassVar[str] = "uneven"
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield from super().variants(budget, threads)
+        yield cls(lanes=7)
+
+
+@dataclass(frozen=True)
+class Int(Unapplied):
+    bits: int = 8
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        for bits in (8, 6, 4):
+            yield cls(bits)
+
+
+@dataclass(frozen=True)
+class Gentle(Int):
+    role: ClassVar[Role] = "around"
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield cls(9)
+
+    @classmethod
+    def around(cls, technique: GraphTechnique, graph: onnx.ModelProto) -> Iterator[Self]:
+        if type(technique) is Int:
+            yield cls(technique.bits + 1)
+
+
+@dataclass(frozen=True)
+class Smooth(Int):
+    role: ClassVar[Role] = "before"
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass(frozen=True)
+class Half(Int):
+    @property
+    def execution(self) -> ExecutionPrecision:
+        return "f32" if self.bits == 6 else "bf16"
+
+
+@dataclass(frozen=True)
+class Narrow(ModuleTechnique):
+    ratio: float = 0.5
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        raise NotImplementedError
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        raise NotImplementedError
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        for ratio in (0.25, 0.5, 0.75):
+            yield cls(ratio)
+
+
+@dataclass(frozen=True)
+class Without(Narrow):
+    """Takes parts of a network out, each of which costs and matters something of its own."""
+
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls(names=("b",))
+
+    @classmethod
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        for name in GAINS:
+            yield cls(names=(name,))
+
+    def joined(self, other: Self) -> Self:
+        return replace(self, names=tuple(sorted({*self.names, *other.names})))
+
+
+@dataclass(frozen=True)
+class Teach(TrainingTechnique, Narrow):
+    epochs: int = 1
+
+    def with_epochs(self, epochs: int) -> Self:
+        assert epochs >= 1, "FineTune refuses this"
+        return replace(self, epochs=epochs)
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls()
+
+
+@dataclass
+class World:
+    """A machine on which everything is known: speeds multiply, training takes the drop away."""
+
+    scene: Scene
+    clock_s: float
+    asked: list[Candidate]
+    luck: float = 1.0
+    """By so much the quick figures without training are too good."""
+    trained: list[Recipe] = field(default_factory=list)
+    """Beginnings of recipes that were made once: they are there for every backend, and to go on from."""
+
+    def measure(self, candidate: Candidate, number: int) -> Trial:
+        ratio, drop, spent_s = 1.0, 0.0, 1.0
+        if candidate.backend.name == "slow":
+            ratio *= 0.3
+        if candidate.backend.name == "crawling":
+            ratio *= 0.1
+        if isinstance(candidate.backend, Fast) and candidate.backend.lanes == 7:
+            ratio *= 0.2
+        if isinstance(candidate.backend, Fast) and candidate.backend.lanes == 2:
+            ratio *= 1.1
+        for number, technique in enumerate(candidate.recipe, 1):
+            part = candidate.recipe[:number]
+            match technique:
+                case Teach(epochs=epochs):
+                    drop /= 1 + epochs
+                    spent_s += 0.0 if part in self.trained else 4.0 * epochs
+                    self.trained.append(part)
+                case Without(names=names):
+                    ratio /= 1 - sum(GAINS[name] for name in names)
+                    drop += sum(HARMS[name] for name in names)
+                case Narrow(ratio=share):
+                    ratio, drop = ratio / (1 - share / 2), drop + share / 5
+                case Int(bits=bits) if technique.role != "before":
+                    ratio, drop = ratio * 16 / bits, drop + {8: 0.001, 7: 0.002, 6: 0.02, 5: 0.03, 4: 0.3}[bits]
+        self.clock_s -= spent_s
+        ratio *= self.luck if candidate.stage == "post-training" else 1.0
+        trial = Trial.of(candidate, number, "measured")
+        return replace(
+            trial,
+            speedup=Speedup(ratio, ratio * 0.98, ratio * 1.02),
+            latency_ms={"p50": 1 / ratio, "p90": 1 / ratio, "p99": 1 / ratio},
+            drop=drop,
+            drop_deviation=0.05,
+            rows=1000,
+            size_bytes=1000,
+            wall_time_s=spent_s,
+        )
+
+
+def world(
+    *,
+    techniques: tuple[Technique | type[Technique], ...] = (Int, Smooth, Gentle, Narrow, Teach),
+    train: bool = True,
+    time_s: float = 1000.0,
+    budget: Budget | None = None,
+    backends: tuple[type[Backend], ...] = (),
+    precisions: dict[str, tuple[str, ...]] | None = None,
+) -> World:
+    budget = budget or Budget()
+    model = nn.Linear(2, 2).eval()
+    data = [(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))]
+    task = Task(model, evaluate=data, train=data if train else None)
+    ranking = Ranking(budget, certification_rows=7000, finalist_confidence=0.98)
+    made: list[World] = []
+    scene = Scene(
+        budget=budget,
+        ranking=ranking,
+        job=Job(task, ()),
+        model=model,
+        graph=onnx.ModelProto(),
+        techniques=techniques,
+        backends=backends or (Fast, Slow),
+        threads=2,
+        time_left_s=lambda: made[0].clock_s,
+        precisions=precisions or {},
+    )
+    made.append(World(scene, time_s, []))
+    return made[0]
+
+
+def explore(there: World) -> Search:
+    search = Search(there.scene)
+    while asked := search.ask():
+        there.asked += asked
+        assert len(there.asked) < 500, "the search does not end"
+        search.tell(asked, [there.measure(c, len(search.trials) + i) for i, c in enumerate(asked)])
+    return search

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paring.backends import runner
 from paring.backends.onnxruntime import OnnxRuntime
-from paring.graph.onnx_graph import Graph, shapes, skeleton, weighted_layers
+from paring.graph.onnx_graph import Graph
+from paring.graph.onnx_layers import shapes, skeleton, weighted_layers
 
 LIMIT_BYTES = 20_000
 WEIGHT = np.ones((100, 100), np.float32)

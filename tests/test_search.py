@@ -92,6 +92,12 @@ def test_why_graph_techniques_are_not_tried_on_a_backend_that_reads_no_graphs_is
     assert world(techniques=(Narrow, Teach)).scene.not_tried == {}
 
 
+def test_why_a_training_with_nothing_to_mend_is_not_tried_is_told() -> None:
+    reason = "it mends what a smaller network lost, and no technique that makes one was asked for."
+    assert world(techniques=(Int, Teach), backends=(Fast,)).scene.not_tried == {"Teach": reason}
+    assert world(techniques=(Int, Teach, Narrow), backends=(Fast,)).scene.not_tried == {}
+
+
 def test_options_that_slow_the_original_down_are_not_run_on_what_was_made_of_it() -> None:
     there = world(backends=(Uneven,), train=False)
     explore(there)

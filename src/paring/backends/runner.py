@@ -13,7 +13,7 @@ from paring.backends.cores import usable_cores
 from paring.backends.isolated import IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.precision import EXECUTION_PRECISION_KEY
-from paring.graph.onnx_graph import skeleton
+from paring.graph.onnx_layers import skeleton
 from paring.types import Session
 
 MAXIMUM_FILE_BYTES = 2**31 - 2**20

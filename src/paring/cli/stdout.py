@@ -24,6 +24,7 @@ def prints_on_stderr() -> Iterator[None]:
     finally:
         # What still lies in a buffer would follow the answer when the process ends.
         stdout.flush()
-        ctypes.CDLL(None).fflush(None)
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)
         os.dup2(kept, STDOUT)
         os.close(kept)

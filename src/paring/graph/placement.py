@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Array, Graph, attribute, require_finite, weighted_layers
+from paring.graph.onnx_graph import Array, Graph, attribute, require_finite
+from paring.graph.onnx_layers import weighted_layers
 
 Placement = Literal["every-edge", "inputs-only"]
 PLACEMENTS: tuple[Placement, ...] = ("every-edge", "inputs-only")

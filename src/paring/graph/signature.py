@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from paring.errors import TaskError, in_words
-from paring.graph.onnx_graph import skeleton
+from paring.graph.onnx_layers import skeleton
 from paring.types import Signature, Structure, TensorSpec
 
 

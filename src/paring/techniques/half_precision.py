@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from paring.backends.precision import EXECUTION_PRECISION_KEY, ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, require_finite, weighted_layers
+from paring.graph.onnx_graph import Graph, require_finite
+from paring.graph.onnx_layers import weighted_layers
 from paring.ops.quantization import to_bfloat16
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage

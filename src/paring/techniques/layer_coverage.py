@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import onnx
 
-from paring.graph.onnx_graph import Graph, weighted_layers
+from paring.graph.onnx_graph import Graph
+from paring.graph.onnx_layers import weighted_layers
 from paring.types import Coverage, LayerChange
 
 

@@ -41,7 +41,9 @@ def out_of_place(
     techniques: Sequence[Technique | type[Technique]], *, graph_only: bool, train_data: bool
 ) -> Iterator[tuple[str, str]]:
     """Techniques that the task rules out, whatever the network: each name with the reason."""
-    trains = any(issubclass(kind_of(t), TrainingTechnique) for t in techniques)
+    module_kinds = [kind for kind in map(kind_of, techniques) if issubclass(kind, ModuleTechnique)]
+    trains = any(issubclass(kind, TrainingTechnique) for kind in module_kinds)
+    shrinks = not all(issubclass(kind, TrainingTechnique) for kind in module_kinds)
     for technique in techniques:
         if not issubclass(kind_of(technique), ModuleTechnique):
             continue
@@ -49,6 +51,11 @@ def out_of_place(
             yield told(technique), "the task is a graph: it needs the network as an nn.Module."
         elif issubclass(kind_of(technique), TrainingTechnique) and not train_data:
             yield told(technique), "the task has no `train` data."
+        elif issubclass(kind_of(technique), TrainingTechnique) and not shrinks:
+            yield (
+                told(technique),
+                "it mends what a smaller network lost, and no technique that makes one was asked for.",
+            )
         elif isinstance(technique, type) and not train_data:
             yield told(technique), "it is tried with training behind it, and the task has no `train` data."
         elif isinstance(technique, type) and not trains:

@@ -226,6 +226,28 @@ def test_a_long_training_that_falls_short_goes_on_from_where_it_ended() -> None:
     assert not any(there.scene.ranking.feasible(t) for t in alone)
 
 
+def test_where_a_long_training_falls_short_a_milder_structure_gets_the_rest_of_the_time() -> None:
+    there = world(techniques=(Int(8), Narrow, Teach), time_s=600.0)
+    there.floor = 0.05
+    search = explore(there)
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    taught = [t for t in search.trials if any(step["technique"] == "Teach" for step in t.recipe)]
+    long = [t for t in taught if t.recipe[1]["settings"]["epochs"] > 5]
+    assert best.recipe[0]["settings"] == {"ratio": 0.5}
+    assert not any(there.scene.ranking.feasible(t) for t in long if t.recipe[0]["settings"] == {"ratio": 0.75})
+    assert any(t.recipe[0]["settings"] == {"ratio": 0.75} for t in long)
+
+
+def test_what_will_surely_be_certified_is_trained_no_more() -> None:
+    there = world(techniques=(Int(8), Narrow(0.25), Teach), time_s=600.0)
+    search = explore(there)
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    assert [step["technique"] for step in best.recipe].count("Teach") == 1
+    assert there.clock_s > 200
+
+
 def test_the_chance_of_a_certificate_falls_with_the_drop_and_grows_with_the_rows() -> None:
     there = world()
     trial = there.measure(Candidate((Int(),), Fast(), "post-training"), 0)

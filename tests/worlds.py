@@ -163,11 +163,13 @@ class World:
     asked: list[Candidate]
     luck: float = 1.0
     """By so much the quick figures without training are too good."""
+    floor: float = 0.0
+    """This share of what a structure loses no training brings back."""
     trained: list[Recipe] = field(default_factory=list)
     """Beginnings of recipes that were made once: they are there for every backend, and to go on from."""
 
     def measure(self, candidate: Candidate, number: int) -> Trial:
-        ratio, drop, spent_s = 1.0, 0.0, 1.0
+        ratio, drop, for_good, spent_s = 1.0, 0.0, 0.0, 1.0
         if candidate.backend.name == "slow":
             ratio *= 0.3
         if candidate.backend.name == "crawling":
@@ -176,18 +178,20 @@ class World:
             ratio *= 0.2
         if isinstance(candidate.backend, Fast) and candidate.backend.lanes == 2:
             ratio *= 1.1
-        for number, technique in enumerate(candidate.recipe, 1):
-            part = candidate.recipe[:number]
+        for at, technique in enumerate(candidate.recipe, 1):
+            part = candidate.recipe[:at]
             match technique:
                 case Teach(epochs=epochs):
-                    drop /= 1 + epochs
+                    drop = for_good + (drop - for_good) / (1 + epochs)
                     spent_s += 0.0 if part in self.trained else 4.0 * epochs
                     self.trained.append(part)
                 case Without(names=names):
                     ratio /= 1 - sum(GAINS[name] for name in names)
                     drop += sum(HARMS[name] for name in names)
+                    for_good = self.floor * drop
                 case Narrow(ratio=share):
                     ratio, drop = ratio / (1 - share / 2), drop + share / 5
+                    for_good = self.floor * drop
                 case Int(bits=bits) if technique.role != "before":
                     ratio, drop = ratio * 16 / bits, drop + {8: 0.001, 7: 0.002, 6: 0.02, 5: 0.03, 4: 0.3}[bits]
         self.clock_s -= spent_s

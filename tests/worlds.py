@@ -123,6 +123,16 @@ class Narrow(ModuleTechnique):
 
 
 @dataclass(frozen=True)
+class Thin(Narrow):
+    """A little or a lot."""
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls(0.25)
+        yield cls(0.75)
+
+
+@dataclass(frozen=True)
 class Without(Narrow):
     """Takes parts of a network out, each of which costs and matters something of its own."""
 

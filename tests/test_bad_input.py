@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 import paring
 from paring.errors import BudgetError, ParingError, TaskError
+from paring.flow.request import Request
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_channels import PruneChannels
-from paring.types import Batch, CorpusMetric, Task
+from paring.types import Batch, Budget, CorpusMetric, Task
 from tests import sleepy
 from tests.command_line import HEAD, refused, typed
 from tests.metered import Metered
@@ -220,6 +221,36 @@ def test_fields_of_the_wrong_type(fields: dict[str, Any], says: str) -> None:
 def test_a_corpus_metric_is_made_of_functions() -> None:
     with pytest.raises(TaskError, match=r"reduce='mean' is not callable"):
         CorpusMetric(right, "mean")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"time_limit_s": "20m"}, "time_limit_s='20m' must be a number of seconds"),
+        ({"threads": "2"}, "threads='2' must be a whole number of 1 or more"),
+        ({"threads": 1.5}, "threads=1.5 must be a whole number of 1 or more"),
+    ],
+)
+def test_settings_of_another_kind(tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(BudgetError, match=re.escape(says)):
+        Request(sleepy.task(), Budget(), tmp_path, **wrong)
+
+
+class Named(NamedTuple):
+    logits: Tensor
+
+
+def test_outputs_that_no_archive_holds(tmp_path: Path) -> None:
+    class Naming(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = sleepy.network()
+
+        def forward(self, x: Tensor) -> Named:
+            return Named(self.inner(x))
+
+    task = Task(Naming().eval(), [(POINTS, CLASSES)], metric=lambda out, y: (out[0].argmax(-1) == y).float())
+    assert "the network can't be written as an archive" in refusal(tmp_path, task)
 
 
 @pytest.mark.parametrize("limit_s", [float("inf"), float("nan"), -1.0, 1.0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.data.checks import check_task
+from paring.data.checks import check_task, user_scores
 from paring.errors import BudgetError, TaskError
 from paring.types import Budget, CorpusMetric, Task
 
@@ -63,6 +63,8 @@ def test_networks_that_cannot_be_compared(model: nn.Module, says: str) -> None:
         (lambda outputs, targets: torch.zeros(3), "returned shape (3,) for 4 rows"),
         (lambda outputs, targets: 0.5, "returned a float"),
         (lambda outputs, targets: torch.full((4,), 2.0), "outside score_range=(0.0, 1.0): give the range"),
+        (lambda outputs, targets: torch.full((4,), 1.0001), "outside score_range=(0.0, 1.0): give the range"),
+        (CorpusMetric(lambda outputs, targets: torch.zeros(4, 1), lambda rows: 73.0), "from 73 to 73, outside"),
         (lambda outputs, targets: torch.full((4,), float("nan")), "NaN"),
         (lambda outputs, targets: outputs.nothing, "the metric failed on 4 rows with AttributeError"),
         (CorpusMetric(lambda outputs, targets: torch.zeros(4), lambda rows: 0.0), "shape (4, k)"),
@@ -72,6 +74,12 @@ def test_metrics_that_break_their_contract(metric: Callable[[object, object], Te
     with pytest.raises(TaskError) as error:
         check_task(Task(linear(), evaluate=DATA, metric=metric), linear())
     assert says in str(error.value)
+
+
+def test_scores_that_rounding_put_beyond_their_range_are_cut_to_it() -> None:
+    task = Task(linear(), evaluate=DATA, metric=lambda outputs, targets: torch.tensor([1.0000001, 1.0, 0.5, -1e-7]))
+    check_task(task, linear())
+    assert user_scores(task, None, None, 4).tolist() == [1.0, 1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,18 @@ from paring.artifact import Artifact
 from paring.artifact.files import JsonLines
 from paring.backends.probe import Probe
 from paring.errors import BackendError, BudgetError, ExportError, OutputError
+from paring.flow import conclusion
 from paring.flow.folder import RunFolder
+from paring.flow.originals import Originals
 from paring.flow.request import Executor
 from paring.flow.result import Result
+from paring.measure.compare import Comparison
+from paring.measure.latency import Latency
 from paring.techniques.base import Technique
+from paring.tune import Ranking, Trial
 from paring.types import Budget, CorpusMetric, Task
 from tests import sleepy
+from tests.sleepy_backend import Drowsy
 
 pytestmark = pytest.mark.usefixtures("short_comparisons")
 
@@ -36,6 +43,7 @@ TIME_LIMIT_S = 300.0
 GOOD, BROKEN, WORSE = sleepy.Cheapen(2.0), sleepy.Cheapen(1.0, damage=0.4), sleepy.Cheapen(24.0)
 
 
+SLOWER = Comparison(0.8, 0.75, 0.85, Latency(10, 10, 10, 100, 9), Latency(8, 8, 8, 125, 9), 1000, 1000, 9)
 ALL = (GOOD, BROKEN, WORSE, sleepy.Crash(), sleepy.Nothing(), sleepy.Raise())
 
 
@@ -210,6 +218,33 @@ def test_what_nothing_makes_faster_is_kept_with_the_reason(tmp_path: Path) -> No
     assert result.best is not None
     assert result.best.manifest.recipe_text == "original"
     assert result.values["speedup"]["ratio"] == 1
+
+
+def test_an_original_that_is_slower_at_length_than_the_model_as_it_came_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quick figures put drowsy in front; at length the model as it came, on sleepy, is the faster one."""
+    seen = Originals.of
+
+    def turned(trials: Sequence[Trial], ranking: Ranking, time_limit_s: float) -> Originals:
+        found = seen(trials, ranking, time_limit_s)
+        drowsy_first = sorted(found.timed, key=lambda t: t.backend["name"])
+        return replace(found, timed=tuple(drowsy_first), rivals=tuple(drowsy_first))
+
+    monkeypatch.setattr(Originals, "of", turned)
+    monkeypatch.setattr(conclusion, "compare", lambda *_, **__: SLOWER)
+    kept = paring.optimize(
+        sleepy.task(),
+        out=tmp_path,
+        time_limit_s=TIME_LIMIT_S,
+        techniques=[BROKEN],
+        backends=[sleepy.Sleepy(), Drowsy()],
+        threads=1,
+        progress=False,
+    )
+    assert kept.status == "kept-original"
+    assert kept.values["best"]["backend_text"] == "sleepy"
+    assert kept.values["speedup_over_source"] is None
 
 
 def test_a_budget_nobody_meets_gives_the_nearest_points(tmp_path: Path) -> None:

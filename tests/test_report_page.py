@@ -101,6 +101,11 @@ def test_every_trial_is_a_row_of_the_table() -> None:
     assert numbers == [row["number"] for row in rows()]
 
 
+def test_the_first_trial_has_its_number_which_is_0() -> None:
+    first = {**rows()[0], "number": 0}
+    assert '<td data-value="0">0</td>' in rendered(result(), [first]).replace(' class="number"', "")
+
+
 def test_every_trial_with_a_drop_and_a_latency_is_a_point_that_says_its_recipe() -> None:
     drawn = [row for row in rows() if row["latency_ms"] and row["drop"] is not None]
     html = rendered(result(), rows())

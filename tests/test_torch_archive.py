@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,17 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("honest") / "network.pt2"
     write_archive(program, path)
     return path
+
+
+def test_an_ordered_dict_is_answered_by_its_keys(tmp_path: Path) -> None:
+    class Ordered(nn.Module):
+        def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+            return OrderedDict(out=x + 1, aux=x * 2)
+
+    program = torch.export.export(Ordered().eval(), (torch.ones(2, 4),), strict=False)
+    write_archive(program, tmp_path / "network.pt2")
+    session = Torch().load(tmp_path / "network.pt2", threads=1)
+    assert list(session.run({session.inputs[0].name: np.ones((2, 4), dtype=np.float32)})) == ["out", "aux"]
 
 
 def spoilt(source: Path, target: Path, attack: Attack) -> Path:

@@ -139,7 +139,16 @@ def test_data_without_a_length_follows_the_clock(monkeypatch: pytest.MonkeyPatch
     assert rates[-1] < 0.01 * EASY.learning_rate
 
 
-@pytest.mark.parametrize("data", [line_data(), Unsized(line_data())])
+class Stream(torch.utils.data.IterableDataset[Batch]):
+    """Rows without a length, as a loader over it has none: asking for it raises TypeError."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ((x[0], y[0]) for x, y in line_data(640, 1))
+
+
+@pytest.mark.parametrize(
+    "data", [line_data(), Unsized(line_data()), torch.utils.data.DataLoader(Stream(), batch_size=80)]
+)
 def test_without_a_deadline_the_steps_decide(monkeypatch: pytest.MonkeyPatch, data: object) -> None:
     rates, _, trained = paced(monkeypatch, data, None, epochs=5)
     assert trained.steps == 40

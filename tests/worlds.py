@@ -21,7 +21,7 @@ from tests.refusing import Unapplied
 
 GAINS = {"a": 0.02, "b": 0.10, "c": 0.20, "d": -0.01, "e": 0.10}
 HARMS = {"a": 0.01, "b": 0.40, "c": 0.10, "d": 0.0, "e": 0.02}
-"""What parts save and lose. By harm for gain: e (0.2), then a and c (0.5), b (4.0); d gains nothing."""
+"""What parts save and lose. By harm for gain, 0.05 of which is doubt: e, a, c, b; d gains nothing."""
 
 
 @dataclass(frozen=True)

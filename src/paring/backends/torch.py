@@ -128,7 +128,7 @@ def _output_names(program: ExportedProgram) -> list[str]:
     """Dict keys where the program answers with names, else output or output_0, output_1, ..."""
     spec = program.call_spec.out_spec
     assert spec is not None
-    return list(spec.context) if spec.type is dict else _numbered("output", spec.num_leaves)
+    return list(spec.context) if issubclass(spec.type or tuple, dict) else _numbered("output", spec.num_leaves)
 
 
 def _numbered(prefix: str, count: int) -> list[str]:

@@ -12,12 +12,10 @@ from paring.certify.certificate import Certificate, Method, error_share
 from paring.errors import BudgetError, InputError, TaskError
 from paring.ops.bounds import betting_upper_bound, unseen_share
 from paring.ops.paired_exact import ternary_upper_bound
+from paring.ops.scores import RANGE_TOLERANCE
 
 Floats = npt.NDArray[np.float64]
 Range = tuple[float, float]
-
-# Scores that are means in float32 may leave their range by rounding.
-_RANGE_TOLERANCE = 1e-6
 
 
 def certify(
@@ -116,7 +114,7 @@ def checked_scores(scores: npt.ArrayLike, name: str, score_range: Range) -> Floa
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         raise TaskError(f"{name} holds {values[row]} in row {row}: the metric must give a finite number for each row.")
     low, high = score_range
-    outside = np.flatnonzero((values < low - _RANGE_TOLERANCE * span) | (values > high + _RANGE_TOLERANCE * span))
+    outside = np.flatnonzero((values < low - RANGE_TOLERANCE * span) | (values > high + RANGE_TOLERANCE * span))
     if outside.size:
         row = int(outside[0])
         raise TaskError(

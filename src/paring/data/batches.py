@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any
 
@@ -144,6 +144,14 @@ def first_rows(batches: Iterable[Batch], rows: int, name: str = "the data") -> t
         kept.append((mapped(inputs, lambda v, n=size: v[:n]), mapped(targets, lambda v, n=size: v[:n])))
         missing -= size
     return tuple(kept)
+
+
+def known_length(batches: Iterable[Batch]) -> int | None:
+    """The number of batches, where the data knows it."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:  # A loader over a stream has a length only where the stream has one.
+        return None
 
 
 def calibration_batches(task: Task, rows: int = CALIBRATION_ROWS) -> tuple[Batch, ...]:

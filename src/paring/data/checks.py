@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from paring.data.batches import model_call, rows_in, sample, tensors_of
 from paring.data.rows import Rows
 from paring.errors import DataError, TaskError, in_words
-from paring.ops.scores import accuracy, corpus_score
+from paring.ops.scores import RANGE_TOLERANCE, accuracy, corpus_score
 from paring.types import Array, CorpusMetric, Signature, Task, check_finite
 
 
@@ -49,14 +50,22 @@ def user_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Array:
         )
     scores: Array = found.detach().cpu().to(torch.float64).numpy()
     check_finite({"score": scores}, "the metric's")
+    if corpus:
+        return scores
+    check_range(task, float(scores.min()), float(scores.max()))
+    return np.clip(scores, *task.score_range)
+
+
+def check_range(task: Task, lowest: float, highest: float) -> None:
+    """Raise TaskError for scores outside the task's range, by more than means in float32 are rounded."""
     low, high = task.score_range
-    if not corpus and (scores.min() < low or scores.max() > high):
+    tolerance = RANGE_TOLERANCE * (high - low)
+    if lowest < low - tolerance or highest > high + tolerance:
         raise TaskError(
-            f"the metric gave scores from {scores.min():g} to {scores.max():g}, "
+            f"the metric gave scores from {lowest:g} to {highest:g}, "
             f"outside score_range={task.score_range}: give the range that the metric can take, "
             "since the certificate rests on it."
         )
-    return scores
 
 
 def check_labels(task: Task, outputs: Any, targets: Any) -> None:
@@ -102,7 +111,8 @@ def check_task(task: Task, model: nn.Module) -> None:
     check_model(model, inputs)
     scores = user_scores(task, _answer(model, inputs, "evaluate"), targets, rows_in(inputs))
     if isinstance(task.metric, CorpusMetric):
-        corpus_score(task.metric.reduce, scores)
+        score = corpus_score(task.metric.reduce, scores)
+        check_range(task, score, score)
     for name, batches in (("train", task.train), ("calibrate", task.calibrate)):
         if batches is not None:
             _answer(model, sample(batches, name)[0], name)

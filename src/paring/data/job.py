@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,7 +76,3 @@ class Job:
         """Raise TimeUpError past the deadline and its grace: for loops that may take minutes on a slow network."""
         if self.time_left_s() + self.grace_s <= 0:
             raise TimeUpError("the time limit ended before this was done: allow more time.")
-
-    def within(self, time_limit_s: float) -> Job:
-        """The same job with a deadline that many seconds from now, or its own if that is earlier."""
-        return replace(self, deadline_s=time.monotonic() + min(time_limit_s, self.time_left_s()))

@@ -95,8 +95,8 @@ class Choosing:
         except TimeUpError as error:
             return f"{trial} was not certified: {error}"
         return finalist or (
-            f"no look at the certification rows is left for {trial}: give evaluate new rows, or pass --fresh to "
-            "discard the looks that were taken"
+            f"no look at the certification rows is left for {trial}: give evaluate new rows, since looks at the same "
+            "ones would not be independent"
         )
 
     def _ranked(self) -> list[Trial]:

@@ -87,6 +87,11 @@ class Ending:
         except BackendError:
             return None  # It is a figure beside the answer: without it the answer stands.
 
+    @property
+    def source_will_do(self) -> bool:
+        """Whether the model as it came holds the limits of the budget."""
+        return self.originals.source in self.originals.rivals
+
     def family(self) -> list[Trial]:
         """The frontier within a few times the budget, fastest first; the original on its fastest backend ends it."""
         limit = FAMILY_DROPS * self.prepared.request.budget.max_drop
@@ -134,7 +139,12 @@ def conclude(
         findings = Findings.won(chosen)
     else:
         findings = Findings.without_winner(ending.originals.fastest, ranking, trials, chosen)
-    findings = replace(findings, over_source=ending.over_source(findings.best))
+    over_source = ending.over_source(findings.best)
+    if findings.status == "kept-original" and over_source and over_source.high < 1 and ending.source_will_do:
+        # Quick figures had put it behind; what is returned is not slower than the model as it came.
+        findings = Findings.without_winner(ending.originals.source, ranking, trials, findings.reason)
+        over_source = None
+    findings = replace(findings, over_source=over_source)
     root = prepared.folder.root
     best = None
     if findings.status == "infeasible":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from paring.artifact.files import sha256_of
-from paring.data.batches import sample, tensors_of
+from paring.data.batches import known_length, sample, tensors_of
 from paring.fingerprint import fingerprint
 from paring.flow.request import Request
 from paring.measure.size import network_files
@@ -80,17 +80,9 @@ def data_digest(batches: Iterable[Batch] | None, name: str) -> str | None:
     known = [fingerprint(first), fingerprint(again)]
     if known[0] != known[1]:
         known = [_kind(value) for value in (*tensors_of(first[0]), *tensors_of(first[1]))]
-    return fingerprint((_length(batches), known))
+    return fingerprint((known_length(batches), known))
 
 
 def _kind(value: Any) -> str:
     """What is the same in every batch."""
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _length(batches: Iterable[Batch]) -> int | None:
-    """The number of batches, where the data knows it."""
-    try:
-        return len(batches) if isinstance(batches, Sized) else None
-    except TypeError:  # A loader over a stream has a length only where the stream has one.
-        return None

@@ -20,7 +20,7 @@ from paring.backends.runner import write_graph
 from paring.backends.torch_archive import write_archive
 from paring.data.batches import sample
 from paring.data.job import Job
-from paring.errors import ParingError, TechniqueError, in_words
+from paring.errors import ExportError, ParingError, TechniqueError, in_words
 from paring.graph.export import export_onnx, export_program, quiet_exporter
 from paring.graph.signature import load_model
 from paring.measure.size import network_files
@@ -116,7 +116,10 @@ class Networks:
         program = export_program(model, inputs)
         write_graph(export_onnx(program, self.signature), folder / NETWORK_FILES["onnx"])
         with quiet_exporter():
-            write_archive(program, folder / NETWORK_FILES["torch"])
+            try:
+                write_archive(program, folder / NETWORK_FILES["torch"])
+            except NotImplementedError as error:
+                raise ExportError(f"the network can't be written as an archive: {in_words(error)}.") from error
 
     def _module_techniques(self, recipe: Recipe) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The module after the recipe; what recent recipes began with is not made again."""

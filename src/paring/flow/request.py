@@ -44,6 +44,8 @@ class Request:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.time_limit_s, int | float):
+            raise BudgetError(f"time_limit_s={self.time_limit_s!r} must be a number of seconds, for example 1200.")
         if not SMALLEST_TIME_LIMIT_S <= self.time_limit_s < math.inf:
             raise BudgetError(
                 f"time_limit_s={self.time_limit_s} must be a finite number of at least "
@@ -51,8 +53,8 @@ class Request:
             )
         if not (isinstance(self.seed, int) and self.seed >= 0):
             raise BudgetError(f"seed={self.seed!r} must be a whole number of 0 or more.")
-        if self.threads is not None and self.threads < 1:
-            raise BudgetError(f"threads={self.threads} must be 1 or more, or None for all cores.")
+        if self.threads is not None and not (isinstance(self.threads, int) and self.threads >= 1):
+            raise BudgetError(f"threads={self.threads!r} must be a whole number of 1 or more, or None for all cores.")
         _check_all("technique", self.techniques or (), ModuleTechnique, GraphTechnique)
         _check_all("backend", self.backends or (), Backend)
         if isinstance(getattr(self.executor, "__self__", None), ProcessPoolExecutor):

@@ -72,11 +72,8 @@ class Graph:
         """Bring `producers` and `consumers` up to date with the nodes; a subgraph's reads count for its node."""
         self.producers: dict[str, onnx.NodeProto] = {}
         self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        self.captured: set[str] = set()
         for node in self.model.graph.node:
-            inner = set(_captured_names(node))
-            self.captured |= inner
-            for name in {*node.input, *inner}:
+            for name in {*node.input, *_captured_names(node)}:
                 self.consumers[name].append(node)
             for name in node.output:
                 self.producers[name] = node

@@ -40,9 +40,6 @@ class Range:
     low: float
     high: float
 
-    def __or__(self, other: Range) -> Range:
-        return Range(min(self.low, other.low), max(self.high, other.high))
-
 
 def _along(values: Array, ndim: int, axis: int | None) -> Array:
     """A vector of one value a channel, shaped to broadcast against a tensor of `ndim` axes."""

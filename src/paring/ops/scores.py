@@ -14,6 +14,9 @@ from paring.errors import TaskError, in_words
 if TYPE_CHECKING:
     from torch import Tensor
 
+RANGE_TOLERANCE = 1e-6
+"""By this share of their range scores may leave it: means in float32 are rounded."""
+
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the largest of the class scores is at the target: (batch, ..., classes), (batch, ...) -> (batch,).

@@ -70,7 +70,7 @@ def trials_table(trials: Sequence[TrialRow], chosen: TrialRow | None, goal: Goal
     columns: list[Column[TrialRow]] = [
         Column("Recipe", lambda t: t.point.chain, style="recipe"),
         Column("Backend", lambda t: t.point.backend_text, style="recipe"),
-        Column("#", lambda t: str(t.point.number or "–"), lambda t: t.point.number),
+        Column("#", lambda t: "–" if t.point.number is None else str(t.point.number), lambda t: t.point.number),
         Column("Stage", lambda t: t.stage, style="word"),
         Column("Outcome", lambda t: t.outcome, style="word"),
         Column("Speed-up", lambda t: _factor(t.point.speedup), _ratio),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
-from paring.data.batches import rows_in, tensors_of
+from paring.data.batches import known_length, rows_in, tensors_of
 from paring.data.job import Job
 from paring.errors import ParingError, TaskError, TimeUpError
 from paring.train.guard import Guard
@@ -106,8 +106,9 @@ class _Run:
 
     def _length(self, train: Iterable[Batch]) -> int | None:
         """Batches in one pass, where that can be known."""
-        if isinstance(train, Sized):
-            return len(train)
+        length = known_length(train)
+        if length is not None:
+            return length
         if self.job.deadline_s is not None:
             return None
         # With neither a length nor a deadline nothing would tell when the learning rate has to come down.

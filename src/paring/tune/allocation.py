@@ -11,14 +11,19 @@ from paring.techniques.base import ModuleTechnique, Technique
 from paring.tune.candidate import Candidate
 from paring.tune.proposing import offered
 from paring.tune.scene import Scene, Steps
+from paring.tune.trial import Trial
 
 FEWEST_PARTS = 3
 """With fewer there is hardly an order to find."""
 
 
+QUICK_ERROR = 0.05
+"""How far the gain of a quick comparison may be off, as a share of the whole cost."""
+
+
 @dataclass(frozen=True)
 class Part:
-    """One small change with what it showed alone: the cost that it saves, and the drop that it does untrained."""
+    """One small change with what it showed alone: the share of the cost that it saves, and its drop untrained."""
 
     technique: ModuleTechnique
     gain: float
@@ -26,8 +31,8 @@ class Part:
 
     @property
     def price(self) -> tuple[float, float]:
-        """Harm for what it gains; of those that do none, the one that gains most comes first."""
-        return max(self.harm, 0.0) / self.gain, -self.gain
+        """Harm for what it gains at best; of those that do none, the one that gains most comes first."""
+        return max(self.harm, 0.0) / (self.gain + QUICK_ERROR), -self.gain
 
 
 def joined(parts: Sequence[Part], most: int) -> list[ModuleTechnique]:
@@ -59,14 +64,19 @@ def allocated(
     technique's own settings have to do.
     """
     techniques = divided(scene, technique)
-    parts: list[Part] = []
+    measured: list[tuple[ModuleTechnique, Trial]] = []
     begin_s = scene.time_left_s()
     for done, part in enumerate(techniques, 1):
-        for trial in (yield [tail.behind((part,))]):
-            if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
-                parts.append(Part(part, tail_cost - scene.ranking.cost(trial), trial.drop))
+        trials = yield [tail.behind((part,))]
+        measured += [(part, t) for t in trials if t.drop is not None and t.speedup is not None]
         each_s = (begin_s - scene.time_left_s()) / done
         if begin_s - each_s * len(techniques) < until_s:
             return []
+    costs = [scene.ranking.cost(trial) for _, trial in measured]
+    # The tail leads by quick figures, and by some luck: what it costs in truth is no less than without any part.
+    whole = max([tail_cost, *costs])
+    parts = [
+        Part(part, 1 - cost / whole, trial.drop or 0.0) for (part, trial), cost in zip(measured, costs, strict=True)
+    ]
     # Joining is anybody's code too: where it fails, that is told, and the technique's own settings have to do.
     return offered(parts[0].technique.name, lambda: joined(parts, most), scene.not_tried) if parts else []

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from paring.backends.base import Backend
 from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_words
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Role, Technique, TrainingTechnique
 from paring.tune.candidate import check_storable
 
 Offer = TypeVar("Offer", bound=Technique | Backend)
@@ -44,8 +44,11 @@ def out_of_place(
     module_kinds = [kind for kind in map(kind_of, techniques) if issubclass(kind, ModuleTechnique)]
     trains = any(issubclass(kind, TrainingTechnique) for kind in module_kinds)
     shrinks = not all(issubclass(kind, TrainingTechnique) for kind in module_kinds)
+    alone = any(role == "alone" for role in map(_role, techniques))
     for technique in techniques:
         if not issubclass(kind_of(technique), ModuleTechnique):
+            if not alone and isinstance(technique, type):
+                yield told(technique), "it only serves another technique of graphs, and none was asked for."
             continue
         if graph_only:
             yield told(technique), "the task is a graph: it needs the network as an nn.Module."
@@ -60,6 +63,12 @@ def out_of_place(
             yield told(technique), "it is tried with training behind it, and the task has no `train` data."
         elif isinstance(technique, type) and not trains:
             yield told(technique), "it is tried with training behind it, and no technique that trains was asked for."
+
+
+def _role(technique: Technique | type[Technique]) -> Role | None:
+    """The role of a technique of graphs; None for a module's."""
+    kind = kind_of(technique)
+    return kind.role if issubclass(kind, GraphTechnique) else None
 
 
 def told(technique: Any) -> str:

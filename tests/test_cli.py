@@ -69,7 +69,7 @@ def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
         (["examples/digits.py", "--max-size", "small"], "'small' is not a size"),
         (["examples/digits.py", "--techniques", "Int8Statik"], "did you mean Int8Static"),
         (["examples/digits.py", "--backends", "openvin"], "did you mean openvino"),
-        (["examples/digits.py", "--threads", "0"], "threads=0 must be 1 or more"),
+        (["examples/digits.py", "--threads", "0"], "threads=0 must be a whole number of 1 or more"),
         (["examples/digits.py", "--batch-size", "x"], "Invalid value for '--batch-size'"),
         (["examples/digits.py", "--batch-size", "x"], "--batch-size x"),
         (["examples/digits.py", "--bogus"], "No such option: --bogus"),

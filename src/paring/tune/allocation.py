@@ -73,7 +73,7 @@ def allocated(
         if begin_s - each_s * len(techniques) < until_s:
             return []
     costs = [scene.ranking.cost(trial) for _, trial in measured]
-    # The tail leads by quick figures, and by some luck: what it costs in truth is no less than without any part.
+    # The tail leads by quick figures, so by luck too: no network costs less whole than without one of its parts.
     whole = max([tail_cost, *costs])
     parts = [
         Part(part, 1 - cost / whole, trial.drop or 0.0) for (part, trial), cost in zip(measured, costs, strict=True)

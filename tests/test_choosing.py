@@ -248,3 +248,13 @@ def test_the_winner_says_why_those_before_it_are_not_the_result() -> None:
 def test_a_disk_that_refuses_is_no_verdict() -> None:
     with pytest.raises(OutputError):
         Choice(sized(_1=100), at_length={"1": OutputError("full")}).made()
+
+
+def test_originals_whose_intervals_overlap_the_fastest_are_met_too() -> None:
+    """A figure may be lucky: what is beaten must be the fastest, not the luckiest."""
+    ranking = Ranking(Budget(), 7000, 0.97)
+    lucky, usual, slow = (
+        replace(trial(ORIGINAL, ratio), number=number, speedup=Speedup(ratio, low, high))
+        for number, (ratio, low, high) in enumerate([(1.12, 0.97, 1.29), (0.98, 0.92, 1.05), (0.78, 0.69, 0.89)])
+    )
+    assert Originals.of([slow, usual, lucky], ranking, 100.0).nearly_fastest(ranking) == [lucky, usual]

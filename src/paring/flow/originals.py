@@ -10,8 +10,7 @@ from paring.errors import BudgetError
 from paring.tune import Ranking, Trial
 
 RIVALS = 3
-NEARLY = 0.95
-"""Originals this close to the fastest one are compared with as well: a quick comparison can't tell them apart."""
+"""At most so many originals that may be the fastest are compared with at length."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,9 @@ class Originals:
 
     def nearly_fastest(self, ranking: Ranking) -> list[Trial]:
         """The rivals that may be the fastest: quick comparisons can't tell them apart."""
-        least = ranking.time(self.fastest)
-        return [t for t in self.rivals if NEARLY * ranking.time(t) <= least][:RIVALS]
+        first = self.fastest.speedup
+        near = [t for t in self.rivals if first is None or (t.speedup is not None and t.speedup.high >= first.low)]
+        return sorted(near, key=ranking.time)[:RIVALS]
 
     @property
     def source(self) -> Trial:

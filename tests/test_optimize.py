@@ -22,6 +22,7 @@ import torch
 import paring
 from paring.artifact import Artifact
 from paring.artifact.files import JsonLines
+from paring.backends.isolated import Deployment
 from paring.backends.probe import Probe
 from paring.errors import BackendError, BudgetError, ExportError, OutputError
 from paring.flow import conclusion
@@ -231,8 +232,13 @@ def test_an_original_that_is_slower_at_length_than_the_model_as_it_came_is_not_k
         drowsy_first = sorted(found.timed, key=lambda t: t.backend["name"])
         return replace(found, timed=tuple(drowsy_first), rivals=tuple(drowsy_first))
 
+    def at_length(one: Deployment, other: Deployment, *_: object, **__: object) -> Comparison:
+        assert (one.backend.name, other.backend.name) == ("sleepy", "drowsy")
+        return replace(SLOWER, ratio=1.25, low=1.2, high=1.3)
+
     monkeypatch.setattr(Originals, "of", turned)
-    monkeypatch.setattr(conclusion, "compare", lambda *_, **__: SLOWER)
+    monkeypatch.setattr(Originals, "nearly_fastest", lambda self, _: [self.fastest])
+    monkeypatch.setattr(conclusion, "compare", at_length)
     kept = paring.optimize(
         sleepy.task(),
         out=tmp_path,

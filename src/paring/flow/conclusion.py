@@ -27,6 +27,7 @@ from paring.measure.hardware import hardware
 from paring.measure.size import network_files
 from paring.report import write_report
 from paring.tune import Candidate, Ranking, Trial
+from paring.tune.playoff import last_standing
 
 GOLDEN_ROWS = 16
 FAMILY = 8
@@ -87,10 +88,9 @@ class Ending:
         except BackendError:
             return None  # It is a figure beside the answer: without it the answer stands.
 
-    @property
-    def source_will_do(self) -> bool:
-        """Whether the model as it came holds the limits of the budget."""
-        return self.originals.source in self.originals.rivals
+    def kept(self) -> Trial:
+        """The original to return where nothing wins: those that may be the fastest have met at length."""
+        return last_standing(self.originals.to_keep(self.ranking), self.met, self.prepared.clock.left_s)
 
     def family(self) -> list[Trial]:
         """The frontier within a few times the budget, fastest first; the original on its fastest backend ends it."""
@@ -138,13 +138,8 @@ def conclude(
     if isinstance(chosen, Winner):
         findings = Findings.won(chosen)
     else:
-        findings = Findings.without_winner(ending.originals.fastest, ranking, trials, chosen)
-    over_source = ending.over_source(findings.best)
-    if findings.status == "kept-original" and over_source and over_source.high < 1 and ending.source_will_do:
-        # Quick figures had put it behind; what is returned is not slower than the model as it came.
-        findings = Findings.without_winner(ending.originals.source, ranking, trials, findings.reason)
-        over_source = None
-    findings = replace(findings, over_source=over_source)
+        findings = Findings.without_winner(ending.kept(), ranking, trials, chosen)
+    findings = replace(findings, over_source=ending.over_source(findings.best))
     root = prepared.folder.root
     best = None
     if findings.status == "infeasible":

@@ -49,6 +49,16 @@ class Originals:
         near = [t for t in self.rivals if first is None or (t.speedup is not None and t.speedup.high >= first.low)]
         return sorted(near, key=ranking.time)[:RIVALS]
 
+    def to_keep(self, ranking: Ranking) -> list[Trial]:
+        """Those of which one is returned where nothing wins: the nearly fastest, and the model as it came.
+
+        Quick figures may have put that behind by bad luck, and what is returned must not be slower.
+        """
+        if self.broken:
+            return [self.fastest]
+        near = self.nearly_fastest(ranking)
+        return near if self.source in near or self.source not in self.rivals else [*near, self.source]
+
     @property
     def source(self) -> Trial:
         """The model as it came: torch as it is, or for a graph the backend that was tried first."""

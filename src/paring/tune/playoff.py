@@ -38,12 +38,15 @@ def played_off(
     if len(contenders) < 2:
         return list(ranked)
     champion = next((trial for trial in contenders if trial.key in looked_at), None)
-    champion = champion or _champion(contenders, duel, time_left_s)
+    champion = champion or last_standing(contenders, duel, time_left_s)
     return [champion, *(trial for trial in ranked if trial is not champion)]
 
 
-def _champion(contenders: Sequence[Trial], duel: Duel, time_left_s: Callable[[], float]) -> Trial:
-    """Who is left of them all. Where two duels fail in a row, it is the champion that can't be measured."""
+def last_standing(contenders: Sequence[Trial], duel: Duel, time_left_s: Callable[[], float]) -> Trial:
+    """Who is left when each has met the champion so far; the first of them where there is no time.
+
+    Where two duels fail in a row, it is the champion that can't be measured.
+    """
     until_s = (1 - PLAYOFF_SHARE) * time_left_s()
     champion, failed = contenders[0], False
     for number, challenger in enumerate(contenders[1:], start=1):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from paring.flow import conclusion, trials
+from tests import moved_clock
 from tests.command_line import ENVIRONMENT
 
 
@@ -33,3 +34,9 @@ def known_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENT, "PYTHONPATH", os.pathsep.join((str(site), ENVIRONMENT["PYTHONPATH"])))
         yield
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> moved_clock.Clock:
+    """Runs go by a clock that the test moves."""
+    return moved_clock.installed(monkeypatch)

@@ -132,3 +132,17 @@ class Offset(Sleepy):
 
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
         return OffsetSession(onnx.load(network))
+
+
+@dataclass(frozen=True)
+class Comatose(Sleepy):
+    """Passes its probe, and never comes to the end of loading a network; leaves a file where it has begun to."""
+
+    began: str = ""
+
+    name: ClassVar[str] = "comatose"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        Path(self.began).touch()
+        time.sleep(3600)
+        return super().load(network, threads=threads, device=device)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from paring.certify import certify, certify_corpus, paired_bootstrap_upper_bound
+from paring.certify.corpus import bootstrap_scores, bootstrap_size, certify_drops
 from paring.errors import TaskError
 
 
@@ -56,6 +57,19 @@ def test_on_a_mean_it_agrees_with_the_exact_bound() -> None:
     assert approximate.drop == pytest.approx(exact.drop)
     width = exact.upper_bound - exact.drop
     assert approximate.upper_bound == pytest.approx(exact.upper_bound, abs=0.15 * width)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 200])
+def test_scores_of_each_network_alone_are_paired_and_serve_every_confidence(rows: int) -> None:
+    original = guesses(rows, 3)[0]
+    first = np.array(list(bootstrap_scores(original, mean)))
+    second = np.array(list(bootstrap_scores(original - 0.125, mean)))
+
+    assert len(first) == bootstrap_size(rows)
+    assert first - second == pytest.approx(np.full(len(first), 0.125)), "other rows were drawn for the second network"
+    for confidence in (0.8, 0.95):
+        found = certify_drops(first - second, rows, confidence=confidence)
+        assert found == certify_corpus(original, original - 0.125, mean, confidence=confidence)
 
 
 def test_more_finalists_widen_the_bound() -> None:

@@ -15,6 +15,7 @@ from paring.errors import TimeUpError
 from paring.flow import conclusion, trials
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
+from paring.flow.pace import Pace
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import absolute_maxima
 from paring.techniques.int8_static import Int8Static
@@ -28,15 +29,26 @@ from tests.quantization_nets import job, residual_net, rows
 )
 def test_looks_are_paid_for_out_of_the_search(limit_s: float, look_s: float, search_s: float) -> None:
     clock = RunClock(limit_s)
-    clock.reserve_looks(look_s)
+    clock.reserve(look_s)
     assert clock.search_limit_s == pytest.approx(search_s)
     assert clock.search_deadline_s + clock.grace_s < clock.deadline_s
 
 
+def test_an_end_whose_processes_start_slowly_is_paid_for_too() -> None:
+    clock = RunClock(30)
+    assert clock.search_limit_s == pytest.approx(22.5)
+    clock.reserve(0.0, start_s=1.5)
+    assert clock.search_limit_s == pytest.approx(19)
+    assert clock.grace_s == 0
+    assert clock.deadline_s - clock.writing_deadline_s == pytest.approx(3)
+    assert clock.conclusion_left_s() <= 19
+
+
 def test_a_resumed_run_keeps_as_much_for_looks_as_the_first(tmp_path: Path) -> None:
-    assert [RunFolder(tmp_path).row_time(seconds) for seconds in (0.25, 0.5)] == [0.25, 0.25]
+    first, second = Pace(1.0, 0.25, 3.0), Pace(2.0, 0.5)
+    assert [RunFolder(tmp_path).pace(measured) for measured in (first, second)] == [first, first]
     RunFolder(tmp_path).clear()
-    assert RunFolder(tmp_path).row_time(0.5) == 0.5
+    assert RunFolder(tmp_path).pace(second) == second
 
 
 def test_what_follows_a_training_may_use_the_grace() -> None:
@@ -86,3 +98,5 @@ def test_a_trial_that_the_time_cuts_short_is_none_and_the_run_concludes(
     assert [json.loads(line)["recipe_text"] for line in logged] == ["original", "Cheapen"]
     assert sleepy.TIME_IS_UP == ["Dawdle"]
     assert result.status == "improved"
+    reason = "the time limit ended before this was done: allow more time."
+    assert {"what": f"{sleepy.Dawdle(1.0)} on sleepy", "reason": reason} in result.values["not_tried"]

@@ -184,7 +184,8 @@ def test_whatever_stops_a_run_it_goes_on_and_answers_the_same(
     root = Path(__file__).parent.parent
     killed = subprocess.run([sys.executable, "-c", KILLED, str(out)], cwd=root, check=False)
     assert killed.returncode == -signal.SIGKILL
-    monkeypatch.setattr("paring.flow.prepare.probe", lambda _: (Probe("absent", "gone"), Probe("sleepy", None)))
+    probes = Probe("absent", "gone"), Probe("sleepy", None)
+    monkeypatch.setattr("paring.flow.prepare.probe", lambda *_, **__: probes)
     log = JsonLines(out / "trials" / "trials.jsonl")
     times = [{row["key"]: row["wall_time_s"] for row in log.read()}]
     assert len(times[0]) == 3

@@ -8,75 +8,28 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import onnx
 import pytest
 
 import paring
-from paring.backends.probe import Probe
 from paring.data.job import Job
 from paring.errors import BudgetError
+from paring.flow.pace import ROOMY_ANSWERS
 from paring.flow.plan import make_plan
-from paring.flow.reference import ROOMY_ANSWERS
 from paring.flow.request import Executor, Request
 from paring.flow.result import Result
-from paring.measure import scores
-from paring.measure.compare import Comparison
-from paring.measure.latency import Latency
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Speedup, Trial
-from paring.types import Arrays, Budget
+from paring.types import Budget
 from tests import sleepy
+from tests.moved_clock import Clock
 
 LIMIT_S = 300.0
 TRIAL_S = 40.0
 SEARCH_S = 225.0
 """A quarter of the limit is kept for the conclusion."""
-
-
-@dataclass
-class Clock:
-    """Stands in for the module `time`. A row takes `row_s` to answer, the first one `once_s` more."""
-
-    now_s: float = 1000.0
-    row_s: float = 0.0
-    once_s: float = 0.0
-    interrupt_s: float = math.inf
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def answer(self, rows: int) -> None:
-        if self.now_s >= self.interrupt_s:
-            raise KeyboardInterrupt
-        self.now_s += self.row_s * rows + self.once_s
-        self.once_s = 0.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of runs; comparisons at length take all the time that they are given, and quick ones none."""
-    clock, outputs = Clock(), scores._outputs
-    for module in ("flow.clock", "flow.paired", "flow.reference", "data.job", "measure.scores"):
-        monkeypatch.setattr(f"paring.{module}.time", clock)
-    monkeypatch.setattr("paring.flow.trials.COMPARISON_TIME_S", 0.2)
-    for module in ("prepare", "plan"):
-        monkeypatch.setattr(f"paring.flow.{module}.probe", lambda _: (Probe("sleepy", None, precisions=("f32",)),))
-
-    def answers(session: Any, rows: Any, signature: Any, span: tuple[int, int], batch_size: int) -> Arrays:
-        clock.answer(span[1] - span[0])
-        return outputs(session, rows, signature, span, batch_size)
-
-    monkeypatch.setattr(scores, "_outputs", answers)
-
-    def compare(*_: Any, time_limit_s: float, **__: Any) -> Comparison:
-        clock.now_s += time_limit_s
-        fast, slow = (Latency(p50, p50, p50, 1000 / p50, 10) for p50 in (2.0, 12.0))
-        return Comparison(6.0, 5.9, 6.1, fast, slow, 1, 1, 10)
-
-    monkeypatch.setattr("paring.flow.conclusion.compare", compare)
-    return clock
 
 
 def taking(clock: Clock) -> Callable[..., Iterator[Trial]]:
@@ -185,7 +138,7 @@ def test_a_look_that_the_time_cuts_short_costs_nothing_and_is_said(tmp_path: Pat
     began_s, clock.row_s = clock.now_s, 0.098
     result = optimized(tmp_path, GOOD)
     assert result.status == "kept-original"
-    assert "Cheapen on sleepy was not certified: the time limit ended in its look" in result.reason
+    assert "Cheapen on sleepy was not certified: the time limit has no room for its look" in result.reason
     assert result.reason.endswith("allow more time.")
     assert clock.now_s - began_s <= 1.1 * LIMIT_S
     assert not (tmp_path / "trials" / "finalists.json").exists()
@@ -213,7 +166,7 @@ def test_a_run_that_was_stopped_in_a_look_answers_as_if_it_had_not_been(tmp_path
     clock.row_s, clock.interrupt_s = LIMIT_S / (ROOMY_ANSWERS * ROWS), clock.now_s + 120
     with pytest.raises(KeyboardInterrupt):
         optimized(tmp_path, GOOD)
-    assert (tmp_path / "trials" / "looks" / "row_time.json").exists()
+    assert (tmp_path / "trials" / "looks" / "pace.json").exists()
     assert not (tmp_path / "trials" / "looks" / "original.npy").exists()
     began_s, clock.interrupt_s = clock.now_s, math.inf
     assert optimized(tmp_path, GOOD).status == "improved"

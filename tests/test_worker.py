@@ -19,7 +19,7 @@ from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.probe_network import expected_outputs, probe_inputs, write_probe_network
 from paring.backends.runner import graph_runner
 from paring.backends.worker import _store
-from paring.errors import BackendError, InputError, OutputError
+from paring.errors import BackendError, InputError, OutputError, TimeUpError
 from tests.faulty_backends import Faulty
 from tests.test_folder import full_disk
 
@@ -90,6 +90,23 @@ def test_a_hanging_runtime_is_stopped_at_its_time_limit(monkeypatch):
     with session, pytest.raises(BackendError, match="did not answer 'run' within 1 s"):
         session.run(X)
     assert gone(session.pid)
+
+
+@pytest.mark.parametrize("fault", ["hang", "slower"])
+def test_a_runtime_is_stopped_at_the_deadline_whether_it_hangs_or_gets_on(fault, tmp_path, monkeypatch):
+    session = faulty(fault)
+    monkeypatch.setattr(session, "_deadline_s", time.monotonic() + 1.5)
+    files = saved(tmp_path, {"x": np.ones((1000, 2), np.float32)})
+    told = "the time limit ended before faulty.* answered 'run_rows': allow more time"
+    with session, pytest.raises(TimeUpError, match=told):
+        session.run_rows(files, start=0, stop=1000, batch_size=1, folder=tmp_path)
+    assert gone(session.pid)
+
+
+def test_a_deployment_is_not_waited_for_beyond_its_deadline():
+    late = Deployment(Faulty("", (1, 2)), Path("none.onnx"), deadline_s=time.monotonic() - 1)
+    with pytest.raises(TimeUpError, match="answered 'load'"):
+        IsolatedSession.of(late, threads=1)
 
 
 @pytest.mark.parametrize("command", ["run_rows", "time"])
@@ -280,6 +297,8 @@ def test_a_graph_that_can_not_be_run_is_an_error():
     graph = chain(["y"])
     graph.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(BackendError, match="NoSuchOperator"), graph_runner(graph):
+        pass
+    with pytest.raises(TimeUpError), graph_runner(chain(["y"]), deadline_s=time.monotonic() - 1):
         pass
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,11 +22,16 @@ STALL_LIMIT_S = 300.0
 
 @dataclass(frozen=True)
 class Deployment:
-    """A network's file in a backend, not loaded yet."""
+    """A network's file in a backend, not loaded yet.
+
+    Whoever waits for its process waits until `deadline_s`, a `time.monotonic()`: so whoever knows how long a run may
+    take says it once, and all that is done with the deployment ends with the run.
+    """
 
     backend: Backend
     network: Path
     device: str = "cpu"
+    deadline_s: float = math.inf
 
     def __str__(self) -> str:
         """As messages name it."""
@@ -33,7 +39,10 @@ class Deployment:
 
 
 class IsolatedSession:
-    """A session whose runtime lives in another process. Every method raises BackendError once that has died."""
+    """A session whose runtime lives in another process. Every method raises BackendError once that has died.
+
+    What is still waited for at `deadline_s` is stopped, and raises TimeUpError.
+    """
 
     def __init__(
         self,
@@ -43,6 +52,7 @@ class IsolatedSession:
         threads: int,
         device: str = "cpu",
         time_limit_s: float = STALL_LIMIT_S,
+        deadline_s: float = math.inf,
     ) -> None:
         command = {
             "command": "load",
@@ -52,10 +62,10 @@ class IsolatedSession:
             "threads": threads,
             "device": device,
         }
-        self._limit_s = time_limit_s
+        self._limit_s, self._deadline_s = time_limit_s, deadline_s
         self._worker = WorkerProcess(str(backend))
         try:
-            self._worker.ask(command, time_limit_s)
+            self._ask(command)
         except BaseException:
             self.close()
             raise
@@ -69,6 +79,7 @@ class IsolatedSession:
             threads=threads,
             device=deployment.device,
             time_limit_s=time_limit_s,
+            deadline_s=deployment.deadline_s,
         )
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -78,7 +89,7 @@ class IsolatedSession:
             files = {}
             for number, (name, array) in enumerate(inputs.items()):
                 files[name] = str(write_scratch_array(Path(folder) / f"input-{number}.npy", array))
-            answer = self._worker.ask({"command": "run", "inputs": files, "folder": folder}, self._limit_s)
+            answer = self._ask({"command": "run", "inputs": files, "folder": folder})
             return {name: np.load(file) for name, file in answer["outputs"].items()}
 
     def run_rows(
@@ -97,7 +108,7 @@ class IsolatedSession:
             "batch_size": batch_size,
             "folder": str(folder.resolve()),
         }
-        answer = self._worker.ask(command, self._limit_s)
+        answer = self._ask(command)
         return {name: Path(file) for name, file in answer["outputs"].items()}
 
     def time_block(
@@ -121,11 +132,11 @@ class IsolatedSession:
             "min_runs": min_runs,
             "warm_runs": warm_runs,
         }
-        return np.asarray(self._worker.ask(command, self._limit_s + min_time_s)["call_ns"], dtype=np.int64)
+        return np.asarray(self._ask(command, min_time_s)["call_ns"], dtype=np.int64)
 
     def peak_memory_bytes(self) -> int:
         """The most resident memory that the process has held so far: interpreter, runtime and network."""
-        return int(self._worker.ask({"command": "peak_memory"}, self._limit_s)["bytes"])
+        return int(self._ask({"command": "peak_memory"})["bytes"])
 
     @property
     def pid(self) -> int:
@@ -140,6 +151,9 @@ class IsolatedSession:
     def close(self) -> None:
         """End the process."""
         self._worker.close()
+
+    def _ask(self, command: dict[str, Any], longer_s: float = 0.0) -> dict[str, Any]:
+        return self._worker.ask(command, self._limit_s + longer_s, self._deadline_s)
 
     def __enter__(self) -> Self:
         return self

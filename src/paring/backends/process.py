@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paring.backends.base import Backend
-from paring.errors import BackendError, InputError, OutputError
+from paring.errors import BackendError, InputError, OutputError, TimeUpError
 from paring.registry import Reference
 
 READ_BYTES = 65536
@@ -58,11 +59,12 @@ class WorkerProcess:
         if self._stderr.closed:
             raise BackendError(f"{self.name} was closed: load the network again.")
 
-    def ask(self, command: dict[str, Any], time_limit_s: float) -> dict[str, Any]:
+    def ask(self, command: dict[str, Any], time_limit_s: float, deadline_s: float = math.inf) -> dict[str, Any]:
         """Send a command and wait for its answer, however long that takes while the worker says that it gets on.
 
         Raises OutputError where a disk refused, InputError where the worker found the input at fault, and BackendError
-        where it failed, died or gave no sign of life for `time_limit_s`; in the last two cases it is gone for good.
+        where it failed, died or gave no sign of life for `time_limit_s`, TimeUpError where it was still at it at
+        `deadline_s`, a `time.monotonic()`. In the last three cases it is gone for good.
         """
         assert self._process.stdin is not None
         with self._lock:
@@ -74,20 +76,22 @@ class WorkerProcess:
                 raise self._death() from None
             answer: dict[str, Any] = {"alive": True}
             while "alive" in answer:
-                answer = json.loads(self._line(command["command"], time_limit_s))
+                answer = json.loads(self._line(command["command"], time_limit_s, deadline_s))
         if "error" in answer:
             kind = OutputError if answer["disk_refused"] else InputError if answer["input_error"] else BackendError
             raise kind(answer["error"])
         return answer
 
-    def _line(self, what: str, time_limit_s: float) -> bytes:
+    def _line(self, what: str, time_limit_s: float, deadline_s: float) -> bytes:
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
-        end = time.monotonic() + time_limit_s
+        stalled_s = time.monotonic() + time_limit_s
         while b"\n" not in self._pending:
-            left_s = end - time.monotonic()
+            left_s = min(stalled_s, deadline_s) - time.monotonic()
             if left_s <= 0 or not _readable(pipe, left_s):
                 self.kill()
+                if deadline_s < stalled_s:
+                    raise TimeUpError(f"the time limit ended before {self.name} answered {what!r}: allow more time.")
                 raise BackendError(f"{self.name} did not answer {what!r} within {time_limit_s:g} s and was stopped.")
             part = os.read(pipe, READ_BYTES)
             if not part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,14 +46,17 @@ def _without_precision(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def graph_runner(graph: onnx.ModelProto, *, threads: int | None = None) -> Iterator[Session]:
+def graph_runner(
+    graph: onnx.ModelProto, *, threads: int | None = None, deadline_s: float = math.inf
+) -> Iterator[Session]:
     """A session of a process of its own that runs the graph with its every name in place.
 
-    Raises BackendError where ONNX Runtime refuses the graph or crashes on it.
+    Raises BackendError where ONNX Runtime refuses the graph or crashes on it, TimeUpError where it is still at work at
+    `deadline_s`, a `time.monotonic()`.
     """
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
         network = Path(folder) / "network.onnx"
         write_graph(_without_precision(graph), network)
         backend = OnnxRuntime(optimization="basic")
-        with IsolatedSession(backend, network, threads=threads or usable_cores()) as session:
+        with IsolatedSession(backend, network, threads=threads or usable_cores(), deadline_s=deadline_s) as session:
             yield session

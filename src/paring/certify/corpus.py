@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 from typing import Any
 
@@ -18,6 +18,7 @@ from paring.types import Array
 Floats = npt.NDArray[np.float64]
 Reduce = Callable[[Array], float]
 
+RESAMPLES = 2000
 _JACKKNIFE_GROUPS = 50
 
 
@@ -43,35 +44,77 @@ def certify_corpus(
             f"original statistics of shape {original.shape} and candidate statistics of shape {candidate.shape} "
             "can't be paired: evaluate both networks on the same rows, in the same order."
         )
+    drops = _scored(original, reduce) - _scored(candidate, reduce)
+    return certify_drops(drops, len(original), confidence=confidence, score_range=score_range, finalists=finalists)
+
+
+def certify_drops(
+    drops: Floats, rows: int, *, confidence: float, score_range: tuple[float, float] = (0.0, 1.0), finalists: int = 1
+) -> Certificate:
+    """The same where the `bootstrap_scores` of so many rows are known: the original's less the candidate's.
+
+    They serve any confidence, and those of the original serve every candidate.
+    """
     alpha = error_share(confidence, finalists)
-    n = len(original)
-    drop = corpus_score(reduce, original) - corpus_score(reduce, candidate)
-    unseen = unseen_share(n, alpha) * (score_range[1] - score_range[0])
-    bound = max(paired_bootstrap_upper_bound(original, candidate, reduce, alpha), drop + unseen)
-    return Certificate(drop, bound, confidence, n, "bootstrap", finalists)
+    drop = float(drops[0])
+    unseen = unseen_share(rows, alpha) * (score_range[1] - score_range[0])
+    bound = max(_upper_bound(drops, rows, alpha), drop + unseen)
+    return Certificate(drop, bound, confidence, rows, "bootstrap", finalists)
 
 
 def paired_bootstrap_upper_bound(
-    original: Array, candidate: Array, reduce: Reduce, alpha: float, *, resamples: int = 2000, seed: int = 0
+    original: Array, candidate: Array, reduce: Reduce, alpha: float, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
     """Upper bound on reduce(original) - reduce(candidate), approximate: (n, k), (n, k) with the same rows.
 
     Rows are drawn with replacement, the same ones for both networks; the quantile is corrected for bias and skewness
     (BCa, Efron 1987), the skewness from a jackknife over at most 50 groups of rows where Efron leaves out single rows.
     """
-    n = len(original)
-    draw = np.random.default_rng(seed)
+    first, second = (_scored(each, reduce, resamples=resamples, seed=seed) for each in (original, candidate))
+    return _upper_bound(first - second, len(original), alpha)
 
-    def drop_on(rows: npt.NDArray[np.intp]) -> float:
-        return corpus_score(reduce, original[rows]) - corpus_score(reduce, candidate[rows])
 
-    drop = drop_on(np.arange(n))
+def bootstrap_scores(
+    statistics: Array, reduce: Reduce, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Iterator[float]:
+    """What a bootstrap must know of one network, (n, k) -> `bootstrap_size` scores, each a call of `reduce`.
+
+    First the score of all rows, then of rows drawn with replacement, then of those that each jackknife leaves. The same
+    seed draws the same rows, so the scores of two networks pair. One at a time: whoever needs them may look at the
+    clock.
+    """
+    n = len(statistics)
+    yield corpus_score(reduce, statistics)
     if n < 2:
+        return
+    draw = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield corpus_score(reduce, statistics[draw.integers(0, n, n)])
+    for group in np.array_split(draw.permutation(n), _groups(n)):
+        yield corpus_score(reduce, np.delete(statistics, group, axis=0))
+
+
+def bootstrap_size(rows: int) -> int:
+    """How many scores a bootstrap must know of each network."""
+    return 1 if rows < 2 else 1 + RESAMPLES + _groups(rows)
+
+
+def _groups(rows: int) -> int:
+    """Into how many groups the jackknife divides so many rows."""
+    return min(_JACKKNIFE_GROUPS, rows)
+
+
+def _scored(statistics: Array, reduce: Reduce, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    return np.fromiter(bootstrap_scores(statistics, reduce, resamples=resamples, seed=seed), np.float64)
+
+
+def _upper_bound(drops: Floats, rows: int, alpha: float) -> float:
+    """The BCa bound: `drops` are differences of `bootstrap_scores`."""
+    drop = float(drops[0])
+    if rows < 2:
         return drop
-    drops = np.sort([drop_on(draw.integers(0, n, n)) for _ in range(resamples)])
-    groups = np.array_split(draw.permutation(n), min(_JACKKNIFE_GROUPS, n))
-    left_out = np.array([drop_on(np.setdiff1d(np.arange(n), group)) for group in groups])
-    return float(np.quantile(drops, _corrected_share(drops, drop, left_out, 1 - alpha)))
+    resampled, left_out = np.sort(drops[1 : -_groups(rows)]), drops[-_groups(rows) :]
+    return float(np.quantile(resampled, _corrected_share(resampled, drop, left_out, 1 - alpha)))
 
 
 def _corrected_share(drops: Floats, drop: float, left_out: Floats, share: float) -> float:

@@ -72,6 +72,11 @@ class Job:
         """Seconds until the deadline; infinity without one."""
         return float("inf") if self.deadline_s is None else self.deadline_s - time.monotonic()
 
+    @property
+    def end_s(self) -> float:
+        """The `time.monotonic()` of the deadline with its grace; infinity without one."""
+        return float("inf") if self.deadline_s is None else self.deadline_s + self.grace_s
+
     def check_time(self) -> None:
         """Raise TimeUpError past the deadline and its grace: for loops that may take minutes on a slow network."""
         if self.time_left_s() + self.grace_s <= 0:

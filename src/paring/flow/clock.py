@@ -23,8 +23,15 @@ EARLY_LOOKS_SHARE = 0.5
 GRACE_SHARE = 0.5
 """Of the time for the conclusion: what a trial may take of it to come to its end."""
 
-WRITING_SHARE = 0.25
+ENDING_SHARE = 0.25
 """Of the time for the conclusion: what no look may take of it, for the last comparison and for writing."""
+
+ENDING_STARTS = 6
+ENDING_MEASURING_S = 2.0
+"""What these take at the least: two pairs of processes, their measurements, and the processes of the writing."""
+
+WRITING_STARTS = 2
+"""Processes that answer the golden rows of the result and of the original: what is optional may not take their time."""
 
 
 class RunClock:
@@ -36,38 +43,52 @@ class RunClock:
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
-        self._start_s = time.monotonic()
+        self._begin_s = time.monotonic()
         self._spent_before_s = 0.0
         self._decided_s = 0.0
         self._decided_limit_s: float | None = None
         self._look_s = 0.0
+        self._start_s = 0.0
 
     def resume(self, spent_s: float) -> None:
         """An earlier run had spent so much of the limit, also on preparing: what this one did again does not count."""
         self._spent_before_s = spent_s
-        self._start_s = time.monotonic()
+        self._begin_s = time.monotonic()
 
     @property
     def spent_s(self) -> float:
         """Seconds so far."""
-        return self._spent_before_s + time.monotonic() - self._start_s
+        return self._spent_before_s + time.monotonic() - self._begin_s
 
-    def reserve_looks(self, look_s: float) -> None:
-        """Keep time for looks at the certification rows, of which each takes so long."""
-        self._look_s = look_s
+    def reserve(self, look_s: float, start_s: float = 0.0) -> None:
+        """Keep time for looks at the certification rows, and for an end whose processes take so long to start."""
+        self._look_s, self._start_s = look_s, start_s
 
     @property
     def _looks_s(self) -> float:
         return LOOKS * self._look_s
 
     @property
-    def _conclusion_s(self) -> float:
+    def _usual_conclusion_s(self) -> float:
         return min(LONGEST_CONCLUSION_S, CONCLUSION_SHARE * self.limit_s)
+
+    @property
+    def _ending_s(self) -> float:
+        """For the last comparison and for writing."""
+        return max(ENDING_SHARE * self._usual_conclusion_s, self._least_ending_s)
+
+    @property
+    def _least_ending_s(self) -> float:
+        return ENDING_MEASURING_S + ENDING_STARTS * self._start_s
+
+    @property
+    def _conclusion_s(self) -> float:
+        return max(self._usual_conclusion_s, self._ending_s)
 
     @property
     def grace_s(self) -> float:
         """How long a trial that is under way may go on after the search has to end."""
-        return GRACE_SHARE * self._conclusion_s
+        return min(GRACE_SHARE * self._usual_conclusion_s, self._conclusion_s - self._ending_s)
 
     @property
     def search_limit_s(self) -> float:
@@ -77,12 +98,17 @@ class RunClock:
     @property
     def search_deadline_s(self) -> float:
         """The `time.monotonic()` at which the search has to end."""
-        return self._start_s + self.search_limit_s - self._spent_before_s
+        return self._begin_s + self.search_limit_s - self._spent_before_s
 
     @property
     def deadline_s(self) -> float:
         """The `time.monotonic()` at which the run has to end."""
-        return self._start_s + self.limit_s - self._spent_before_s
+        return self._begin_s + self.limit_s - self._spent_before_s
+
+    @property
+    def writing_deadline_s(self) -> float:
+        """The `time.monotonic()` at which the writing has to begin: what the answer can do without ends there."""
+        return self.deadline_s - WRITING_STARTS * self._start_s
 
     def left_s(self) -> float:
         """Seconds until the run has to end."""
@@ -101,15 +127,15 @@ class RunClock:
         """Whether the search can spare the time for early looks."""
         return EARLY_LOOKS * self._look_s <= EARLY_LOOKS_SHARE * self.search_left_s()
 
-    def check_look(self, row_s: float, rows_left: int) -> None:
-        """Raise TimeUpError where a look that has so many rows left, at so many seconds each, would end too late."""
-        left_s = max(0.0, self.left_s() - WRITING_SHARE * self._conclusion_s)
-        if row_s * rows_left > left_s:
+    def check_look(self, what: str, takes_s: float) -> None:
+        """Raise TimeUpError where `what` is left of a look takes so many seconds, and would end too late."""
+        left_s = max(0.0, self.left_s() - self._ending_s)
+        if takes_s > left_s:
             raise TimeUpError(
-                f"the time limit ended in its look at the certification rows ({rows_left} of them would take "
-                f"{row_s * rows_left:.0f} s more, and {left_s:.0f} s were left): allow more time."
+                f"the time limit has no room for its look at the certification rows ({what} would take "
+                f"{takes_s:.0f} s more, and {left_s:.0f} s were left): allow more time."
             )
 
     def conclusion_left_s(self) -> float:
-        """Seconds until the run has to end, without those that the looks will take."""
-        return self.left_s() - self._looks_s
+        """Seconds until the run has to end, without those that looks, the last comparison and writing will take."""
+        return self.left_s() - self._looks_s - self._least_ending_s

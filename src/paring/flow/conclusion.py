@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from paring.measure.size import network_files
 from paring.report import write_report
 from paring.tune import Candidate, Ranking, Trial
 from paring.tune.playoff import last_standing
+from paring.types import Arrays
 
 GOLDEN_ROWS = 16
 FAMILY = 8
@@ -57,6 +59,7 @@ class Ending:
         self.trials = trials
         self.finals = finals
         self.originals = Originals.of(trials, ranking, prepared.request.time_limit_s)
+        self._golden: dict[str, Arrays] = {}
         self._time_up = prepared.clock.spent_s >= prepared.clock.search_limit_s
 
     def winner(self) -> Winner | str:
@@ -68,25 +71,38 @@ class Ending:
         budget, not_tried = self.prepared.request.budget, self.prepared.not_tried
         return chosen or why_none(self.trials, budget, not_tried, time_up=self._time_up)
 
-    def met(self, one: Trial, other: Trial, time_limit_s: float) -> Comparison:
-        """Both measured in turn, processes started anew until the interval is narrow or the time is spent."""
+    def met(self, one: Trial, other: Trial, time_limit_s: float, deadline_s: float = math.inf) -> Comparison:
+        """Both measured in turn, processes started anew until the interval is narrow or the time is spent.
+
+        Raises TimeUpError where that is not done at the end of the run or at `deadline_s`, a `time.monotonic()`.
+        """
         limit_s = min(COMPARISON_LIMIT_S, max(SHORTEST_COMPARISON_S, time_limit_s))
         workload, seed = self.prepared.workload, self.prepared.request.seed
-        return compare(self.deployment(one), self.deployment(other), workload, time_limit_s=limit_s, seed=seed)
+        first, second = self.deployment(one, deadline_s), self.deployment(other, deadline_s)
+        return compare(first, second, workload, time_limit_s=limit_s, seed=seed)
 
-    def deployment(self, trial: Trial) -> Deployment:
-        """A trial's network in its backend."""
-        return self.finals.deployment(self.candidates[trial.key])
+    def deployment(self, trial: Trial, deadline_s: float = math.inf) -> Deployment:
+        """A trial's network in its backend, until the end of the run or until `deadline_s`."""
+        found = self.finals.deployment(self.candidates[trial.key])
+        return replace(found, deadline_s=min(found.deadline_s, deadline_s))
 
     def over_source(self, chosen: Trial) -> Comparison | None:
         """Against the model as it came: torch as it is, or for a graph the first backend."""
         source = self.originals.source
         if source.key == chosen.key:
             return None
+        with suppress(BackendError), self.spared("a comparison of the result with the model as it came"):
+            clock = self.prepared.clock
+            return self.met(chosen, source, SOURCE_SHARE * clock.left_s(), clock.writing_deadline_s)
+        return None  # It is a figure beside the answer: without it the answer stands.
+
+    @contextmanager
+    def spared(self, what: str) -> Iterator[None]:
+        """Around a part of the answer that is left out, and told, where the time for it ends first."""
         try:
-            return self.met(chosen, source, SOURCE_SHARE * self.prepared.clock.left_s())
-        except BackendError:
-            return None  # It is a figure beside the answer: without it the answer stands.
+            yield
+        except TimeUpError as error:
+            self.prepared.not_tried[what] = str(error)
 
     def kept(self) -> Trial:
         """The original to return where nothing wins: those that may be the fastest have met at length."""
@@ -99,13 +115,16 @@ class Ending:
         frontier = [t for t in self.ranking.frontier(pool) if t.recipe][: FAMILY - 1]
         return [*frontier, self.originals.fastest]
 
-    def write(self, path: Path, trial: Trial, certificate: Certificate | None) -> Artifact:
-        """An artifact of a trial (with the figures that it holds) and golden rows from this machine."""
+    def write(
+        self, path: Path, trial: Trial, certificate: Certificate | None, deadline_s: float = math.inf
+    ) -> Artifact:
+        """An artifact of a trial (with the figures that it holds) and golden rows from this machine.
+
+        Raises TimeUpError where its network has not answered them at `deadline_s`, a `time.monotonic()`.
+        """
         candidate, prepared = self.candidates[trial.key], self.prepared
-        deployment = self.finals.deployment(candidate)
-        inputs, _ = prepared.splits.selection.take(0, min(GOLDEN_ROWS, len(prepared.splits.selection)))
-        batch_size, threads = prepared.request.budget.batch_size, prepared.request.thread_count
-        outputs = golden_outputs(deployment, inputs, batch_size, threads)
+        deployment = replace(self.deployment(trial), deadline_s=deadline_s)
+        golden = self._golden_rows(trial, deployment)
         manifest = Manifest(
             task=prepared.request.task.name,
             signature=prepared.signature,
@@ -113,16 +132,24 @@ class Ending:
             options=candidate.backend.options(),
             recipe=trial.recipe,
             recipe_text=trial.recipe_text,
-            threads=threads,
-            batch_size=batch_size,
+            threads=prepared.request.thread_count,
+            batch_size=prepared.request.budget.batch_size,
             budget=prepared.request.budget,
             measurements=point_json(trial),
             certificate=certificate.to_json() if certificate else None,
             hardware=hardware(),
             version=__version__,
         )
-        outputs = {name: outputs[name] for name in prepared.signature.output_names}
-        return Artifact.write(path, manifest, network_files(deployment.network), (inputs, outputs))
+        return Artifact.write(path, manifest, network_files(deployment.network), golden)
+
+    def _golden_rows(self, trial: Trial, deployment: Deployment) -> tuple[Arrays, Arrays]:
+        """Some rows and the answers to them, which are asked for once: the result is mostly one of the family too."""
+        prepared, budget = self.prepared, self.prepared.request.budget
+        inputs, _ = prepared.splits.selection.take(0, min(GOLDEN_ROWS, len(prepared.splits.selection)))
+        if trial.key not in self._golden:
+            outputs = golden_outputs(deployment, inputs, budget.batch_size, prepared.request.thread_count)
+            self._golden[trial.key] = {name: outputs[name] for name in prepared.signature.output_names}
+        return inputs, self._golden[trial.key]
 
 
 def conclude(
@@ -156,12 +183,15 @@ def conclude(
 
 
 def write_family(ending: Ending, folder: Path, certificates: Mapping[str, Certificate]) -> tuple[Artifact, ...]:
-    """OUT/frontier/NN, fastest first; a member that does not run any more is left out."""
+    """OUT/frontier/NN, fastest first; a member that does not run any more, or has no time to, is left out."""
+    *members, original = ending.family()
     family: list[Artifact] = []
     with replacing_folder(folder) as part:
-        for trial in ending.family():
+        for trial in (*members, original):
             name = f"{len(family) + 1:02d}"
-            with suppress(BackendError, TechniqueError, ExportError, TimeUpError):
-                written = ending.write(part / name, trial, certificates.get(trial.key))
+            # The original is never late: it is what the others are verified against.
+            deadline_s = math.inf if trial is original else ending.prepared.clock.writing_deadline_s
+            with suppress(BackendError, TechniqueError, ExportError), ending.spared(f"{trial} in frontier/"):
+                written = ending.write(part / name, trial, certificates.get(trial.key), deadline_s)
                 family.append(Artifact(folder / name, written.manifest))
     return tuple(family)

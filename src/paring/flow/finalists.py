@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from paring.artifact.files import read_json, write_array, write_json
-from paring.backends.isolated import Deployment, IsolatedSession
-from paring.certify import Certificate, certify, certify_corpus
+from paring.artifact.files import read_json, write_json
+from paring.backends.isolated import Deployment
+from paring.certify import Certificate
 from paring.errors import OutputError, ParingError, TimeUpError
+from paring.flow.looks import ORIGINAL, Looks
 from paring.flow.prepare import FINAL_SHARE, FINALISTS, LAST_SHARE, Prepared
 from paring.tune import Candidate
-from paring.types import Array, CorpusMetric
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Finals:
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
-        self._folder = prepared.folder.trials / "looks"
+        self._looks = Looks(prepared)
         self._log = prepared.folder.trials / "finalists.json"
         self._seen = self._read()
 
@@ -91,42 +89,23 @@ class Finals:
         return next((share for share in (FINAL_SHARE, LAST_SHARE) if share <= left), 0.0)
 
     def deployment(self, candidate: Candidate) -> Deployment:
-        """The candidate's network in its backend."""
-        return Deployment(candidate.backend, self._prepared.networks.build(candidate).network)
+        """The candidate's network in its backend, until the end of the run."""
+        networks = self._prepared.networks
+        return Deployment(candidate.backend, networks.build(candidate).network, deadline_s=networks.job.end_s)
 
     def _looked(self, candidate: Candidate, share: float) -> Finalist:
-        original = self._scores("original", self._prepared.original)
+        later_s = self._looks.bootstraps_s(ORIGINAL, candidate.key)
+        self._looks.score(ORIGINAL, self._prepared.original, later_s)
         try:
-            scores = self._scores(candidate.key, self.deployment(candidate))
+            self._looks.score(candidate.key, self.deployment(candidate), later_s)
         except (OutputError, TimeUpError):
             raise  # Neither is a verdict on the candidate.
         except ParingError as error:  # A network that fails on these rows is no finalist, and the run goes on.
             return Finalist(candidate.key, share, None, str(error), certified=False)
-        certificate = self._certificate(original, scores, share)
-        allowed = self._prepared.request.budget.max_drop
-        return Finalist(candidate.key, share, certificate, "", certified=certificate.meets(allowed))
-
-    def _scores(self, name: str, deployment: Deployment) -> Array:
-        """Scores on the certification split, kept on disk."""
-        file = self._folder / f"{name}.npy"
-        if not file.is_file():
-            scorer = self._prepared.scorer(self._prepared.splits.certification)
-            with IsolatedSession.of(deployment, threads=self._prepared.request.thread_count) as session:
-                scores = scorer.scores(session, self._prepared.clock.check_look)
-            write_array(file, scores)
-        found: Array = np.load(file, allow_pickle=False)
-        return found
-
-    def _certificate(self, original: Array, candidate: Array, share: float) -> Certificate:
-        task, budget = self._prepared.request.task, self._prepared.request.budget
-        confidence = 1 - (1 - budget.confidence) * share
-        if isinstance(task.metric, CorpusMetric):
-            found = certify_corpus(
-                original, candidate, task.metric.reduce, confidence=confidence, score_range=task.score_range
-            )
-        else:
-            found = certify(original, candidate, confidence=confidence, score_range=task.score_range)
-        return replace(found, confidence=budget.confidence, finalists=FINALISTS)
+        budget = self._prepared.request.budget
+        certificate = self._looks.certificate(candidate.key, 1 - (1 - budget.confidence) * share)
+        certificate = replace(certificate, confidence=budget.confidence, finalists=FINALISTS)
+        return Finalist(candidate.key, share, certificate, "", certified=certificate.meets(budget.max_drop))
 
     def _read(self) -> dict[str, Finalist]:
         if not self._log.is_file():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from paring.artifact import foreign_file
 from paring.artifact.files import JsonLines, read_json, remove_parts, write_json
 from paring.errors import OutputError, writing
 from paring.flow.identity import changes
+from paring.flow.pace import Pace
 from paring.tune import Trial
 
 LOCK = ".lock"
@@ -128,12 +128,12 @@ class RunFolder:
                 f"{self.log.file} holds a line that is no trial ({error}): pass --fresh to begin anew."
             ) from error
 
-    def row_time(self, measured_s: float) -> float:
-        """Seconds that a row takes: as measured now, or by the run that is resumed, which must decide as it did."""
-        file = self.trials / "looks" / "row_time.json"
+    def pace(self, measured: Pace) -> Pace:
+        """What answers cost: as measured now, or by the run that is resumed, which must decide as it did."""
+        file = self.trials / "looks" / "pace.json"
         if not file.is_file():
-            write_json(file, measured_s)
-        return float(json.loads(file.read_text(encoding="utf-8")))
+            write_json(file, asdict(measured))
+        return Pace(**read_json(file))
 
     def clear(self) -> None:
         """Discard what an earlier run left."""

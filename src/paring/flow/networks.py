@@ -168,7 +168,11 @@ class Networks:
 
 
 def _applied(technique: Any, before: Any, job: Job) -> Any:
-    """What the technique makes. It may be anybody's code: what it raises is a TechniqueError, but for the disk's."""
+    """What the technique makes. It may be anybody's code: what it raises is a TechniqueError, but for the disk's.
+
+    Raises TimeUpError where the time ended before it.
+    """
+    job.check_time()
     try:
         return technique.apply(before, job)
     except (ParingError, OSError):

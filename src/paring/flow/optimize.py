@@ -126,7 +126,7 @@ class Hunt:
         )
 
     def follow(self, search: Search) -> None:
-        """Until the search is over or the time is up; a trial that the time cuts short is none."""
+        """Until the search is over or the time is up; a trial that the time cuts short is none, and that is told."""
         with suppress(TimeUpError):
             self._rounds(search)
 
@@ -163,7 +163,11 @@ class Hunt:
     def _tried(self, numbers: dict[str, int]) -> Callable[[Candidate], Trial]:
         def tried(candidate: Candidate) -> Trial:
             self.told.say(str(candidate))
-            return self.known.get(candidate.key) or self.runner.run(candidate, numbers[candidate.key])
+            try:
+                return self.known.get(candidate.key) or self.runner.run(candidate, numbers[candidate.key])
+            except TimeUpError as error:
+                self.prepared.not_tried[str(candidate)] = str(error)
+                raise
 
         return tried
 

@@ -16,7 +16,7 @@ from paring.flow.certifiable import Certifiable
 from paring.flow.clock import LOOKS
 from paring.flow.networks import Networks
 from paring.flow.prepare import FINAL_SHARE, task_signature
-from paring.flow.reference import check_limit, row_time
+from paring.flow.reference import pace_of
 from paring.flow.request import Request
 from paring.techniques.base import described
 from paring.tune import Candidate, Ranking, Scene
@@ -77,10 +77,8 @@ class Times:
     @classmethod
     def of(cls, request: Request, networks: Networks, probes: tuple[Probe, ...], splits: Splits) -> Times:
         """By running the original on a few rows. Raises BudgetError where the time limit can't hold what it takes."""
-        row_s = row_time(request, networks, probes, splits.selection)
-        selection, certification = len(splits.selection), len(splits.certification)
-        check_limit(request.time_limit_s, selection + certification, row_s)
-        return cls(selection * row_s, LOOKS * certification * row_s)
+        pace = pace_of(request, networks, probes, splits)
+        return cls(len(splits.selection) * pace.row_s, LOOKS * pace.look_s(len(splits.certification)))
 
     def told(self, trials: int, prepared_s: float, time_limit_s: float, *, training: bool) -> str:
         """In one sentence, with what it supposes."""

@@ -13,7 +13,7 @@ from paring import __version__
 from paring.artifact.files import write_array
 from paring.backends.base import Backend
 from paring.backends.isolated import Deployment
-from paring.backends.probe import Probe, probe
+from paring.backends.probe import PROBE_LIMIT_S, Probe, probe
 from paring.data.batches import sample
 from paring.data.checks import check_all_labels, check_graph_inputs, check_task
 from paring.data.job import Job
@@ -24,6 +24,7 @@ from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.identity import identity
 from paring.flow.networks import Networks
+from paring.flow.pace import Pace
 from paring.flow.paired import Scorer
 from paring.flow.reference import reference
 from paring.flow.request import Request
@@ -44,13 +45,16 @@ FINAL_SHARE = 0.6
 LAST_SHARE = 0.3
 """Of what may go wrong (1 - confidence): an early look and two final ones, of which the first is the most ambitious."""
 
+PROBING_SHARE = 0.5
+"""Of the limit, for what probes may take: a runtime that hangs in its probe leaves the time for the others."""
+
 
 @dataclass(frozen=True)
 class Prepared:
     """A run that is ready to search. `original_scores` are those of the selection rows.
 
     `job` ends with the search, and the job of `networks` with the run: a finalist is made again where it must be.
-    `not_tried` gathers what the search does not propose, with the reason.
+    `pace` tells what looks take, `not_tried` what is not proposed or had no time, with the reason.
     """
 
     request: Request
@@ -63,6 +67,7 @@ class Prepared:
     finished: list[Trial]
     original: Deployment
     original_scores: Array
+    pace: Pace
     workload: Workload
     smallest_certifiable_drop: float
     not_tried: dict[str, str] = field(default_factory=dict)
@@ -104,6 +109,7 @@ class Prepared:
                 budget=self.request.budget,
                 threads=self.request.thread_count,
                 unavailable=self.unavailable,
+                whole=self.networks.job,
             )
             try:
                 yield runner
@@ -123,13 +129,12 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     # Whatever a technique does with its job, it sees no certification row.
     shown = replace(request.task, evaluate=Shown(splits.selection, signature))
     job = replace(Job.of(shown, seed=request.seed, threads=request.thread_count), say=told.say)
-    networks = Networks(job, signature, folder.trials)
-    probes = probe(request.all_backends())
+    networks = Networks(replace(job, deadline_s=clock.deadline_s), signature, folder.trials)
+    probes = probe(request.all_backends(), time_limit_s=min(PROBE_LIMIT_S, PROBING_SHARE * request.time_limit_s))
     told.say(f"scores of the original on {len(splits.selection)} rows")
-    # A run that goes on has found before that its rows fit the limit.
-    due = 0 if finished else len(splits.selection) + len(splits.certification)
-    original, scores, row_s = reference(request, networks, probes, splits.selection, due)
-    clock.reserve_looks(len(splits.certification) * folder.row_time(row_s))
+    original, scores, measured = reference(request, networks, probes, splits, resumed=bool(finished))
+    pace = folder.pace(measured)
+    clock.reserve(pace.look_s(len(splits.certification)), pace.start_s)
     if finished:
         clock.resume(max(trial.elapsed_s for trial in finished))
     certifiable = certifiable.knowing(scores)
@@ -146,8 +151,9 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         splits=splits,
         probes=probes,
         finished=finished,
-        original=original,
+        original=replace(original, deadline_s=clock.deadline_s),
         original_scores=scores,
+        pace=pace,
         workload=Workload(inputs, request.budget.batch_size, request.thread_count),
         smallest_certifiable_drop=certifiable.smallest_drop,
     )

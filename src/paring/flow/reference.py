@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,8 +17,10 @@ from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.probe import Probe
 from paring.data.batches import model_call
 from paring.data.rows import Rows
-from paring.errors import BackendError, BudgetError, ExportError, TaskError
+from paring.data.split import Splits
+from paring.errors import BackendError, BudgetError, ExportError, TaskError, TimeUpError
 from paring.flow.networks import Networks
+from paring.flow.pace import Pace, bootstrap_time, check_bootstraps, check_limit
 from paring.flow.paired import Scorer
 from paring.flow.request import Request
 from paring.measure.agreement import COMPARED_ROWS, answers, neighbour_effect, relative_error
@@ -32,76 +33,86 @@ EXPORT_TOLERANCE = 0.01
 ORIGINAL_NEIGHBOUR_TOLERANCE = 0.01
 """How far the original's answer to a row may move with the other rows of its batch: float kernels stay far below."""
 
-
-ANSWERS = 2.0
-"""To each row of `evaluate` that a run can't do without: the original's, and those of one candidate."""
-
-ROOMY_ANSWERS = 2.5
-"""What leaves time for a search beside them."""
-
 Found = TypeVar("Found")
 
 
 def reference(
-    request: Request, networks: Networks, probes: tuple[Probe, ...], selection: Rows, due: int
-) -> tuple[Deployment, Array, float]:
-    """The original on the first backend that runs it, its scores on the selection rows, and the seconds of a row.
+    request: Request, networks: Networks, probes: tuple[Probe, ...], splits: Splits, *, resumed: bool
+) -> tuple[Deployment, Array, Pace]:
+    """The original on the first backend that runs it, its scores on the selection rows, and what they took.
 
-    Raises BudgetError as soon as it is known that the limit can't hold the answers to `due` rows.
+    Raises BudgetError as soon as it is known that the limit can't hold the answers to all rows, or what is computed
+    from them. A run that is resumed has found before that it can.
     """
-    scorer = Scorer(request.task, networks.signature, selection, request.budget.batch_size)
+    rows, certified = splits.selection, len(splits.certification)
+    scorer = Scorer(request.task, networks.signature, rows, request.budget.batch_size)
+    due = 0 if resumed else len(rows) + certified
 
-    def scored(session: IsolatedSession) -> tuple[Array, float]:
-        _check_export(request, session, selection, networks.signature)
-        _check_rows_apart(session, selection, request.budget.batch_size)
+    def scored(session: IsolatedSession, start_s: float) -> tuple[Array, Pace]:
+        _check_export(request, session, rows, networks.signature)
+        _check_rows_apart(session, rows, request.budget.batch_size)
         begin_s = time.monotonic()
         scores = scorer.scores(session, lambda row_s, _: check_limit(request.time_limit_s, due, row_s))
         row_s = (time.monotonic() - begin_s) / len(scores)
+        bootstrap_s = bootstrap_time(request.task, scores, certified)
+        if not resumed:
+            check_bootstraps(request.time_limit_s, certified, bootstrap_s)
         scorer.paired(scores, scores)  # A CorpusMetric may fail on the parts of the rows that it will be given.
-        return scores, row_s
+        return scores, Pace(start_s, row_s, bootstrap_s)
 
-    original, (scores, row_s) = on_first_backend(request, networks, probes, scored)
-    return original, scores, row_s
+    original, (scores, pace) = on_first_backend(request, networks, probes, scored)
+    return original, scores, pace
 
 
-def row_time(request: Request, networks: Networks, probes: tuple[Probe, ...], rows: Rows) -> float:
-    """Seconds that the original takes for a row, by as few rows as tell it; 0 where all of them take next to none."""
+def pace_of(request: Request, networks: Networks, probes: tuple[Probe, ...], splits: Splits) -> Pace:
+    """What the original's answers take, by as few rows as tell it; 0 a row where all of them take next to none.
+
+    Raises BudgetError where the limit can't hold the answers to all rows.
+    """
+    rows, certified = splits.selection, len(splits.certification)
     scorer = Scorer(request.task, networks.signature, rows, request.budget.batch_size)
 
-    def timed(session: IsolatedSession) -> float:
-        return next((row_s for _, row_s in scorer.paced(session) if row_s is not None), 0.0)
+    def timed(session: IsolatedSession, start_s: float) -> Pace:
+        parts: list[Array] = []
+        row_s: float | None = None
+        for part, row_s in scorer.paced(session):
+            parts.append(part)
+            if row_s is not None:
+                break
+        return Pace(start_s, row_s or 0.0, bootstrap_time(request.task, np.concatenate(parts), certified))
 
-    return on_first_backend(request, networks, probes, timed)[1]
-
-
-def check_limit(time_limit_s: float, rows: int, row_s: float) -> None:
-    """Raise BudgetError where the limit can't hold ANSWERS to so many rows, at the original's seconds for each."""
-    if ANSWERS * rows * row_s <= time_limit_s:
-        return
-    raise BudgetError(
-        f"time_limit_s={time_limit_s:g} is too short for the {rows} rows of evaluate: the original takes "
-        f"{1e3 * row_s:.3g} ms a row here, and answering each once with it and once with a candidate takes "
-        f"{ANSWERS * rows * row_s:.0f} s. Allow at least {math.ceil(ROOMY_ANSWERS * rows * row_s)} s, or give evaluate "
-        f"at most {int(time_limit_s / (ROOMY_ANSWERS * row_s))} rows."
-    )
+    _, pace = on_first_backend(request, networks, probes, timed)
+    check_limit(request.time_limit_s, len(rows) + certified, pace.row_s)
+    check_bootstraps(request.time_limit_s, certified, pace.bootstrap_s)
+    return pace
 
 
 def on_first_backend(
-    request: Request, networks: Networks, probes: tuple[Probe, ...], use: Callable[[IsolatedSession], Found]
+    request: Request, networks: Networks, probes: tuple[Probe, ...], use: Callable[[IsolatedSession, float], Found]
 ) -> tuple[Deployment, Found]:
-    """The original on the first backend that runs it, and what `use` found with it there."""
+    """The original on the first backend that runs it, and what `use` found with it there.
+
+    `use` is given the session and the seconds until it was loaded. Raises BackendError where none runs it, and
+    BudgetError where the time ends meanwhile.
+    """
     reasons = request.unusable(probes)
     for backend in request.usable_backends(reasons.copy()):
         for_one_thread = partial(backend.variants, request.budget, 1)
         variants = [backend] if isinstance(backend, Backend) else offered(backend.name, for_one_thread, reasons)
         if not variants:
             continue
-        deployment = Deployment(variants[0], networks.exported((), variants[0]) / NETWORK_FILES[variants[0].format])
+        network = networks.exported((), variants[0]) / NETWORK_FILES[variants[0].format]
+        deployment = Deployment(variants[0], network, deadline_s=networks.job.end_s)
+        begin_s = time.monotonic()
         try:
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:
-                return deployment, use(session)
+                return deployment, use(session, time.monotonic() - begin_s)
         except BackendError as error:
             reasons[backend.name] = str(error)
+        except TimeUpError as error:
+            raise BudgetError(
+                f"time_limit_s={request.time_limit_s:g} is too short for the original: {error}"
+            ) from error
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "none was given"
     raise BackendError(f"no backend can run this network ({told}): see `paring doctor`.")
 

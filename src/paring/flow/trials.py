@@ -10,6 +10,7 @@ from threading import Lock
 import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
+from paring.data.job import Job
 from paring.errors import BackendError, DataError, OutputError, ParingError, TimeUpError, disk_refused
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
@@ -41,7 +42,8 @@ class TrialRunner:
     """Turns candidates into trials. Nothing that a candidate does ends the run, except an interrupt.
 
     Trials take turns, whichever threads they come from: they share a machine that is measured, and networks that are
-    made once. One whose time is up raises TimeUpError.
+    made once. One whose time is up raises TimeUpError: the job of `networks` ends with the search, `whole` with the
+    run.
     """
 
     networks: Networks
@@ -52,16 +54,22 @@ class TrialRunner:
     budget: Budget
     threads: int
     unavailable: dict[str, str]
+    whole: Job
     turn: Lock = field(default_factory=Lock)
 
     def run(self, candidate: Candidate, number: int) -> Trial:
         """The trial of a candidate."""
         with self.turn:
-            if self.networks.job.time_left_s() <= 0:
+            if self._job(candidate).time_left_s() <= 0:
                 raise TimeUpError(f"the time limit ended before {candidate} could be tried: allow more time.")
             start_s = time.monotonic()
             trial = self._outcome(candidate, number)
         return replace(trial, wall_time_s=round(time.monotonic() - start_s, 3))
+
+    def _job(self, candidate: Candidate) -> Job:
+        """The search's, or the run's for the original that all others are compared with: nothing goes without it."""
+        first = not candidate.recipe and str(candidate.backend) == self.reference
+        return self.whole if first else self.networks.job
 
     def _outcome(self, candidate: Candidate, number: int) -> Trial:
         def ended(outcome: Outcome, reason: object) -> Trial:
@@ -89,7 +97,8 @@ class TrialRunner:
 
     def _measured(self, trial: Trial, candidate: Candidate, built: Built) -> Trial:
         """Speed first, as it is known within a second; then the drop, on as many rows as it takes."""
-        deployment = Deployment(candidate.backend, built.network)
+        job = self._job(candidate)
+        deployment = Deployment(candidate.backend, built.network, deadline_s=job.end_s)
         with IsolatedSession.of(deployment, threads=self.threads) as session:
             comparison = self.yardstick.compare_loaded(session, deployment, time_limit_s=COMPARISON_TIME_S)
             trial = replace(
@@ -103,21 +112,21 @@ class TrialRunner:
                 reference=self.reference,
             )
             self._check_rows_apart(session)
-            return self._scored(trial, session)
+            return self._scored(trial, session, job)
 
     def _check_rows_apart(self, session: IsolatedSession) -> None:
         effect = neighbour_effect(session, self.scorer.rows, self.scorer.batch_size)
         if not effect <= NEIGHBOUR_TOLERANCE:
             raise BackendError(f"its answers move by {effect:.1%} when a row is run alone and not in a batch.")
 
-    def _scored(self, trial: Trial, session: IsolatedSession) -> Trial:
+    def _scored(self, trial: Trial, session: IsolatedSession, job: Job) -> Trial:
         """The trial with its drop, on no more rows than it takes to see that it is too large."""
         scores = self.original_scores[:0]
         for stop in self._slices():
             for part in self.scorer.chunks(session, len(scores), stop):
                 scores = np.concatenate([scores, part])
                 if len(scores) < len(self.original_scores):
-                    self.networks.job.check_time()
+                    job.check_time()
             paired = self.scorer.paired(self.original_scores, scores)
             trial = replace(trial, score=paired.score, drop=paired.drop, rows=stop, drop_deviation=paired.deviation)
             # A structure that is to be trained is judged by how much it lost: that must be known well.

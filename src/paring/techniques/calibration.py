@@ -83,7 +83,7 @@ def _histograms(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dic
     seen = {name: Histogram() for name in tensors}
     if not tensors:
         return seen
-    with graph_runner(with_outputs(graph, tensors), threads=job.threads) as session:
+    with graph_runner(with_outputs(graph, tensors), threads=job.threads, deadline_s=job.end_s) as session:
         rows_left, rows_a_run = 0, 0
         for batch in graph_inputs(graph, job):
             if not rows_a_run:
@@ -112,7 +112,7 @@ def absolute_maxima(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) ->
     largest: dict[str, Array] = {}
     if not tensors:
         return largest
-    with graph_runner(with_outputs(graph, tensors), threads=job.threads) as session:
+    with graph_runner(with_outputs(graph, tensors), threads=job.threads, deadline_s=job.end_s) as session:
         for batch in graph_inputs(graph, job):
             for piece in in_pieces(batch, 16):
                 job.check_time()

@@ -77,7 +77,7 @@ class MixedPrecision(GraphTechnique):
         model, switch = switchable(Graph(graph), list(inputs), parameters, per_channel=per_channel)
         damage = dict.fromkeys(inputs, 0.0)
         left = SENSITIVITY_ROWS
-        with graph_runner(model, threads=job.threads) as session:
+        with graph_runner(model, threads=job.threads, deadline_s=job.end_s) as session:
             for batch in graph_inputs(graph, job):
                 for piece in in_pieces(batch, SENSITIVITY_ROWS):
                     if left <= 0:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paring.data.batches import mapped, model_call, sample, tensors_of
 from paring.data.job import Job
 from paring.errors import DataError, TaskError, TechniqueError
+from paring.graph.folding import folded
 from paring.ops.distillation import (
     as_logits,
     cosine_gap,
@@ -67,7 +68,7 @@ class Distiller:
 
     def __init__(self, teaching: Teaching, job: Job) -> None:
         self.teaching, self.task_loss = teaching, job.task.loss
-        self.teacher = copy.deepcopy(job.original).eval().requires_grad_(False)
+        self.teacher = _quick_to_answer(copy.deepcopy(job.original).eval(), job).requires_grad_(False)
         self._channels_last = is_convolutional(self.teacher)
         if self._channels_last:
             with_layout_(self.teacher, torch.channels_last)
@@ -154,6 +155,15 @@ def _class_outputs(outputs: Sequence[Tensor], targets: Iterable[Tensor]) -> set[
     """The places of outputs that hold class scores: for each target the first that fits, as hidden states may too."""
     fits = ((place for place, output in enumerate(outputs) if holds_classes(output, target)) for target in targets)
     return {place for each in fits if (place := next(each, None)) is not None}
+
+
+def _quick_to_answer(teacher: nn.Module, job: Job) -> nn.Module:
+    """The teacher without the batch norms that can be folded: its answers take a good part of each training step."""
+    try:
+        return folded(teacher, placed(job.calibrate[0][0], device_of(teacher), channels_last=False))
+    except TechniqueError as error:
+        job.say(f"the teacher keeps its batch norms: {error}")
+        return teacher
 
 
 def _labelled_example(job: Job) -> Batch:

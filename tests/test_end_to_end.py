@@ -24,7 +24,7 @@ from paring.graph.export import export_onnx, export_program, signature_of
 from paring.techniques.base import GraphTechnique, Technique
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_channels import PruneChannels
-from paring.tune import training
+from paring.tune import trainers
 from paring.types import Budget, Coverage, LayerChange, Task
 from tests.metered import Metered
 
@@ -37,7 +37,7 @@ def short_comparisons() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials, "COMPARISON_TIME_S", 0.2)
         patch.setattr(conclusion, "COMPARISON_LIMIT_S", 2.0)
-        patch.setattr(training, "MOST_EPOCHS", 20)
+        patch.setattr(trainers, "MOST_EPOCHS", 20)
         yield
 
 
@@ -146,6 +146,8 @@ def test_inputs_outputs_and_targets_by_name_with_training_rows_that_have_no_labe
     trained = [t for t in result.trials if "FineTune" in t.recipe_text]
     assert trained
     assert {t.outcome for t in trained} <= {"measured", "stopped-early"}, [t.reason for t in trained]
+    settings = [step["settings"] for t in trained for step in t.recipe if step["technique"] == "FineTune"]
+    assert {each["epochs"] for each in settings} == {1, 2}
     assert min(t.drop for t in trained if t.drop is not None) <= 0.2
     assert result.status == "improved"
     signature = Artifact.open(tmp_path / "best").manifest.signature

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import paring
 from paring.flow import conclusion
 from paring.flow.result import Result
+from paring.techniques import FineTune
 from tests import sleepy
 from tests.refusing import Bug, Coarse, Foldered, Thin, Untraceable
 from tests.sleepy_backend import Undecided
@@ -18,13 +20,14 @@ from tests.sleepy_backend import Undecided
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Result]:
+    task = sleepy.task()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conclusion, "COMPARISON_LIMIT_S", 2.0)
         yield paring.optimize(
-            sleepy.task(),
+            replace(task, train=task.evaluate),
             out=tmp_path_factory.mktemp("run"),
             time_limit_s=300,
-            techniques=[Bug, Untraceable, Foldered, Thin(), Coarse()],
+            techniques=[Bug, Untraceable, Foldered, FineTune, Thin(), Coarse()],
             backends=[Undecided, sleepy.Sleepy()],
             threads=1,
             progress=False,
@@ -39,6 +42,7 @@ def test_what_can_not_propose_is_told_and_the_rest_runs(result: Result) -> None:
         "Untraceable": "layer 'fc' can't be traced.",
         "Foldered": "folder=PosixPath('cache') of Foldered can't be stored as JSON: "
         "give a plain finite number, a text, a truth value, None, or a list or dict of these.",
+        "FineTune": "it mends what a smaller network lost, and nothing makes this one smaller.",
         "undecided": "proposing its settings raised OSError: no table of cores.",
     }
     page = unescape(result.report.read_text())

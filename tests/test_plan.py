@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,9 @@ def test_without_a_technique_that_trains_no_structure_is_planned(tmp_path: Path)
 
 
 def test_objects_and_what_fails_or_lacks_a_backend(tmp_path: Path) -> None:
-    task = sleepy.task()
-    prune = PruneChannels(ratio=0.25)
-    plan = planned(task, prune, Bug, Untraceable, Half, HalfPrecision, sleepy.Cheapen(), out=tmp_path)
+    prune, task = PruneChannels(ratio=0.25), sleepy.task()
+    task = replace(task, train=task.evaluate)
+    plan = planned(task, prune, Bug, Untraceable, FineTune, Half, HalfPrecision, sleepy.Cheapen(), out=tmp_path)
     tried = [row["recipe"] for row in plan["tried"]]
     assert "PruneChannels(ratio=0.25)" in tried
     assert "Cheapen" in tried
@@ -108,3 +109,10 @@ def test_a_graph_needs_no_module_and_says_what_does(tmp_path: Path) -> None:
     assert reasons(plan)["FineTune"] == reasons(plan)["RemoveBlocks(count=1)"]
     assert reasons(plan)["FineTune"] == "the task is a graph: it needs the network as an nn.Module."
     assert "Cheapen" in [row["recipe"] for row in plan["tried"]]
+
+
+def test_a_training_with_nothing_to_mend_is_told(tmp_path: Path) -> None:
+    rows = [sleepy.rows(1500)]
+    plan = planned(Task(sleepy.network(), rows, train=rows), PruneChannels, RemoveBlocks, FineTune, out=tmp_path)
+    assert {row["stage"] for row in plan["tried"]} == {"baseline"}
+    assert reasons(plan)["FineTune"] == "it mends what a smaller network lost, and nothing makes this one smaller."

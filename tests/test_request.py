@@ -15,7 +15,7 @@ from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.torch import Torch
 from paring.errors import InputError
 from paring.flow import optimize
-from paring.techniques.base import Technique
+from paring.techniques.base import Technique, TrainingTechnique
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.prune_channels import PruneChannels
@@ -48,6 +48,11 @@ class Plain(refusing.Unapplied):
 
 
 @dataclass(frozen=True)
+class Endless(TrainingTechnique):
+    """Trains, and can't be told for how long."""
+
+
+@dataclass(frozen=True)
 class Kindless(Technique):
     """Of no kind that is ever applied."""
 
@@ -71,6 +76,10 @@ class Cheapen(sleepy.Cheapen):
         ),
         ({"techniques": [Torch()]}, "techniques holds Torch(compiled=False, channels_last=False"),
         ({"techniques": [Kindless()]}, "techniques holds Kindless(): give the name, the class or an object"),
+        (
+            {"techniques": [Endless]},
+            "Endless trains and has no field `epochs`: add one, the passes over `train`.",
+        ),
         ({"backends": [Int8Static]}, "int8_static.Int8Static'>: give the name, the class or an object of a Backend."),
         ({"backends": [Backend]}, "base.Backend'>: give the name, the class or an object of a Backend."),
         (
@@ -78,7 +87,7 @@ class Cheapen(sleepy.Cheapen):
             "Cheapen is called 'Cheapen' like tests.test_request.Cheapen: give",
         ),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_no_technique_or_backend_is_refused(asked: Any, given: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as error:

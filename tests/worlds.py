@@ -153,15 +153,33 @@ class Without(Narrow):
 
 @dataclass(frozen=True)
 class Teach(TrainingTechnique, Narrow):
+    """Leaves 1 / (1 + skill * epochs) of the drop that can be mended."""
+
     epochs: int = 1
+    skill: float = 1.0
 
     def with_epochs(self, epochs: int) -> Self:
         assert epochs >= 1, "FineTune refuses this"
-        return replace(self, epochs=epochs)
+        return super().with_epochs(epochs)
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         yield cls()
+
+
+@dataclass(frozen=True)
+class Coach(Teach):
+    """Has a better second setting."""
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls()
+        yield cls(skill=5.0)
+
+
+@dataclass(frozen=True)
+class Clumsy(Teach):
+    """Fails each time."""
 
 
 @dataclass
@@ -191,8 +209,8 @@ class World:
         for at, technique in enumerate(candidate.recipe, 1):
             part = candidate.recipe[:at]
             match technique:
-                case Teach(epochs=epochs):
-                    drop = for_good + (drop - for_good) / (1 + epochs)
+                case Teach(epochs=epochs, skill=skill):
+                    drop = for_good + (drop - for_good) / (1 + skill * epochs)
                     spent_s += 0.0 if part in self.trained else 4.0 * epochs
                     self.trained.append(part)
                 case Without(names=names):
@@ -206,6 +224,8 @@ class World:
                     ratio, drop = ratio * 16 / bits, drop + {8: 0.001, 7: 0.002, 6: 0.02, 5: 0.03, 4: 0.3}[bits]
         self.clock_s -= spent_s
         ratio *= self.luck if candidate.stage == "post-training" else 1.0
+        if any(isinstance(technique, Clumsy) for technique in candidate.recipe):
+            return Trial.of(candidate, number, "failed", "Clumsy failed")
         trial = Trial.of(candidate, number, "measured")
         return replace(
             trial,

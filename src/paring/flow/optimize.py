@@ -46,8 +46,9 @@ def optimize(
 
     Returns what was found; `result.values` is result.json. With `resume` a run that was cut short goes on; without it
     what an earlier run left in `out` is discarded. `techniques` and `backends` (None: all that are installed) take
-    names and classes, whose variants are tried, and objects, which are tried as they are. `executor` runs the trials
-    of a round, as the built-in `map` does; threads are safe and no faster: trials take turns, since two at a time would
+    names and classes, whose variants are tried, and objects, which are tried as they are: a training that
+    is an object has its own number of epochs, or as many of them as the time limit holds. `executor` runs the trials of
+    a round, as the built-in `map` does; threads are safe and no faster: trials take turns, since two at a time would
     disturb each other's measurement. Raises InputError (and its kinds) for what can't be used, BackendError where no
     runtime works here.
     """

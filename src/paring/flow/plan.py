@@ -21,7 +21,7 @@ from paring.flow.request import Request
 from paring.techniques.base import described
 from paring.tune import Candidate, Ranking, Scene
 from paring.tune.post_training import first_baselines, first_techniques, other_baselines
-from paring.tune.training import Training
+from paring.tune.structures import planned
 
 TRIAL_S = 4.0
 """What a trial takes beside building its network and scores: two processes, a second of timing."""
@@ -48,8 +48,7 @@ def make_plan(request: Request) -> dict[str, Any]:
         known_s = time.monotonic() - begin_s
         stages = (first_baselines(scene), first_techniques(scene), other_baselines(scene))
         known = {candidate.key: candidate for stage in stages for asked in stage for candidate in asked}
-        training = Training(scene, {}, ())
-        structures = training.structures() if training.trainer and request.task.train is not None else ()
+        structures = planned(scene)
     trained = [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures]
     not_tried = request.unusable(probes) | scene.not_tried
     told = times.told(len(known), known_s, request.time_limit_s, training=bool(trained))

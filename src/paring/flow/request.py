@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ from paring.backends.base import Backend
 from paring.backends.cores import usable_cores
 from paring.backends.probe import Probe
 from paring.errors import BudgetError, InputError, in_words, quoted
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
 from paring.tune import Candidate, Trial
 from paring.tune.candidate import check_storable
 from paring.types import Budget, Task
@@ -106,6 +106,8 @@ def _check_all(kind: registry.Kind, given: Iterable[Any], *bases: type) -> None:
             wanted = " or ".join(base.__name__ for base in bases)
             raise InputError(f"{kind}s holds {quoted(one)}: give the name, the class or an object of a {wanted}.")
         _check_name(kind, found, owners)
+        if issubclass(found, TrainingTechnique):
+            _check_epochs(found)
         if one is not found:
             check_storable(one)
         if isinstance(one, Backend):
@@ -121,6 +123,12 @@ def _check_name(kind: registry.Kind, found: type, owners: dict[str, type]) -> No
             f"{found.__qualname__} is called {name!r} like {owner.__module__}.{owner.__qualname__}: "
             "give it a name of its own."
         )
+
+
+def _check_epochs(found: type[TrainingTechnique]) -> None:
+    """Raise InputError for a training that the search could not make longer or shorter."""
+    if not is_dataclass(found) or "epochs" not in {each.name for each in fields(found)}:
+        raise InputError(f"{found.__name__} trains and has no field `epochs`: add one, the passes over `train`.")
 
 
 def _check_comes_back(backend: Backend) -> None:

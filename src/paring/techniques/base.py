@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from paring.backends.precision import ExecutionPrecision
@@ -72,11 +72,17 @@ class ModuleTechnique(Technique):
 
 
 class TrainingTechnique(ModuleTechnique):
-    """A module technique that takes gradient steps: it needs the task's `train` data, and time."""
+    """A module technique that takes gradient steps: it needs the task's `train` data, and time.
 
-    @abstractmethod
+    One of its fields is `epochs`, the passes over the training data. The search chooses them for the settings that
+    `variants` proposes; of an object that was passed it keeps them, as far as the time limit holds them.
+    """
+
+    epochs: int
+
     def with_epochs(self, epochs: int) -> Self:
-        """The same technique with so many passes over the training data."""
+        """The same training, longer or shorter."""
+        return replace(self, epochs=epochs)  # type: ignore[type-var]
 
 
 class GraphTechnique(Technique):

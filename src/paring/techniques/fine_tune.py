@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -16,7 +16,7 @@ from paring.graph.macs import layer_costs
 from paring.techniques.base import TrainingTechnique
 from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import fit_
-from paring.train.mixing import Mixing
+from paring.train.mixing import Mixing, can_mix
 from paring.train.settings import Training
 from paring.types import Coverage, LayerChange
 
@@ -30,6 +30,9 @@ class FineTune(TrainingTechnique):
     alone. `learning_rate` is the peak of a one-cycle schedule that ends with the epochs or with the job's deadline,
     whichever comes first. Unlike the paper, half the batches of inputs that can be mixed are (`mixing`), and judged by
     the original alone: it keeps the copy close to the original on inputs that neither has seen.
+
+    The search chooses the epochs of `FineTune`. Those of an object, as `FineTune(epochs=3)`, it keeps: the structures
+    may be raced with fewer, and the long training gets as many of them as the time limit holds, never more.
     """
 
     epochs: int = 30
@@ -68,16 +71,12 @@ class FineTune(TrainingTechnique):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """Long, short and without mixed inputs; none without training data or parameters."""
+        """With mixed inputs, where they can be mixed, and without; none without training data or parameters."""
         if job.task.train is None or not any(True for _ in model.parameters()):
             return
         yield cls()
-        yield cls(epochs=8, mixing="none")
-        yield cls(mixing="none")
-
-    def with_epochs(self, epochs: int) -> Self:
-        """The same training, longer or shorter."""
-        return replace(self, epochs=epochs)
+        if can_mix(job.calibrate[0][0], cls.mixing):
+            yield cls(mixing="none")
 
     def _training(self, precision: str) -> Training:
         return Training(self.epochs, self.learning_rate, precision="float32" if precision == "float32" else "auto")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
-from paring.techniques.base import Recipe
+from paring.techniques.base import Recipe, TrainingTechnique
+from paring.tune.trainers import Trainer
 
 MILDER = 1.1
 """A structure that costs so many times as much is a milder one."""
@@ -22,12 +23,27 @@ class Racer:
     """
 
     start: Recipe
+    trainer: Trainer
     cost: float
     drop: float
     deviation: float
     epochs: int = 0
     kept_epochs: int = 0
     epoch_s: float = 0.0
+
+    @property
+    def most_epochs(self) -> int:
+        """Of the next training."""
+        return self.trainer.most_epochs(self.kept_epochs)
+
+    @property
+    def fewest_epochs(self) -> int:
+        """Of a long training: those that come to more than it was raced for, where it may have so many."""
+        return max(1, min(self.most_epochs, self.epochs - self.kept_epochs + 1))
+
+    def training(self, epochs: int) -> TrainingTechnique:
+        """The next training, with so many epochs."""
+        return self.trainer.technique.with_epochs(epochs)
 
     def after(self, epochs: int, rate: float) -> float:
         """The drop that so many epochs more would leave."""

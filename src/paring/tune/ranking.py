@@ -15,6 +15,9 @@ LEAST_CHANCE = 0.25
 ALIKE = 0.05
 """Bytes on disk or in memory that differ by no more do not set a trial apart: a process's memory is noisy."""
 
+LUCK = 1.2
+"""By so much the best of many quick figures may be too good: a lucky one must not end the search for better ones."""
+
 
 @dataclass(frozen=True)
 class Ranking:

@@ -1,0 +1,101 @@
+"""Structures: smaller networks that a training may mend, and what they cost as long as they are untrained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from paring.techniques.base import ModuleTechnique, Recipe, Technique
+from paring.tune.allocation import allocated, divided
+from paring.tune.candidate import Candidate
+from paring.tune.racer import Racer
+from paring.tune.ranking import LUCK
+from paring.tune.scene import Scene, Steps
+from paring.tune.trainers import Trainer, is_training, tell_untrained, trainers
+from paring.tune.trial import Trial
+
+STRUCTURE_VARIANTS = 5
+MOST_STRUCTURES = 20
+PROBE_SHARE = 0.12
+PARTS_SHARE = 0.06
+
+LEAST_GAIN = 0.95
+"""A structure is raced only if it costs at most this share of the best recipe without training."""
+
+NO_STRUCTURE = "it mends what a smaller network lost, and nothing makes this one smaller."
+NO_GAIN = "it mends what a smaller network lost, and none that was measured gained enough to be worth it."
+
+
+def planned(scene: Scene) -> list[Recipe]:
+    """What will be probed as far as it is known beforehand: parts, and combinations of what does not divide.
+
+    None without a training to follow; and without any structure there is no training, which is told.
+    """
+    if not trainers(scene):
+        return []
+    parts = [divided(scene, technique) for technique in scene.techniques]
+    pairs = zip(scene.techniques, parts, strict=True)
+    whole = combined([_settings(scene, technique) for technique, found in pairs if not found])
+    structures: list[Recipe] = [*((part,) for found in parts for part in found), *whole]
+    if not structures:
+        tell_untrained(scene, NO_STRUCTURE)
+    return structures
+
+
+def probed(scene: Scene, trials: Sequence[Trial], tail: Candidate, trainer: Trainer) -> Steps[list[Racer]]:
+    """Measure structures untrained in front of the tail while there is time for it; those worth a race, cheapest first.
+
+    Without any there is no training, which is told.
+    """
+    until_s = scene.time_left_s() * (1 - PROBE_SHARE)
+    ladders = yield from _ladders(scene, trials, tail)
+    structures = combined(ladders)
+    racers: list[Racer] = []
+    for structure in structures:
+        if racers and scene.time_left_s() < until_s:
+            break
+        for trial in (yield [tail.behind(structure)]):
+            # One that was tried alone before may have been given up on its drop: training is what mends that.
+            if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
+                cost, deviation = scene.ranking.cost(trial), trial.drop_deviation or 0.0
+                racers.append(Racer(structure, trainer, cost, trial.drop, deviation))
+    worth = _worth_racing(scene, trials, racers)
+    if not worth:
+        tell_untrained(scene, NO_GAIN if structures else NO_STRUCTURE)
+    return worth
+
+
+def _ladders(scene: Scene, trials: Sequence[Trial], tail: Candidate) -> Steps[list[list[ModuleTechnique]]]:
+    """The steps of each technique that makes structures: its parts, joined, else its own settings."""
+    until_s = scene.time_left_s() * (1 - PARTS_SHARE)
+    tail_cost = next(scene.ranking.cost(trial) for trial in trials if trial.key == tail.key)
+    ladders: list[list[ModuleTechnique]] = []
+    for technique in scene.techniques:
+        steps = yield from allocated(scene, technique, tail, tail_cost, until_s, STRUCTURE_VARIANTS)
+        ladders.append(steps or _settings(scene, technique))
+    return ladders
+
+
+def _settings(scene: Scene, technique: Technique | type[Technique]) -> list[ModuleTechnique]:
+    """What a structural technique proposes; nothing for any other kind."""
+    return [] if is_training(technique) else scene.module_variants(technique, STRUCTURE_VARIANTS)
+
+
+def _worth_racing(scene: Scene, trials: Sequence[Trial], racers: Sequence[Racer]) -> list[Racer]:
+    """Those that gain enough and that no other one beats in both cost and harm, the cheapest first."""
+    best = scene.ranking.best(trials)
+    limit = LUCK * LEAST_GAIN * scene.ranking.cost(best) if best else float("inf")
+    kept: list[Racer] = []
+    for racer in sorted(racers, key=lambda r: (r.cost, r.drop)):
+        if racer.cost <= limit and (not kept or racer.drop < kept[-1].drop):
+            kept.append(racer)
+    return kept
+
+
+def combined(ladders: Sequence[Sequence[ModuleTechnique]]) -> list[Recipe]:
+    """Every way to take a step of a ladder or none, of each one, the first steps first; at most MOST_STRUCTURES."""
+    choices = [(None, *ladder) for ladder in ladders if ladder]
+    steps = sorted(product(*(range(len(choice)) for choice in choices)), key=lambda s: (sum(s), s))
+    chosen = [[choice[i] for choice, i in zip(choices, step, strict=True)] for step in steps]
+    recipes: list[Recipe] = [tuple(t for t in techniques if t) for techniques in chosen if any(techniques)]
+    return recipes[:MOST_STRUCTURES]

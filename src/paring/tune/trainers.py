@@ -1,0 +1,49 @@
+"""Which trainings there are to choose from, and how many epochs each may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paring.techniques.base import Technique, TrainingTechnique
+from paring.tune.proposing import kind_of, told
+from paring.tune.scene import Scene
+
+TRAINER_VARIANTS = 3
+
+MOST_EPOCHS = 200
+"""Of one training whose epochs the search chooses."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A training; `asked_epochs` is the number that came with an object, None where the search chooses it."""
+
+    technique: TrainingTechnique
+    asked_epochs: int | None = None
+
+    def most_epochs(self, kept_epochs: int) -> int:
+        """Of the next training of a network that has had so many: what was asked for is the sum of all of them."""
+        return MOST_EPOCHS if self.asked_epochs is None else self.asked_epochs - kept_epochs
+
+
+def is_training(technique: Technique | type[Technique]) -> bool:
+    """Whether a class or object is a technique that trains."""
+    return issubclass(kind_of(technique), TrainingTechnique)
+
+
+def trainers(scene: Scene) -> list[Trainer]:
+    """The first settings of each technique that trains, then the second ones, and so on; none without training data."""
+    if scene.job.task.train is None:
+        return []
+    ranked: list[tuple[int, Trainer]] = []
+    for technique in filter(is_training, scene.techniques):
+        for rank, variant in enumerate(scene.module_variants(technique, TRAINER_VARIANTS)):
+            if isinstance(variant, TrainingTechnique):
+                ranked.append((rank, Trainer(variant, variant.epochs if variant is technique else None)))
+    return [trainer for _, trainer in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def tell_untrained(scene: Scene, reason: str) -> None:
+    """Say why no technique that trains is tried; a reason that was told before stays."""
+    for technique in filter(is_training, scene.techniques):
+        scene.not_tried.setdefault(told(technique), reason)

@@ -1,0 +1,169 @@
+"""Which training is tried, and how long: objects keep their epochs, several are raced, and the rest is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import pytest
+from torch import nn
+
+from paring.data.job import Job
+from paring.tune import trainers
+from paring.tune.training import RACE_EPOCHS
+from paring.types import Budget
+from tests.worlds import Clumsy, Coach, Int, Narrow, Teach, World, explore, world
+
+
+@dataclass(frozen=True)
+class Twin(Teach):
+    """Has a second setting that is hardly better."""
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls()
+        yield cls(skill=1.1)
+
+
+@dataclass(frozen=True)
+class Rigid(Narrow):
+    """Finds nothing to make smaller."""
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        return iter(())
+
+
+def trainings(there: World) -> list[tuple[Teach, ...]]:
+    """The trainings of each recipe that has one, in the order in which they were asked for."""
+    found = (tuple(t for t in candidate.recipe if isinstance(t, Teach)) for candidate in there.asked)
+    return [each for each in found if each]
+
+
+def long_ones(there: World) -> set[Teach]:
+    return {training for each in trainings(there) for training in each if training.epochs > RACE_EPOCHS}
+
+
+@pytest.mark.parametrize("time_s", [200.0, 1000.0])
+def test_the_long_training_has_the_epochs_of_the_object_that_was_given(time_s: float) -> None:
+    there = world(techniques=(Int, Narrow, Teach(epochs=30)), time_s=time_s)
+    explore(there)
+    assert long_ones(there) == {Teach(epochs=30)}
+    assert all(sum(training.epochs for training in each) <= 30 for each in trainings(there))
+
+
+def test_the_search_chooses_the_epochs_of_a_class() -> None:
+    there = world(techniques=(Int, Narrow, Teach))
+    explore(there)
+    assert max(training.epochs for training in long_ones(there)) > 30
+
+
+def test_where_the_time_is_short_an_object_gets_the_epochs_that_it_holds() -> None:
+    there = world(techniques=(Int, Narrow, Teach(epochs=30)), time_s=100.0)
+    explore(there)
+    longest = max(training.epochs for each in trainings(there) for training in each)
+    assert 2 < longest < 30
+    assert there.clock_s >= -10
+
+
+def test_fewer_epochs_than_a_race_are_tried_on_each_leading_backend() -> None:
+    there = world(techniques=(Int, Narrow, Teach(epochs=2)))
+    explore(there)
+    assert {training.epochs for each in trainings(there) for training in each} == {1, 2}
+    assert {str(c.backend) for c in there.asked if Teach(epochs=2) in c.recipe} == {"fast", "fast(lanes=2)"}
+
+
+def test_another_setting_that_is_clearly_better_takes_over() -> None:
+    there = world(techniques=(Int, Narrow, Coach))
+    explore(there)
+    assert {training.skill for training in long_ones(there)} == {5.0}
+    raced = {c.recipe[0] for c in there.asked if Coach(epochs=1, skill=5.0) in c.recipe}
+    assert len(raced) == 1
+
+
+def test_a_setting_that_is_hardly_better_is_raced_and_does_not_take_over() -> None:
+    there = world(techniques=(Int, Narrow, Twin))
+    explore(there)
+    assert {training.skill for training in long_ones(there)} == {1.0}
+    assert any(training.skill == 1.1 for each in trainings(there) for training in each)
+
+
+def test_every_technique_that_trains_is_raced() -> None:
+    there = world(techniques=(Int, Narrow, Teach, Coach))
+    explore(there)
+    assert {str(training.with_epochs(1)) for each in trainings(there) for training in each} == {
+        "Teach",
+        "Coach",
+        "Coach(skill=5.0)",
+    }
+    assert {str(training.with_epochs(1)) for training in long_ones(there)} == {"Coach(skill=5.0)"}
+
+
+def test_where_one_training_fails_the_next_one_takes_its_place() -> None:
+    there = world(techniques=(Int, Narrow, Clumsy, Teach))
+    search = explore(there)
+    assert {training.name for training in long_ones(there)} == {"Teach"}
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    assert "Teach" in best.recipe_text
+
+
+def test_an_object_that_loses_the_race_is_told() -> None:
+    there = world(techniques=(Int, Narrow, Teach(epochs=30), Teach(epochs=40, skill=5.0)))
+    explore(there)
+    assert long_ones(there) == {Teach(epochs=40, skill=5.0)}
+    assert there.scene.not_tried["Teach(epochs=30)"] == (
+        "raced for 5 epochs, Teach(epochs=40, skill=5.0) promised about as much or more."
+    )
+
+
+def test_with_nothing_to_make_smaller_a_training_is_told_and_not_tried() -> None:
+    there = world(techniques=(Int, Rigid, Teach))
+    explore(there)
+    assert not trainings(there)
+    assert there.scene.not_tried["Rigid"] == "it proposes no settings of its own for this network."
+    assert there.scene.not_tried["Teach"] == "it mends what a smaller network lost, and nothing makes this one smaller."
+
+
+def test_where_no_smaller_network_gains_enough_a_training_is_told_and_not_tried() -> None:
+    there = world(techniques=(Int(8), Narrow(0.25), Teach, Coach))
+    there.luck = 1.5
+    explore(there)
+    assert not trainings(there)
+    reason = "it mends what a smaller network lost, and none that was measured gained enough to be worth it."
+    assert there.scene.not_tried["Teach"] == there.scene.not_tried["Coach"] == reason
+
+
+@pytest.mark.parametrize(
+    ("time_s", "told"),
+    [
+        (20.0, "no smaller network was worth a long training in the time that was left, so it was not raced."),
+        (30.0, "the time that was left held no race against another training."),
+    ],
+)
+def test_a_training_that_is_not_raced_for_want_of_time_is_told(time_s: float, told: str) -> None:
+    there = world(techniques=(Int(8), Narrow(0.5), Teach, Coach), time_s=time_s)
+    explore(there)
+    assert {training.name for each in trainings(there) for training in each} == {"Teach"}
+    assert there.scene.not_tried["Coach"] == there.scene.not_tried["Coach(skill=5.0)"] == told
+
+
+def test_time_that_two_long_trainings_leave_goes_to_a_cheaper_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainers, "MOST_EPOCHS", 12)
+    there = world(techniques=(Int(8), Narrow, Teach), time_s=2000.0)
+    search = explore(there)
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    assert best.recipe[0]["settings"] == {"ratio": 0.5}
+    assert [step["settings"]["epochs"] for step in best.recipe if step["technique"] == "Teach"] == [12, 12]
+    assert sum(training == Teach(epochs=12) for each in trainings(there) for training in each[-1:]) >= 3
+
+
+def test_what_no_training_mends_is_not_trained_to_the_end_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainers, "MOST_EPOCHS", 12)
+    there = world(techniques=(Int(8), Narrow(0.5), Teach), time_s=5000.0, budget=Budget(max_drop=0.01))
+    there.floor = 0.3
+    explore(there)
+    assert max(len(each) for each in trainings(there)) == 2
+    assert there.clock_s > 4000

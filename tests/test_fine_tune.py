@@ -326,10 +326,9 @@ def test_nan_from_the_network_is_no_result() -> None:
         SHORT.apply(student, job_of())
 
 
-def test_variants_are_distinct_and_run() -> None:
-    variants = list(FineTune.variants(fresh(), job_of()))
-    assert len(variants) == len({str(variant) for variant in variants}) >= 2
-    after = replace(variants[-1], epochs=1).apply(fresh(), job_of())
+def test_what_it_proposes_runs() -> None:
+    (variant,) = FineTune.variants(fresh(), job_of())
+    after = replace(variant, epochs=1).apply(fresh(), job_of())
     assert all(torch.isfinite(value).all() for value in tensors_of(after(digits()[0][0][0])))
 
 

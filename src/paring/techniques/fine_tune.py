@@ -16,7 +16,7 @@ from paring.graph.macs import layer_costs
 from paring.techniques.base import TrainingTechnique
 from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import fit_
-from paring.train.mixing import Mixing, can_mix
+from paring.train.mixing import Mixing
 from paring.train.settings import Training
 from paring.types import Coverage, LayerChange
 
@@ -71,12 +71,9 @@ class FineTune(TrainingTechnique):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """With mixed inputs, where they can be mixed, and without; none without training data or parameters."""
-        if job.task.train is None or not any(True for _ in model.parameters()):
-            return
-        yield cls()
-        if can_mix(job.calibrate[0][0], cls.mixing):
-            yield cls(mixing="none")
+        """One, as each more takes from the time for the long training; none without training data or parameters."""
+        if job.task.train is not None and any(True for _ in model.parameters()):
+            yield cls()
 
     def _training(self, precision: str) -> Training:
         return Training(self.epochs, self.learning_rate, precision="float32" if precision == "float32" else "auto")

@@ -78,7 +78,7 @@ def test_another_setting_that_is_clearly_better_takes_over() -> None:
     there = world(techniques=(Int, Narrow, Coach))
     explore(there)
     assert {training.skill for training in long_ones(there)} == {5.0}
-    raced = {c.recipe[0] for c in there.asked if Coach(epochs=1, skill=5.0) in c.recipe}
+    raced = {c.recipe[0] for c in there.asked if Coach(epochs=RACE_EPOCHS, skill=5.0) in c.recipe}
     assert len(raced) == 1
 
 

@@ -116,7 +116,7 @@ class Training:
         if chosen is None or chosen.epoch_s > lap_s:
             self.scene.not_tried.setdefault(str(rival.technique), NO_TIME if chosen else NOT_WORTH_IT)
             return raced
-        done = yield from self._raced(replace(chosen, trainer=rival), lap_s)
+        done = yield from self._lap(replace(chosen, trainer=rival), min(chosen.epochs, rival.most_epochs(0)))
         if done is None:
             return raced
         before, after = (racer.after(self._affordable(1.0, racer), CURVE_RATE) for racer in (chosen, done))

@@ -6,20 +6,22 @@ Nothing here imports torch: what serves an artifact needs these types and no tra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from paring.errors import BudgetError, TaskError
+from paring.errors import BudgetError, TaskError, quoted
 from paring.ops.scores import accuracy, cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+T = TypeVar("T")
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
 """Named arrays as a session takes and gives them; axis 0 is the batch."""
@@ -115,6 +117,19 @@ def _check_readable(field: str, data: Any) -> None:
         raise TaskError(f"{field} is an iterator and can be read only once: pass a list or a DataLoader.")
 
 
+def is_number(value: Any) -> bool:
+    """A finite real number that a float can hold; truth values are none, and no text is."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_whole(value: Any) -> bool:
+    """A whole number that `is_number`, of Python's own type, which JSON can hold."""
+    return isinstance(value, int) and is_number(value)
+
+
 def _is_range(values: Any) -> bool:
     """Two finite numbers, the lower first."""
     if not (isinstance(values, tuple | list) and len(values) == 2):
@@ -136,18 +151,21 @@ class Budget:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if not self.max_drop >= 0:
-            raise BudgetError(f"max_drop={self.max_drop} must be 0 or more: it is the score that may be lost.")
-        if not 0.5 <= self.confidence < 1:
-            raise BudgetError(f"confidence={self.confidence} must be at least 0.5 and below 1, for example 0.95.")
+        if not (is_number(self.max_drop) and self.max_drop >= 0):
+            told = f"max_drop={quoted(self.max_drop)}"
+            raise BudgetError(f"{told} must be 0 or more, a finite number: it is the score that may be lost.")
+        if not (is_number(self.confidence) and 0.5 <= self.confidence < 1):
+            told = f"confidence={quoted(self.confidence)}"
+            raise BudgetError(f"{told} must be a number of at least 0.5 and below 1, for example 0.95.")
         if self.objective not in OBJECTIVES:
-            raise BudgetError(f"objective={self.objective!r} is unknown: choose one of {', '.join(OBJECTIVES)}.")
-        if self.batch_size < 1:
-            raise BudgetError(f"batch_size={self.batch_size} must be 1 or more.")
+            told = f"objective={quoted(self.objective)}"
+            raise BudgetError(f"{told} is unknown: choose one of {', '.join(OBJECTIVES)}.")
+        if not (is_whole(self.batch_size) and self.batch_size >= 1):
+            raise BudgetError(f"batch_size={quoted(self.batch_size)} must be 1 or more, a whole number.")
         for limit in ("max_latency_ms", "max_size_bytes", "max_memory_bytes"):
             value = getattr(self, limit)
-            if value is not None and not value > 0:
-                raise BudgetError(f"{limit}={value} must be above 0, or None for no limit.")
+            if value is not None and not (is_number(value) and value > 0):
+                raise BudgetError(f"{limit}={quoted(value)} must be a finite number above 0, or None for no limit.")
 
 
 Structure = Literal["tensor", "tuple", "dict"]
@@ -180,6 +198,21 @@ class Signature:
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in the order of the answer."""
         return tuple(spec.name for spec in self.outputs)
+
+    @property
+    def graph_output_names(self) -> tuple[str, ...]:
+        """The same in an exported ONNX graph, which has each name once: an output called like an input has another."""
+        taken = {*self.input_names, *self.output_names}
+        names = []
+        for name in self.output_names:
+            names.append(unused(f"{name}_output", taken) if name in self.input_names else name)
+            taken.add(names[-1])
+        return tuple(names)
+
+    def as_named(self, answers: dict[str, T]) -> dict[str, T]:
+        """What a session answers, under `output_names`, where a graph called some of them otherwise."""
+        own = dict(zip(self.graph_output_names, self.output_names, strict=True))
+        return {own.get(name, name): value for name, value in answers.items()}
 
 
 class Session(Protocol):
@@ -221,6 +254,12 @@ class Coverage:
         """Share of all parameters, or of all MACs, that lies in the changed layers; 0 where nothing is counted."""
         total = sum(getattr(layer, of) for layer in self.layers)
         return sum(getattr(layer, of) for layer in self.layers if layer.changed) / total if total else 0.0
+
+
+def unused(hint: str, taken: Container[str]) -> str:
+    """The hint where it is not taken, else the first with a number behind it that is not."""
+    numbered = (f"{hint}_{number}" for number in count(1))
+    return next(name for name in chain([hint], numbered) if name not in taken)
 
 
 def named(values: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from paring.artifact.files import write_scratch_array
 from paring.backends.base import Backend
 from paring.backends.process import WorkerProcess, class_reference
-from paring.types import Array, Arrays
+from paring.types import Array, Arrays, Signature
 
 STALL_LIMIT_S = 300.0
 """A process is stopped after so long without a sign of life: time to load a network, or to run one batch."""
@@ -22,7 +22,7 @@ STALL_LIMIT_S = 300.0
 
 @dataclass(frozen=True)
 class Deployment:
-    """A network's file in a backend, not loaded yet.
+    """A network's file in a backend, not loaded yet; without a `signature` its outputs have the names in the file.
 
     Whoever waits for its process waits until `deadline_s`, a `time.monotonic()`: so whoever knows how long a run may
     take says it once, and all that is done with the deployment ends with the run.
@@ -30,6 +30,7 @@ class Deployment:
 
     backend: Backend
     network: Path
+    signature: Signature | None = None
     device: str = "cpu"
     deadline_s: float = math.inf
 
@@ -50,6 +51,7 @@ class IsolatedSession:
         network: Path,
         *,
         threads: int,
+        signature: Signature | None = None,
         device: str = "cpu",
         time_limit_s: float = STALL_LIMIT_S,
         deadline_s: float = math.inf,
@@ -63,6 +65,7 @@ class IsolatedSession:
             "device": device,
         }
         self._limit_s, self._deadline_s = time_limit_s, deadline_s
+        self._signature = signature
         self._worker = WorkerProcess(str(backend))
         try:
             self._ask(command)
@@ -77,6 +80,7 @@ class IsolatedSession:
             deployment.backend,
             deployment.network,
             threads=threads,
+            signature=deployment.signature,
             device=deployment.device,
             time_limit_s=time_limit_s,
             deadline_s=deployment.deadline_s,
@@ -90,7 +94,7 @@ class IsolatedSession:
             for number, (name, array) in enumerate(inputs.items()):
                 files[name] = str(write_scratch_array(Path(folder) / f"input-{number}.npy", array))
             answer = self._ask({"command": "run", "inputs": files, "folder": folder})
-            return {name: np.load(file) for name, file in answer["outputs"].items()}
+            return {name: np.load(file) for name, file in self._as_named(answer["outputs"]).items()}
 
     def run_rows(
         self, inputs: Mapping[str, Path], *, start: int, stop: int, batch_size: int, folder: Path
@@ -109,7 +113,11 @@ class IsolatedSession:
             "folder": str(folder.resolve()),
         }
         answer = self._ask(command)
-        return {name: Path(file) for name, file in answer["outputs"].items()}
+        return {name: Path(file) for name, file in self._as_named(answer["outputs"]).items()}
+
+    def _as_named(self, files: dict[str, str]) -> dict[str, str]:
+        """The user's names for the outputs, where they are known."""
+        return files if self._signature is None else self._signature.as_named(files)
 
     def time_block(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from paring import registry
 from paring.artifact import Artifact
 from paring.backends.base import Backend
 from paring.errors import ArtifactError, BackendError, InputError
-from paring.types import Session
+from paring.types import Arrays, Session, Signature
 
 
 def load(
@@ -21,8 +22,23 @@ def load(
     Raises ArtifactError where a file is missing or damaged, BackendError where its runtime does not work here.
     """
     artifact = Artifact.chosen(path)
-    backend = backend_of(artifact, backends)
-    return backend.load(artifact.network, threads=thread_count(artifact, threads), device=device)
+    backend, signature = backend_of(artifact, backends), artifact.manifest.signature
+    session = backend.load(artifact.network, threads=thread_count(artifact, threads), device=device)
+    return session if signature.graph_output_names == signature.output_names else _Named(session, signature)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A session under the signature's names, where a graph had to call some outputs otherwise."""
+
+    session: Session
+    signature: Signature
+
+    def run(self, inputs: Arrays) -> Arrays:
+        return self.signature.as_named(self.session.run(inputs))
+
+    def close(self) -> None:
+        self.session.close()
 
 
 def thread_count(artifact: Artifact, threads: int | None) -> int:

@@ -91,7 +91,8 @@ class Finals:
     def deployment(self, candidate: Candidate) -> Deployment:
         """The candidate's network in its backend, until the end of the run."""
         networks = self._prepared.networks
-        return Deployment(candidate.backend, networks.build(candidate).network, deadline_s=networks.job.end_s)
+        network = networks.build(candidate).network
+        return Deployment(candidate.backend, network, networks.signature, deadline_s=networks.job.end_s)
 
     def _looked(self, candidate: Candidate, share: float) -> Finalist:
         later_s = self._looks.bootstraps_s(ORIGINAL, candidate.key)

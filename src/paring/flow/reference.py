@@ -102,7 +102,7 @@ def on_first_backend(
         if not variants:
             continue
         network = networks.exported((), variants[0]) / NETWORK_FILES[variants[0].format]
-        deployment = Deployment(variants[0], network, deadline_s=networks.job.end_s)
+        deployment = Deployment(variants[0], network, networks.signature, deadline_s=networks.job.end_s)
         begin_s = time.monotonic()
         try:
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:

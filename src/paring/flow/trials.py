@@ -98,7 +98,7 @@ class TrialRunner:
     def _measured(self, trial: Trial, candidate: Candidate, built: Built) -> Trial:
         """Speed first, as it is known within a second; then the drop, on as many rows as it takes."""
         job = self._job(candidate)
-        deployment = Deployment(candidate.backend, built.network, deadline_s=job.end_s)
+        deployment = Deployment(candidate.backend, built.network, self.scorer.signature, deadline_s=job.end_s)
         with IsolatedSession.of(deployment, threads=self.threads) as session:
             comparison = self.yardstick.compare_loaded(session, deployment, time_limit_s=COMPARISON_TIME_S)
             trial = replace(

@@ -83,7 +83,7 @@ def _home(artifact: Artifact) -> Path:
 
 def deployment_of(artifact: Artifact, backends: Sequence[type[Backend]] = ()) -> Deployment:
     """The artifact's network in its backend with its options."""
-    return Deployment(backend_of(artifact, backends), artifact.network)
+    return Deployment(backend_of(artifact, backends), artifact.network, artifact.manifest.signature)
 
 
 def _same_machine(recorded: dict[str, Any]) -> Check:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from paring.data.batches import DTYPES, mapped, model_call, rows_in, tensors_of
-from paring.errors import ExportError, TaskError, in_words
+from paring.errors import ExportError, TaskError, in_words, quoted
+from paring.graph.names import name_values_
 from paring.types import Signature, Structure, TensorSpec
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def _check_outputs(outputs: Any) -> None:
     if not isinstance(outputs, Tensor | tuple | list | dict) or not tensors_of(outputs):
         what = "an empty" if isinstance(outputs, tuple | list | dict) else "a"
         raise TaskError(f"the network returns {what} {type(outputs).__name__}: {wanted}")
+    for name in outputs if isinstance(outputs, dict) else ():
+        if not (isinstance(name, str) and name):
+            raise TaskError(
+                f"the network returns a dict with the key {quoted(name)}: name each of its outputs by a str."
+            )
     for value in tensors_of(outputs):
         if not isinstance(value, Tensor):
             raise TaskError(
@@ -112,11 +118,15 @@ def export_program(model: nn.Module, inputs: Any) -> ExportedProgram:
 
 def _export_message(model: nn.Module, error: BaseException) -> str:
     """One sentence with the innermost frame of the user's own code and the module that it belongs to."""
-    cause = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
     return (
-        f"the network can't be exported{_user_frame(model, error)}: {cause.strip().rstrip('.')}. "
+        f"the network can't be exported{_user_frame(model, error)}: {_cause(error)}. "
         "Replace control flow that depends on the data by tensor operations such as torch.where."
     )
+
+
+def _cause(error: BaseException) -> str:
+    """The first line that the exporter says, which may be many or none, without a full stop."""
+    return next((text.strip().rstrip(".") for text in str(error).splitlines() if text.strip()), type(error).__name__)
 
 
 def _user_frame(model: nn.Module, error: BaseException) -> str:
@@ -140,19 +150,12 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> onnx.ModelPro
     """The exported program as an ONNX graph with the signature's names."""
     with quiet_exporter():
         try:
-            exported = torch.onnx.export(
-                program,
-                input_names=list(signature.input_names),
-                output_names=list(signature.output_names),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
+            exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
+            assert exported is not None
+            graph = exported.model_proto
+            name_values_(graph.graph, signature)
         except Exception as error:
-            cause = str(error).strip().splitlines()[0]
-            raise ExportError(f"the network can't be written as an ONNX graph: {cause}") from error
-    assert exported is not None
-    graph = exported.model_proto
+            raise ExportError(f"the network can't be written as an ONNX graph: {_cause(error)}.") from error
     for node in graph.graph.node:
         # The exporter notes where in the user's source each node comes from: paths that do not belong in an artifact.
         del node.metadata_props[:]

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from paring.errors import TechniqueError
 from paring.graph.onnx_layers import skeleton
+from paring.types import unused
 
 Array = npt.NDArray[Any]
 
@@ -30,11 +31,6 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 def opset(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that the model is written in."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
-
-
-def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """The model's metadata entries."""
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 class Graph:
@@ -92,9 +88,7 @@ class Graph:
 
     def unique(self, hint: str) -> str:
         """A name that nothing in the graph bears yet, equal to the hint where that is free."""
-        name, count = hint, 1
-        while name in self._names:
-            name, count = f"{hint}_{count}", count + 1
+        name = unused(hint, self._names)
         self._names.add(name)
         return name
 
@@ -168,14 +162,19 @@ class Graph:
         return self.model
 
 
+def subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
+    """The graphs inside a node, such as the branches of an If."""
+    for entry in node.attribute:
+        yield from (*entry.graphs, *((entry.g,) if entry.HasField("g") else ()))
+
+
 def _captured_names(node: onnx.NodeProto) -> Iterable[str]:
     """Names that the node's subgraphs read, at any depth."""
-    for entry in node.attribute:
-        for inner in (*entry.graphs, *((entry.g,) if entry.HasField("g") else ())):
-            for child in inner.node:
-                yield from child.input
-                yield from _captured_names(child)
-            yield from (value.name for value in inner.output)
+    for inner in subgraphs(node):
+        for child in inner.node:
+            yield from child.input
+            yield from _captured_names(child)
+        yield from (value.name for value in inner.output)
 
 
 def _topological(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:

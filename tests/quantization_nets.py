@@ -44,6 +44,10 @@ def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto
     return helper.make_node(op, inputs.split(" "), [output], name=f"{op}_{output}", **attributes)
 
 
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def weights(*shape: int, seed: int = 0) -> Array:
     fan_in = max(int(np.prod(shape[1:])), 1)
     return (np.random.default_rng(seed).normal(size=shape) / np.sqrt(fan_in)).astype(np.float32)

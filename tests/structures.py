@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.data.job import Job
+from paring.graph.macs import layer_costs
 from paring.types import Inputs, Targets, Task
 
 
@@ -25,6 +26,11 @@ def trained(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def job_of(model: nn.Module, inputs: Inputs, targets: Targets = None) -> Job:
     return Job.of(Task(model, [(inputs, targets)]))
+
+
+def macs(model: nn.Module, inputs: Inputs) -> int:
+    """Of all layers, for one row."""
+    return sum(cost.macs for cost in layer_costs(model, inputs).values())
 
 
 def images(rows: int = 4, channels: int = 3, size: int = 8) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Self
 import pytest
 
 import paring
-from paring.backends.probe import probe
+from paring.backends.probe import Probe, probe
+from paring.backends.torch import Torch
 from paring.errors import ArtifactError, BackendError, InputError
 from paring.flow.request import Request
 from paring.types import Budget, Session
@@ -24,6 +25,7 @@ class Remote(Sleepy):
     """Needs to be told where."""
 
     address: str
+    port: int = 0
 
     name: ClassVar[str] = "remote"
 
@@ -64,6 +66,37 @@ def test_an_object_is_probed_with_its_own_options() -> None:
     assert "nobody answers at there" in silent.reason
     assert plain.reason is not None
     assert "the backend remote needs the option 'address': pass an object that has it" in plain.reason
+
+
+@pytest.mark.usefixtures("short_comparisons")
+def test_objects_of_one_backend_stand_each_for_its_own_options(tmp_path: Path) -> None:
+    result = paring.optimize(
+        sleepy.task(),
+        out=tmp_path,
+        time_limit_s=120,
+        techniques=[sleepy.Cheapen()],
+        backends=[Remote("there"), Remote("here"), Remote("here", port=1)],
+        threads=1,
+        progress=False,
+    )
+    assert result.status == "improved", result.reason
+    (gone,) = result.values["unavailable"]
+    assert gone["backend"] == "remote(address=there)"
+    assert "nobody answers at there" in gone["reason"]
+    tried = {(trial.recipe_text, trial.backend_text) for trial in result.trials}
+    assert tried == {
+        (recipe, backend)
+        for recipe in ("original", "Cheapen")
+        for backend in ("remote(address=here)", "remote(address=here, port=1)")
+    }
+
+
+def test_what_one_object_lacks_is_not_held_against_another(tmp_path: Path) -> None:
+    eager, compiled = Torch(), Torch(compiled=True)
+    request = Request(sleepy.task(), Budget(), tmp_path, backends=[eager, compiled, Torch])
+    unusable = request.unusable([Probe("torch", None), Probe("torch", "no compiler"), Probe("torch", None)])
+    assert unusable == {"torch(compiled=True)": "no compiler"}
+    assert request.usable_backends(unusable) == (eager, Torch)
 
 
 def test_its_artifact_is_loaded_again_with_its_options(tmp_path: Path) -> None:

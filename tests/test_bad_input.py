@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import paring
-from paring.errors import BudgetError, ParingError, TaskError
-from paring.flow.request import Request
+from paring.errors import BudgetError, InputError, ParingError, TaskError
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_channels import PruneChannels
-from paring.types import Batch, Budget, CorpusMetric, Task
+from paring.types import Batch, CorpusMetric, Task
 from tests import sleepy
 from tests.command_line import HEAD, refused, typed
 from tests.metered import Metered
@@ -86,6 +85,28 @@ class Wraps(nn.Module):
 )
 def test_batches_that_are_no_pairs_of_tensors(tmp_path: Path, batch: Any, says: str) -> None:
     assert says in refusal(tmp_path, Task(sleepy.network(), [batch]))
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "says"),
+    [
+        ([1, 2, 3], "batch 0 of evaluate is a int: give pairs (inputs, targets)"),
+        ("rows.npz", "batch 0 of evaluate is a str: give pairs (inputs, targets)"),
+        ({"x": POINTS}, "batch 0 of evaluate is a str: give pairs (inputs, targets)"),
+        ([None], "batch 0 of evaluate is a NoneType: give pairs (inputs, targets)"),
+        ((POINTS, CLASSES), "batch 0 of evaluate is a Tensor: give pairs (inputs, targets)"),
+        (sleepy.network(), "evaluate is a Linear and can't be iterated: pass a list of batches or a DataLoader"),
+        (
+            torch.utils.data.TensorDataset(POINTS, CLASSES),
+            "batch 0 of evaluate has targets of shape (): axis 0 must be the rows of the batch; a DataLoader makes",
+        ),
+    ],
+    ids=range(7),
+)
+def test_data_that_is_no_list_of_batches(tmp_path: Path, evaluate: Any, says: str) -> None:
+    with pytest.raises(TaskError) as error:
+        optimized(tmp_path, Task(sleepy.network(), evaluate))
+    assert says in str(error.value)
 
 
 class Later:
@@ -226,14 +247,30 @@ def test_a_corpus_metric_is_made_of_functions() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"time_limit_s": "20m"}, "time_limit_s='20m' must be a number of seconds"),
+        ({"task": sleepy.network()}, "task is a Linear: pass paring.Task(model, evaluate=[...])."),
+        ({"budget": 0.01}, "budget=0.01 is no Budget: pass for example Budget(max_drop=0.01)."),
+        ({"budget": 0}, "budget=0 is no Budget"),
+        ({"budget": {"max_drop": 0.01}}, "budget={'max_drop': 0.01} is no Budget"),
+        ({"out": 3}, "out=3 is no folder: pass its path, a str or a pathlib.Path."),
+        (
+            {"time_limit_s": "20m"},
+            "time_limit_s='20m' must be a finite number of at least 10 seconds, for example 1200.",
+        ),
+        ({"time_limit_s": 10**400}, "must be a finite number of at least 10 seconds"),
+        ({"time_limit_s": True}, "time_limit_s=True must be a finite number of at least 10 seconds"),
         ({"threads": "2"}, "threads='2' must be a whole number of 1 or more"),
         ({"threads": 1.5}, "threads=1.5 must be a whole number of 1 or more"),
+        ({"threads": True}, "threads=True must be a whole number of 1 or more"),
+        ({"seed": True}, "seed=True must be a whole number of 0 or more"),
+        ({"executor": 4}, "executor=4 is not callable: pass a function like `map`, or none."),
     ],
+    ids=str,
 )
 def test_settings_of_another_kind(tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(BudgetError, match=re.escape(says)):
-        Request(sleepy.task(), Budget(), tmp_path, **wrong)
+    given = {"task": sleepy.task(), "out": tmp_path, "progress": False, **wrong}
+    with pytest.raises(InputError, match=re.escape(says)):
+        paring.optimize(given.pop("task"), given.pop("budget", None), **given)
+    assert not list(tmp_path.iterdir())
 
 
 class Named(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from paring.data.checks import check_task, user_scores
-from paring.errors import BudgetError, TaskError
+from paring.errors import BudgetError, DataError, TaskError
 from paring.types import Budget, CorpusMetric, Task
 
 DATA = [(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))]
@@ -97,6 +100,75 @@ def test_labels_that_do_not_fit(targets: Tensor | None, says: str) -> None:
     assert says in str(error.value)
 
 
+class Pair(nn.Module):
+    """Two answers."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": x[:, :2], "sum": x.sum(1)}
+
+
+def first(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+    return (outputs["scores"].argmax(1) == targets).float()
+
+
+def of_scores(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs["scores"], targets)
+
+
+def asks_for_gradients(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+    scores = outputs["scores"].requires_grad_()
+    return torch.autograd.grad(scores.square().sum(), scores, create_graph=True)[0].sum()
+
+
+@pytest.mark.parametrize(
+    ("train", "loss", "says"),
+    [
+        (
+            DATA,
+            None,
+            "the loss failed with AttributeError: 'dict' object has no attribute 'flatten', on targets",
+        ),
+        (DATA, None, "and the network's dict: give the task a `loss` that reads these, or let the targets be None"),
+        (
+            DATA,
+            lambda outputs, targets: outputs["logits"],
+            "the loss failed with KeyError: 'logits', on targets of",
+        ),
+        (DATA, lambda outputs, targets: outputs["sum"], "the loss returned shape (4,): return a tensor of shape ()"),
+        (DATA, lambda outputs, targets: 0.5, "the loss returned a float: return a tensor of shape ()"),
+    ],
+    ids=range(5),
+)
+def test_a_loss_that_can_not_train_the_network_is_told_beforehand(train: Any, loss: Any, says: str) -> None:
+    task = Task(Pair().eval(), DATA, train=train, metric=first, **({"loss": loss} if loss else {}))
+    with pytest.raises(TaskError) as error:
+        check_task(task, Pair().eval())
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"train": DATA, "loss": of_scores},
+        {"train": DATA, "loss": asks_for_gradients},
+        {"train": [(DATA[0][0], None)]},
+        {"calibrate": DATA},
+    ],
+    ids=["reads them", "asks for gradients", "no labels", "calibrates"],
+)
+def test_a_loss_that_reads_what_it_is_given_or_is_given_nothing_passes(data: dict[str, Any]) -> None:
+    check_task(Task(Pair().eval(), DATA, metric=first, **data), Pair().eval())
+
+
+def test_labels_beyond_the_classes_in_the_first_rows_to_train_on() -> None:
+    inputs, targets = DATA[0]
+    train = [(inputs, torch.full_like(targets, 2))]
+    with pytest.raises(DataError, match=r"train holds the label 2, but the network has 2 classes \(0 to 1\)\."):
+        check_task(Task(linear(), DATA, train=train), linear())
+    ignored = torch.tensor([0, -100, 1, 1])
+    check_task(Task(linear(), DATA, train=[(inputs, ignored)]), linear())
+
+
 def test_a_sound_task_passes_and_one_label_more_than_classes_does_not() -> None:
     inputs, targets = DATA[0]
     check_task(Task(linear(), evaluate=DATA), linear())
@@ -119,3 +191,28 @@ def test_budgets_that_make_no_sense(build: Callable[[], Budget], says: str) -> N
     with pytest.raises(BudgetError) as error:
         build()
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "says"),
+    [
+        ("max_drop", ("0.01", math.inf, math.nan, True, None, 10**400, 1j), "must be 0 or more, a finite number"),
+        ("confidence", ("95", 95, math.nan, True, None), "must be a number of at least 0.5 and below 1"),
+        ("batch_size", ("8", 8.0, True, -1, None, np.int64(8)), "must be 1 or more, a whole number"),
+        ("max_latency_ms", ("5", math.inf, math.nan, True, -1), "must be a finite number above 0, or None"),
+        ("max_size_bytes", ("2MB", math.inf, True, -5), "must be a finite number above 0, or None"),
+        ("max_memory_bytes", ("2MB", math.inf, True, 0), "must be a finite number above 0, or None"),
+        ("objective", (None, 3, ["latency"]), "is unknown: choose one of latency, throughput, size, memory"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_budgets_of_another_kind(field: str, values: tuple[Any, ...], says: str) -> None:
+    for value in values:
+        with pytest.raises(BudgetError) as error:
+            Budget(**{field: value})
+        assert str(error.value).startswith(f"{field}={value!r}"[:60])
+        assert says in str(error.value)
+
+
+def test_whole_numbers_will_do_where_others_may_stand() -> None:
+    assert Budget(max_drop=0, max_latency_ms=5, max_size_bytes=2e6).max_drop == 0  # type: ignore[arg-type]

@@ -137,6 +137,30 @@ def right_first(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
     return (outputs[0].argmax(1) == targets).float()
 
 
+class Updated(Two):
+    """Answers under the names of its inputs."""
+
+    def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {"right": self.scores(left, right), "left": left + 1}
+
+
+def test_an_output_may_be_called_like_an_input(tmp_path: Path) -> None:
+    left, right, classes = points()
+    evaluate = [({"left": left, "right": right}, classes)]
+    task = Task(Updated(), evaluate, metric=lambda outputs, targets: (outputs["right"].argmax(1) == targets).float())
+    result = optimized(tmp_path, task, QUICK)
+    assert result.status == "improved", result.reason
+    signature = Artifact.open(tmp_path / "best").manifest.signature
+    assert (signature.input_names, signature.output_names) == (("left", "right"), ("right", "left"))
+    inputs, outputs = Artifact.open(tmp_path / "best").golden()
+    np.testing.assert_allclose(outputs["left"], inputs["left"] + 1, rtol=1e-6)
+    found = paring.load(tmp_path, backends=[Metered]).run(inputs)
+    assert set(found) == {"left", "right"}
+    assert (found["left"] == outputs["left"]).all()
+    checks = paring.verify(tmp_path, time_limit_s=1.0, backends=[Metered])["checks"]
+    assert next(check["holds"] for check in checks if check["what"] == "golden outputs")
+
+
 def test_inputs_outputs_and_targets_by_name_with_training_rows_that_have_no_labels(tmp_path: Path) -> None:
     left, right, classes = points()
     evaluate = [({"left": left, "right": right}, {"class": classes})]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from paring.errors import ExportError, TaskError
 from paring.graph.export import export_onnx, export_program, signature_of
 from paring.graph.signature import graph_signature
-from paring.types import named
+from paring.types import Signature, TensorSpec, named
 
 
 class Two(nn.Module):
@@ -31,6 +33,26 @@ class Two(nn.Module):
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x * 2, x.sum(1, keepdim=True)
+
+
+class Alike(nn.Module):
+    """Weights, an input, outputs and inner values that have the same names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.weight = nn.Parameter(torch.tensor([2.0, 3.0])), nn.Parameter(torch.eye(2) + 1)
+
+    def forward(self, x: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        y = x @ self.weight
+        return {"weight": (y + scale).relu(), "x": y * self.scale, "x_output": y, "val_0": -y.exp(), "scale": scale}
+
+
+class Passes(nn.Module):
+    """Returns what it was given, and one value under two names."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        y = x * mask
+        return {"mask": mask, "y": y, "again": y, "x": x}
 
 
 class Branch(nn.Module):
@@ -55,16 +77,20 @@ class Holder(nn.Module):
         (nn.Linear(4, 3), torch.randn(3, 4)),
         (Two(), {"u": torch.randn(3, 4), "v": torch.randn(3, 2)}),
         (Two(), (torch.randn(1, 4), torch.randn(1, 2))),
+        (Two(), {"v": torch.randn(3, 2), "u": torch.randn(3, 4)}),
         (Pair(), torch.randn(3, 4)),
+        (Alike(), {"x": torch.randn(3, 2), "scale": torch.randn(3, 2)}),
+        (Passes(), {"x": torch.randn(3, 2), "mask": torch.randn(3, 2)}),
     ],
-    ids=["tensor", "dict", "tuple of one row", "two outputs"],
+    ids=["tensor", "dict", "tuple of one row", "another order", "two outputs", "names alike", "passed through"],
 )
 def test_the_graph_answers_as_the_module_for_any_number_of_rows(model: nn.Module, inputs: object) -> None:
     model.eval()
     signature = signature_of(model, inputs)
     graph = export_onnx(export_program(model, inputs), signature)
+    onnx.checker.check_model(graph)
     assert [value.name for value in graph.graph.input] == list(signature.input_names)
-    assert [value.name for value in graph.graph.output] == list(signature.output_names)
+    assert [value.name for value in graph.graph.output] == list(signature.graph_output_names)
     for rows in (1, 5):
         values = {name: value[:1].repeat(rows, 1) for name, value in named(inputs, signature.input_names).items()}
         with torch.no_grad():
@@ -72,6 +98,31 @@ def test_the_graph_answers_as_the_module_for_any_number_of_rows(model: nn.Module
         found = ReferenceEvaluator(graph).run(None, {name: value.numpy() for name, value in values.items()})
         for array, tensor in zip(found, named(wanted, signature.output_names).values(), strict=True):
             np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_that_is_called_like_an_input_has_a_name_of_its_own_in_the_graph() -> None:
+    spec = TensorSpec("x", "float32", (None,))
+    other = replace(spec, name="x_output")
+    signature = Signature((spec,), (spec, other), "dict", "dict")
+    assert signature.graph_output_names == ("x_output_1", "x_output")
+    assert signature.as_named({"x_output_1": 1, "x_output": 2}) == {"x": 1, "x_output": 2}
+    assert signature.as_named({"x": 1, "x_output": 2}) == {"x": 1, "x_output": 2}, "a runtime that reads no graph"
+
+
+def test_branches_inside_the_graph_read_the_values_under_their_new_names() -> None:
+    class Chooses(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = x + 1
+            return {"x": torch.cond(x.sum() > 0, lambda a: a.sin() * 2, lambda a: a - 3, (y,)), "cond": y}
+
+    model = Chooses().eval()
+    inputs = {"x": torch.rand(3, 2)}
+    graph = export_onnx(export_program(model, inputs), signature_of(model, inputs))
+    for sign in (1, -1):
+        given = {"x": sign * inputs["x"]}
+        found = ReferenceEvaluator(graph).run(None, {"x": given["x"].numpy()})
+        for array, tensor in zip(found, model(**given).values(), strict=True):
+            np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-5)
 
 
 def test_the_graph_says_nothing_of_where_it_was_made() -> None:
@@ -106,6 +157,7 @@ def test_control_flow_that_depends_on_data_is_named_with_its_place() -> None:
         (lambda x: 3, "returns a int"),
         (lambda x: {"a": 3}, "returns a dict that holds a int"),
         (lambda x: {"a": (x, x)}, "returns a dict that holds a tuple"),
+        (lambda x: {1: x}, "returns a dict with the key 1: name each of its outputs by a str"),
         (lambda x: (), "returns an empty tuple"),
         (lambda x: x.bfloat16(), r"returns bfloat16, which runtimes can't hand back: end it with \.float\(\)"),
         (lambda x: x.sum(), "is a scalar"),

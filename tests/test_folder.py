@@ -255,7 +255,7 @@ class Unwritten:
 def tried(error: OSError) -> Trial:
     networks: Any = Unwritten(error, Job.of(sleepy.task()))
     nothing: Any = None
-    runner = TrialRunner(networks, nothing, np.zeros(1), nothing, "sleepy", Budget(), 1, {}, networks.job)
+    runner = TrialRunner(networks, nothing, np.zeros(1), nothing, "sleepy", Budget(), 1, networks.job)
     return runner.run(Candidate((sleepy.Cheapen(),), sleepy.Sleepy(), "post-training"), 1)
 
 

@@ -12,7 +12,6 @@ from onnx import TensorProto, numpy_helper
 
 from paring.backends.precision import EXECUTION_PRECISION_KEY
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import metadata
 from paring.techniques.half_precision import HalfPrecision
 from paring.techniques.int8_static import Int8Static
 from tests.quantization_nets import (
@@ -20,6 +19,7 @@ from tests.quantization_nets import (
     constant,
     job,
     make,
+    metadata,
     node,
     perceptron,
     relative_error,

@@ -81,7 +81,7 @@ def test_a_network_stays_while_one_of_its_runtimes_is_kept(tmp_path: Path) -> No
 def test_a_hopeless_candidate_is_a_row_with_the_reason_and_is_not_made(tmp_path: Path) -> None:
     networks, technique = made(tmp_path), counted(tmp_path)
     unused = cast(Any, None)
-    runner = TrialRunner(networks, unused, unused, unused, "sleepy", Budget(), 1, {}, networks.job)
+    runner = TrialRunner(networks, unused, unused, unused, "sleepy", Budget(), 1, networks.job)
     trial = runner.run(Candidate((technique,), sleepy.Sleepy(), "post-training", hopeless="it is ten times slower"), 3)
     assert (trial.outcome, trial.reason, trial.latency_ms) == ("skipped", "it is ten times slower", None)
     assert not Path(technique.file).exists()

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from paring.errors import TechniqueError
 from paring.graph.channels import ChannelGroup, Member, channel_groups
 from paring.graph.channels.atoms import Slot
-from paring.graph.macs import total_macs
 from paring.ops.importance import (
     Criterion,
     GroupWeights,
@@ -29,7 +28,7 @@ from paring.ops.importance import (
     norm_scale,
 )
 from paring.techniques.prune_channels import PruneChannels
-from tests.structures import HardCoded, Mobile, ResNet, TwoInputs, conv_bn, images, job_of, trained
+from tests.structures import HardCoded, Mobile, ResNet, TwoInputs, conv_bn, images, job_of, macs, trained
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_half_the_channels_of_every_free_group_go_and_the_input_is_untouched() -
     assert model.training
     assert not any(module.training for module in smaller.modules())
     assert smaller(images()).shape == (4, 5)
-    assert total_macs(smaller, images()) < 0.3 * total_macs(model, images())
+    assert macs(smaller, images()) < 0.3 * macs(model, images())
 
 
 def test_the_weakest_channels_go() -> None:
@@ -176,7 +175,7 @@ def test_coverage_counts_every_layer_and_says_why_the_rest_stayed() -> None:
     assert [name for name, change in layers.items() if change.changed] == [
         f"blocks.{block}.conv{conv}" for block in (4, 5) for conv in (1, 2)
     ]
-    assert sum(change.macs for change in layers.values()) == total_macs(model, images())
+    assert sum(change.macs for change in layers.values()) == macs(model, images())
     assert layers["blocks.4.conv1"].parameters == 32 * 16 * 9
 
 
@@ -248,7 +247,7 @@ def test_two_prunings_in_a_row() -> None:
     job = job_of(model, images())
     once = PruneChannels(round_to=4).apply(model, job)
     twice = PruneChannels(round_to=4).apply(once, job)
-    assert total_macs(twice, images()) < total_macs(once, images())
+    assert macs(twice, images()) < macs(once, images())
 
 
 def _resnet20(folder: Path) -> nn.Module:
@@ -273,7 +272,7 @@ def test_resnet20_of_the_shared_weights() -> None:
         pytest.skip("PARING_DATA is not set: the shared weights are not here")
     model, inputs = _resnet20(Path(folder)), images(size=32)
     smaller = PruneChannels(ratio=0.5).apply(model, job_of(model, inputs))
-    assert (total_macs(model, inputs), total_macs(smaller, inputs)) == (40_551_040, 20_497_024)
+    assert (macs(model, inputs), macs(smaller, inputs)) == (40_551_040, 20_497_024)
     frozen = {group.name for group in channel_groups(model, inputs) if group.frozen}
     assert frozen == {"stem.0", "blocks.3.conv2", "blocks.6.conv2", "head"}
 

@@ -10,12 +10,23 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, metadata, opset, require_float_graph
+from paring.graph.onnx_graph import Graph, opset, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons, planned
 from paring.techniques.half_precision import HalfPrecision
 from paring.techniques.int8_static import Int8Static
-from tests.quantization_nets import attention_block, job, make, node, perceptron, residual_net, rows, run, weights
+from tests.quantization_nets import (
+    attention_block,
+    job,
+    make,
+    metadata,
+    node,
+    perceptron,
+    residual_net,
+    rows,
+    run,
+    weights,
+)
 
 
 @given(st.permutations(range(11)))

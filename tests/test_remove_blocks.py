@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.data.job import Job
-from paring.errors import TechniqueError
+from paring.errors import TaskError, TechniqueError
 from paring.graph.blocks import Passthrough
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.types import Task
@@ -125,6 +125,30 @@ def test_labels_decide_where_there_are_some() -> None:
     labelled = Job.of(Task(model, [(inputs, targets)]))
     assert isinstance(RemoveBlocks().apply(model, labelled).get_submodule("1.1"), Passthrough)
     assert isinstance(RemoveBlocks().apply(model, job_of(model, inputs)).get_submodule("1.0"), Passthrough)
+
+
+class Answers(nn.Module):
+    """Two answers by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = stack(2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.body(x)
+        return {"scores": y, "sum": y.sum(1)}
+
+
+def test_a_loss_that_can_not_read_the_answers_is_not_held_against_the_blocks() -> None:
+    model, inputs, targets = trained(Answers()), torch.randn(8, 5), torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(TaskError, match=r"the loss failed with AttributeError.*on targets of the calibration rows and"):
+        RemoveBlocks().apply(model, job_of(model, inputs, targets))
+    for job in (
+        job_of(model, inputs),
+        Job.of(Task(model, [(inputs, targets)], loss=lambda out, y: F.cross_entropy(out["scores"], y))),
+    ):
+        smaller = RemoveBlocks().apply(model, job)
+        assert [isinstance(block, Passthrough) for block in smaller.get_submodule("body.1").children()].count(True) == 1
 
 
 def test_shared_blocks_go_under_all_their_names() -> None:

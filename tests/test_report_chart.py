@@ -23,7 +23,7 @@ ROWS = st.lists(
         optional={
             "number": st.integers(0, 9999),
             "stage": st.sampled_from(["baseline", "post-training", "training", "finalist", "other"]),
-            "outcome": st.sampled_from(["measured", "stopped-early", "failed", "no-change", "unavailable"]),
+            "outcome": st.sampled_from(["measured", "stopped-early", "failed", "no-change", "skipped"]),
             "recipe_text": st.text(max_size=12),
             "reason": st.text(max_size=12),
             "backend_text": st.sampled_from(["openvino", "torch", "mine(x=1)"]),

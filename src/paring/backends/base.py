@@ -85,3 +85,8 @@ class Backend(ABC):
         defaults = {name: field.default for name, field in type(self).__dataclass_fields__.items()}  # type: ignore[attr-defined]
         told = [f"{name}={value}" for name, value in self.options().items() if value != defaults.get(name)]
         return f"{self.name}({', '.join(told)})" if told else self.name
+
+
+def called(backend: Backend | type[Backend]) -> str:
+    """What was asked for, in words: an object by its name with its options, a class by its name alone."""
+    return backend.name if isinstance(backend, type) else str(backend)

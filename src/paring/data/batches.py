@@ -85,6 +85,11 @@ def _pair(batch: Any, where: str) -> Batch:
     if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
         told = " and ".join(map(str, shapes))
         raise DataError(f"{where} has inputs of shape {told}: axis 0 of every input must be the rows of the batch.")
+    if isinstance(targets, Tensor) and not targets.ndim:
+        raise DataError(
+            f"{where} has targets of shape (): axis 0 must be the rows of the batch; a DataLoader makes batches of the "
+            "single rows of a Dataset."
+        )
     return inputs, targets
 
 

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from paring.data.batches import model_call, rows_in, sample, tensors_of
 from paring.data.rows import Rows
 from paring.errors import DataError, TaskError, in_words
-from paring.ops.scores import RANGE_TOLERANCE, accuracy, corpus_score
-from paring.types import Array, CorpusMetric, Signature, Task, check_finite
+from paring.ops.distillation import holds_classes
+from paring.ops.scores import RANGE_TOLERANCE, accuracy, corpus_score, cross_entropy
+from paring.types import Array, Batch, CorpusMetric, Signature, Task, check_finite
+
+IGNORED_LABEL = -100
+"""PyTorch's own mark for positions that have no label."""
 
 
 def check_model(model: nn.Module, inputs: Any) -> None:
@@ -54,6 +58,38 @@ def user_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Array:
         return scores
     check_range(task, float(scores.min()), float(scores.max()))
     return np.clip(scores, *task.score_range)
+
+
+def check_loss(task: Task, model: nn.Module, labelled: Batch, name: str) -> None:
+    """Raise TaskError where the loss can't read what the network returns for labelled rows, or breaks its contract.
+
+    Better known beforehand than when a training begins, which may be an hour later. `name` is what the rows are called.
+    """
+    inputs, targets = labelled
+    with torch.enable_grad():  # A loss may ask for the gradient of what it is given.
+        outputs = model_call(model, inputs)
+        if task.loss is cross_entropy and holds_classes(outputs, targets):
+            check_train_labels(outputs, targets, name)
+        try:
+            found = task.loss(outputs, targets)
+        except Exception as error:
+            raise TaskError(
+                f"the loss failed with {in_words(error)}, on targets of {name} and the network's "
+                f"{type(outputs).__name__}: give the task a `loss` that reads these, or let the targets be None, so "
+                "that the original alone teaches."
+            ) from error
+    if not isinstance(found, Tensor) or found.ndim:
+        kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise TaskError(f"the loss returned {kind}: return a tensor of shape (), such as the mean over the rows.")
+
+
+def check_train_labels(outputs: Tensor, targets: Tensor, name: str = "train") -> None:
+    """Raise DataError for a label beyond the classes: scores (batch, ..., classes), whole numbers (batch, ...)."""
+    classes = outputs.shape[-1]
+    wrong = targets[((targets < 0) & (targets != IGNORED_LABEL)) | (targets >= classes)]
+    if len(wrong):
+        label = int(wrong.flatten()[0])
+        raise DataError(f"{name} holds the label {label}, but the network has {classes} classes (0 to {classes - 1}).")
 
 
 def check_range(task: Task, lowest: float, highest: float) -> None:
@@ -115,7 +151,11 @@ def check_task(task: Task, model: nn.Module) -> None:
         check_range(task, score, score)
     for name, batches in (("train", task.train), ("calibrate", task.calibrate)):
         if batches is not None:
-            _answer(model, sample(batches, name)[0], name)
+            inputs, targets = sample(batches, name)
+            _answer(model, inputs, name)
+            # Of the labels that lie beside calibration rows nobody may have meant that they train.
+            if name == "train" and targets is not None:
+                check_loss(task, model, (inputs, targets), name)
 
 
 def _answer(model: nn.Module, inputs: Any, name: str) -> Any:

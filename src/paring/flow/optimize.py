@@ -55,15 +55,15 @@ def optimize(
     return run(
         Request(
             task=task,
-            budget=budget or Budget(),
-            out=Path(out),
+            budget=Budget() if budget is None else budget,
+            out=Path(out) if isinstance(out, str) else out,
             time_limit_s=time_limit_s,
             techniques=resolved("technique", techniques),
             backends=resolved("backend", backends),
             threads=threads,
             seed=seed,
             resume=resume,
-            executor=executor or map,
+            executor=map if executor is None else executor,
             progress=progress,
         )
     )
@@ -122,7 +122,7 @@ class Hunt:
             backends=self.prepared.usable_backends(),
             threads=request.thread_count,
             time_left_s=self.clock.search_left_s,
-            precisions={found.name: found.precisions for found in self.prepared.probes},
+            precisions={found.name: found.precisions for found in self.prepared.probes if found.works},
             not_tried=self.prepared.not_tried,
         )
 

@@ -111,7 +111,7 @@ def _scene(request: Request, probes: Sequence[Probe], networks: Networks) -> Sce
         backends=request.usable_backends(request.unusable(probes)),
         threads=request.thread_count,
         time_left_s=lambda: request.time_limit_s,
-        precisions={found.name: found.precisions for found in probes},
+        precisions={found.name: found.precisions for found in probes if found.works},
     )
 
 

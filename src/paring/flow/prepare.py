@@ -108,7 +108,6 @@ class Prepared:
                 reference=str(self.original.backend),
                 budget=self.request.budget,
                 threads=self.request.thread_count,
-                unavailable=self.unavailable,
                 whole=self.networks.job,
             )
             try:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from paring.backends.base import NETWORK_FILES, Backend
+from paring.backends.base import NETWORK_FILES, Backend, called
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.probe import Probe
 from paring.data.batches import model_call
@@ -108,7 +108,7 @@ def on_first_backend(
             with IsolatedSession.of(deployment, threads=request.thread_count) as session:
                 return deployment, use(session, time.monotonic() - begin_s)
         except BackendError as error:
-            reasons[backend.name] = str(error)
+            reasons[called(backend)] = str(error)
         except TimeUpError as error:
             raise BudgetError(
                 f"time_limit_s={request.time_limit_s:g} is too short for the original: {error}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from paring import registry
-from paring.backends.base import Backend
+from paring.backends.base import Backend, called
 from paring.backends.cores import usable_cores
 from paring.backends.probe import Probe
-from paring.errors import BudgetError, InputError, in_words, quoted
+from paring.errors import BudgetError, InputError, OutputError, TaskError, in_words, quoted
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
 from paring.tune import Candidate, Trial
 from paring.tune.candidate import check_storable
-from paring.types import Budget, Task
+from paring.types import Budget, Task, is_number, is_whole
 
 Executor: TypeAlias = Callable[[Callable[[Candidate], Trial], Iterable[Candidate]], Iterator[Trial]]
 """Runs the trials of a round, like the built-in `map`, in this process; they don't depend on each other."""
@@ -44,24 +43,35 @@ class Request:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.time_limit_s, int | float):
-            raise BudgetError(f"time_limit_s={self.time_limit_s!r} must be a number of seconds, for example 1200.")
-        if not SMALLEST_TIME_LIMIT_S <= self.time_limit_s < math.inf:
-            raise BudgetError(
-                f"time_limit_s={self.time_limit_s} must be a finite number of at least "
-                f"{SMALLEST_TIME_LIMIT_S:g} seconds."
-            )
-        if not (isinstance(self.seed, int) and self.seed >= 0):
-            raise BudgetError(f"seed={self.seed!r} must be a whole number of 0 or more.")
-        if self.threads is not None and not (isinstance(self.threads, int) and self.threads >= 1):
-            raise BudgetError(f"threads={self.threads!r} must be a whole number of 1 or more, or None for all cores.")
+        if not isinstance(self.task, Task):
+            raise TaskError(f"task is a {type(self.task).__name__}: pass paring.Task(model, evaluate=[...]).")
+        if not isinstance(self.budget, Budget):
+            raise BudgetError(f"budget={quoted(self.budget)} is no Budget: pass for example Budget(max_drop=0.01).")
+        if not isinstance(self.out, Path):
+            raise OutputError(f"out={quoted(self.out)} is no folder: pass its path, a str or a pathlib.Path.")
+        self._check_numbers()
         _check_all("technique", self.techniques or (), ModuleTechnique, GraphTechnique)
         _check_all("backend", self.backends or (), Backend)
+        if not callable(self.executor):
+            raise InputError(f"executor={quoted(self.executor)} is not callable: pass a function like `map`, or none.")
         if isinstance(getattr(self.executor, "__self__", None), ProcessPoolExecutor):
             raise InputError(
                 "executor is the map of a ProcessPoolExecutor, and trials share networks and a clock that can't be "
                 "sent to another process: pass the map of a ThreadPoolExecutor, or none."
             )
+
+    def _check_numbers(self) -> None:
+        """Raise BudgetError for a time limit, a seed or a number of threads that is none."""
+        if not (is_number(self.time_limit_s) and self.time_limit_s >= SMALLEST_TIME_LIMIT_S):
+            raise BudgetError(
+                f"time_limit_s={quoted(self.time_limit_s)} must be a finite number of at least "
+                f"{SMALLEST_TIME_LIMIT_S:g} seconds, for example 1200."
+            )
+        if not (is_whole(self.seed) and self.seed >= 0):
+            raise BudgetError(f"seed={quoted(self.seed)} must be a whole number of 0 or more.")
+        if self.threads is not None and not (is_whole(self.threads) and self.threads >= 1):
+            told = f"threads={quoted(self.threads)}"
+            raise BudgetError(f"{told} must be a whole number of 1 or more, or None for all cores.")
 
     @property
     def thread_count(self) -> int:
@@ -77,15 +87,19 @@ class Request:
         return installed("backend") if self.backends is None else tuple(self.backends)
 
     def unusable(self, probes: Iterable[Probe]) -> dict[str, str]:
-        """Backend -> why it can't run the task's network: it does not work here, or it reads no graphs."""
+        """Backend -> why it can't run the task's network: it does not work here, or it reads no graphs.
+
+        `probes` are those of `all_backends`. Objects of one backend are told apart by their options.
+        """
         graph_only = isinstance(self.task.model, Path)
-        needs_module = [b.name for b in self.all_backends() if graph_only and b.format != "onnx"]
+        needs_module = [called(b) for b in self.all_backends() if graph_only and b.format != "onnx"]
         reasons = dict.fromkeys(needs_module, "the task is a graph, and this backend needs a module.")
-        return reasons | {found.name: found.reason for found in probes if found.reason is not None}
+        pairs = zip(self.all_backends(), probes, strict=True)
+        return reasons | {called(backend): found.reason for backend, found in pairs if found.reason is not None}
 
     def usable_backends(self, unusable: Container[str]) -> tuple[Backend | type[Backend], ...]:
         """Those that were asked for, without these."""
-        return tuple(backend for backend in self.all_backends() if backend.name not in unusable)
+        return tuple(backend for backend in self.all_backends() if called(backend) not in unusable)
 
 
 def resolved(kind: registry.Kind, given: Iterable[Any] | None) -> tuple[Any, ...] | None:

@@ -53,7 +53,6 @@ class TrialRunner:
     reference: str
     budget: Budget
     threads: int
-    unavailable: dict[str, str]
     whole: Job
     turn: Lock = field(default_factory=Lock)
 
@@ -77,8 +76,6 @@ class TrialRunner:
 
         if candidate.hopeless:
             return ended("skipped", candidate.hopeless)
-        if candidate.backend.name in self.unavailable:
-            return ended("unavailable", self.unavailable[candidate.backend.name])
         try:
             built = self.networks.build(candidate)
             return self._measured(Trial.of(candidate, number, "measured"), candidate, built)

@@ -44,11 +44,6 @@ def layer_costs(model: nn.Module, inputs: Inputs) -> dict[str, LayerCost]:
     return costs
 
 
-def total_macs(model: nn.Module, inputs: Inputs) -> int:
-    """MACs of the whole network for the sample's first row."""
-    return _macs(model, inputs).get("", 0)
-
-
 def _macs(model: nn.Module, inputs: Inputs) -> dict[str, int]:
     """MACs by qualified module name, children included; the network itself is ''."""
     counter = FlopCounterMode(display=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, kl_div
@@ -39,6 +41,11 @@ def holds_class_scores(outputs: Tensor, targets: Tensor) -> bool:
     """
     whole = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
     return whole and outputs.ndim >= 2 and outputs.shape[-1] > 1 and targets.shape == outputs.shape[:-1]
+
+
+def holds_classes(outputs: Any, targets: Any) -> bool:
+    """True where both are tensors, of class scores and of their indices."""
+    return isinstance(outputs, Tensor) and isinstance(targets, Tensor) and holds_class_scores(outputs, targets)
 
 
 def holds_probabilities(outputs: Tensor) -> bool:

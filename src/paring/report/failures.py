@@ -14,7 +14,6 @@ OUTCOMES = {
     "no-change": "Changed nothing, so it was no trial",
     "stopped-early": "Stopped early: it was losing",
     "skipped": "Skipped: it could not win",
-    "unavailable": "Not available here",
 }
 LONGEST = 240
 NUMBER = re.compile(r"\d[\d.,]*\d|\d")

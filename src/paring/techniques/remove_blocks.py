@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.data.batches import first_rows, model_call, sample, tensors_of
+from paring.data.checks import check_loss
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
@@ -180,6 +181,8 @@ def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -
 def _cost(model: nn.Module, batches: Sequence[Batch], job: Job) -> Callable[[nn.Module], float]:
     """The mean loss of a network over labelled batches, else the mean squared distance from this network's outputs."""
     labelled = all(targets is not None for _, targets in batches)
+    if labelled:  # Else a loss that can't be taken of any network would pass for blocks that can't be removed.
+        check_loss(job.task, model, batches[0], "the calibration rows")
     references = [] if labelled else [_outputs(model, inputs) for inputs, _ in batches]
 
     def cost(network: nn.Module) -> float:

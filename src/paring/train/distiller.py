@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from paring.data.batches import mapped, model_call, sample, tensors_of
+from paring.data.checks import check_train_labels
 from paring.data.job import Job
-from paring.errors import DataError, TaskError, TechniqueError
+from paring.errors import TaskError, TechniqueError
 from paring.graph.folding import folded
 from paring.ops.distillation import (
     as_logits,
     cosine_gap,
-    holds_class_scores,
+    holds_classes,
     holds_probabilities,
     scaled_mse,
     soft_cross_entropy_gap,
@@ -29,8 +30,6 @@ from paring.types import Batch
 Distillation = Literal["auto", "kl", "mse", "cosine"]
 DISTILLATIONS: tuple[Distillation, ...] = ("auto", "kl", "mse", "cosine")
 MIXED_SHARE = 0.5
-IGNORED_LABEL = -100
-"""PyTorch's own mark for positions that have no label."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Distiller:
         if weight == 0:
             return self._gap(outputs, inputs)
         if self._check_labels:
-            _check_labels(outputs, targets)
+            check_train_labels(outputs, targets)
         labelled = self.task_loss(outputs, targets)
         return labelled if weight == 1 else weight * labelled + (1 - weight) * self._gap(outputs, inputs)
 
@@ -145,12 +144,6 @@ class Gap:
         return soft_cross_entropy_gap(student, teacher, self.temperature)
 
 
-def holds_classes(outputs: Any, targets: Any) -> bool:
-    """True where both are tensors, of class scores and of their indices."""
-    tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-    return tensors and holds_class_scores(outputs, targets.cpu())
-
-
 def _class_outputs(outputs: Sequence[Tensor], targets: Iterable[Tensor]) -> set[int]:
     """The places of outputs that hold class scores: for each target the first that fits, as hidden states may too."""
     fits = ((place for place, output in enumerate(outputs) if holds_classes(output, target)) for target in targets)
@@ -170,14 +163,6 @@ def _labelled_example(job: Job) -> Batch:
     """A batch with labels where there is one: training data may lack them, what a job shows of `evaluate` does not."""
     labelled = (batch for batch in job.calibrate if batch[1] is not None)
     return next(labelled, None) or sample(job.task.evaluate)
-
-
-def _check_labels(outputs: Tensor, targets: Tensor) -> None:
-    classes = outputs.shape[-1]
-    wrong = targets[((targets < 0) & (targets != IGNORED_LABEL)) | (targets >= classes)]
-    if len(wrong):
-        label = int(wrong.flatten()[0])
-        raise DataError(f"train holds the label {label}, but the network has {classes} classes (0 to {classes - 1}).")
 
 
 def _as_float(outputs: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from paring.techniques.base import described
 from paring.tune.candidate import Candidate, backend_json, recipe_json
 
-Outcome = Literal["measured", "stopped-early", "failed", "no-change", "unavailable", "skipped"]
+Outcome = Literal["measured", "stopped-early", "failed", "no-change", "skipped"]
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,13 @@ def asks_for_gradients(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
         ),
         (DATA, lambda outputs, targets: outputs["sum"], "the loss returned shape (4,): return a tensor of shape ()"),
         (DATA, lambda outputs, targets: 0.5, "the loss returned a float: return a tensor of shape ()"),
+        (
+            [(DATA[0][0], torch.rand(4))],
+            None,
+            "targets of train hold fractions, and the default loss, cross_entropy, takes",
+        ),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_a_loss_that_can_not_train_the_network_is_told_beforehand(train: Any, loss: Any, says: str) -> None:
     task = Task(Pair().eval(), DATA, train=train, metric=first, **({"loss": loss} if loss else {}))

@@ -22,7 +22,7 @@ ROWS = st.lists(
         {},
         optional={
             "number": st.integers(0, 9999),
-            "stage": st.sampled_from(["baseline", "post-training", "training", "finalist", "other"]),
+            "stage": st.sampled_from(["baseline", "post-training", "training", "other"]),
             "outcome": st.sampled_from(["measured", "stopped-early", "failed", "no-change", "skipped"]),
             "recipe_text": st.text(max_size=12),
             "reason": st.text(max_size=12),
@@ -128,7 +128,7 @@ def test_the_chosen_point_stands_where_it_was_measured_at_length() -> None:
 
 def test_the_latest_of_two_equal_trials_is_the_chosen_one() -> None:
     best = {key: value for key, value in row(0, 0.5, 0.002).items() if key != "number"}
-    rows = [{**best, "stage": "training"}, {**best, "stage": "finalist"}]
+    rows = [{**best, "stage": "post-training"}, {**best, "stage": "training"}]
     chosen = [dot for dot in re.findall(r'(?s)<g class="dot".*?</g>', drawn(rows, best=best)) if "ring" in dot]
     assert len(chosen) == 1
-    assert "finalist" in chosen[0]
+    assert ", training" in chosen[0]

@@ -19,6 +19,8 @@ from paring.types import Array, Batch, CorpusMetric, Signature, Task, check_fini
 IGNORED_LABEL = -100
 """PyTorch's own mark for positions that have no label."""
 
+LOSS_REMEDY = "give the task a `loss` that reads these, or let the targets be None, so that the original alone teaches."
+
 
 def check_model(model: nn.Module, inputs: Any) -> None:
     """The network is in eval mode, answers, answers the same twice, and its answers are finite."""
@@ -68,19 +70,29 @@ def check_loss(task: Task, model: nn.Module, labelled: Batch, name: str) -> None
     inputs, targets = labelled
     with torch.enable_grad():  # A loss may ask for the gradient of what it is given.
         outputs = model_call(model, inputs)
-        if task.loss is cross_entropy and holds_classes(outputs, targets):
-            check_train_labels(outputs, targets, name)
+        if task.loss is cross_entropy:
+            _check_indices(outputs, targets, name)
         try:
             found = task.loss(outputs, targets)
         except Exception as error:
+            kind = type(outputs).__name__
             raise TaskError(
-                f"the loss failed with {in_words(error)}, on targets of {name} and the network's "
-                f"{type(outputs).__name__}: give the task a `loss` that reads these, or let the targets be None, so "
-                "that the original alone teaches."
+                f"the loss failed with {in_words(error)}, on targets of {name} and the network's {kind}: {LOSS_REMEDY}"
             ) from error
     if not isinstance(found, Tensor) or found.ndim:
         kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise TaskError(f"the loss returned {kind}: return a tensor of shape (), such as the mean over the rows.")
+
+
+def _check_indices(outputs: Any, targets: Any, name: str) -> None:
+    """Targets that cross_entropy would cut to whole numbers, or that are beyond the classes."""
+    if isinstance(targets, Tensor) and bool((targets != targets.long()).any()):
+        raise TaskError(
+            f"targets of {name} hold fractions, and the default loss, cross_entropy, takes indices of classes: "
+            f"{LOSS_REMEDY}"
+        )
+    if holds_classes(outputs, targets):
+        check_train_labels(outputs, targets, name)
 
 
 def check_train_labels(outputs: Tensor, targets: Tensor, name: str = "train") -> None:

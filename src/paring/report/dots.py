@@ -18,7 +18,6 @@ SHAPES = {
     "baseline": "M-5-5H5V5H-5Z",
     "post-training": "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0-5 0Z",
     "training": "M0-6 6 5H-6Z",
-    "finalist": "M0-7 7 0 0 7-7 0Z",
 }
 OTHER_SHAPE = SHAPES["post-training"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -113,9 +115,10 @@ def test_commands_on_what_is_not_there(tmp_path: Path, command: list[str], says:
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     task = task_file(tmp_path, "task = sleepy.task()")
-    sentence = refused(typed("optimize", task, "--out", tmp_path / "file" / "out"))
-    assert "can't be written" in sentence
-    assert "choose another --out" in sentence
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        sentence = refused(typed("optimize", task, "--out", out))
+        assert "can't be written (Not a directory): choose another --out" in sentence
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_a_disk_that_is_full(tmp_path: Path) -> None:
@@ -222,6 +225,18 @@ def test_the_other_commands_take_it(graph_run: tuple[Path, Finished]) -> None:
     assert len(rows) == 2
     assert rows[0]["speedup"] is None
     assert rows[1]["speedup"]["high"] < 1
+
+
+def test_an_output_folder_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mkdir(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    task = task_file(tmp_path, "task = sleepy.task()")
+    monkeypatch.setattr(Path, "mkdir", mkdir)  # Who runs the tests may be root, whom no permissions stop.
+    sentence = refused(typed("optimize", task, "--out", tmp_path / "out"))
+    assert (
+        "out can't be written (Read-only file system): choose another --out, or free space and permissions" in sentence
+    )
 
 
 def test_a_graph_without_data_or_with_the_wrong_data(graph_run: tuple[Path, Finished], tmp_path: Path) -> None:

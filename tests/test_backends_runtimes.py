@@ -129,6 +129,8 @@ def test_an_unknown_device_is_refused(backend, tmp_path):
     ("make", "message"),
     [
         (lambda: OnnxRuntime(streams=0), "streams=0"),
+        (lambda: OnnxRuntime(threads="2"), "threads='2' must be a number of threads, or 0"),  # type: ignore[arg-type]
+        (lambda: OpenVINO(static_batch=True), "static_batch=True must be a number of rows"),
         (lambda: OnnxRuntime(optimization="some"), "optimization='some' is unknown"),
         (lambda: OpenVINO(static_batch=-1), "static_batch=-1"),
         (lambda: Torch(micro_batch=-1), "micro_batch=-1"),

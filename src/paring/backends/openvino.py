@@ -14,8 +14,8 @@ from paring.backends.checks import in_one_sentence
 from paring.backends.cores import fewer_threads, threads_taken
 from paring.backends.precision import EXECUTION_PRECISION_KEY, PRECISIONS, ExecutionPrecision, execution_precision
 from paring.backends.splitting import Run, SplitSession, check_split
-from paring.errors import BackendError
-from paring.types import Arrays, Budget, Session, TensorSpec
+from paring.errors import BackendError, quoted
+from paring.types import Arrays, Budget, Session, TensorSpec, is_whole
 
 if TYPE_CHECKING:
     import openvino
@@ -46,8 +46,8 @@ class OpenVINO(Backend):
 
     def __post_init__(self) -> None:
         check_split(streams=self.streams, micro_batch=self.micro_batch, threads=self.threads)
-        if self.static_batch < 0:
-            raise BackendError(f"static_batch={self.static_batch} must be a number of rows, or 0 for none.")
+        if not (is_whole(self.static_batch) and self.static_batch >= 0):
+            raise BackendError(f"static_batch={quoted(self.static_batch)} must be a number of rows, or 0 for none.")
 
     @classmethod
     def available(cls) -> str | None:

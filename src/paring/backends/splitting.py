@@ -14,8 +14,8 @@ from threading import Lock
 import numpy as np
 
 from paring.backends.checks import check_specs, checked, in_one_sentence
-from paring.errors import BackendError
-from paring.types import Arrays, TensorSpec
+from paring.errors import BackendError, quoted
+from paring.types import Arrays, TensorSpec, is_whole
 
 Run = Callable[[Arrays], Arrays]
 """Runs one piece of a batch: named arrays -> named arrays, which it must not touch again."""
@@ -23,12 +23,13 @@ Run = Callable[[Arrays], Arrays]
 
 def check_split(*, streams: int = 1, micro_batch: int = 0, threads: int = 0) -> None:
     """Raise BackendError for options that no backend can have."""
-    if streams < 1:
-        raise BackendError(f"streams={streams} must be 1 or more: it is the number of pieces that run side by side.")
-    if micro_batch < 0:
-        raise BackendError(f"micro_batch={micro_batch} must be a number of rows, or 0 for whole batches.")
-    if threads < 0:
-        raise BackendError(f"threads={threads} must be a number of threads, or 0 for all that are given.")
+    if not (is_whole(streams) and streams >= 1):
+        told = f"streams={quoted(streams)}"
+        raise BackendError(f"{told} must be 1 or more: it is the number of pieces that run side by side.")
+    if not (is_whole(micro_batch) and micro_batch >= 0):
+        raise BackendError(f"micro_batch={quoted(micro_batch)} must be a number of rows, or 0 for whole batches.")
+    if not (is_whole(threads) and threads >= 0):
+        raise BackendError(f"threads={quoted(threads)} must be a number of threads, or 0 for all that are given.")
 
 
 def pieces_of(rows: int, lanes: int, micro_batch: int) -> tuple[tuple[tuple[int, int], ...], ...]:

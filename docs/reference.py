@@ -53,8 +53,8 @@ FILES = """\
 | `trials/trials.jsonl` | every trial as one line of JSON, appended as it ends (`Trial` below) |
 
 An artifact is a folder with `manifest.json` (signature, backend and options, recipe, measurements, certificate,
-hardware, sha256 of every file), the network (`network.onnx` or `network.pt2`) and `golden.npz`: inputs
-and the outputs they gave.
+hardware, sha256 of every file), the network (`network.onnx`, in which an output that is called like an
+input is `NAME_output`, or `network.pt2`) and `golden.npz`: inputs and the outputs they gave.
 """
 
 

@@ -9,17 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
 import paring
+from paring import registry
 from paring.artifact import Artifact
 from paring.artifact.files import JsonLines
 from paring.backends.isolated import Deployment
@@ -32,8 +34,10 @@ from paring.flow.request import Executor
 from paring.flow.result import Result
 from paring.measure.compare import Comparison
 from paring.measure.latency import Latency
-from paring.techniques.base import Technique
+from paring.techniques.base import GraphTechnique, Technique, described
 from paring.tune import Ranking, Trial
+from paring.tune.candidate import Stage, digest
+from paring.tune.trial import Outcome
 from paring.types import Budget, CorpusMetric, Task
 from tests import sleepy
 from tests.sleepy_backend import Drowsy
@@ -132,6 +136,31 @@ def test_the_report_tells_the_answer(improved: tuple[Result, Path]) -> None:
     page = improved[0].report.read_text()
     assert "Cheapen" in page
     assert "it was never installed" in page
+
+
+def test_the_sample_that_reports_are_tested_with_is_as_a_run_writes_it(improved: tuple[Result, Path]) -> None:
+    sample = Path(__file__).parent / "data" / "report"
+    told, written = (json.loads((folder / "result.json").read_text()) for folder in (sample, improved[1]))
+    assert list(told) == list(written)
+    for name in ("best", "baseline", "budget", "certificate"):
+        assert list(told[name]) == list(written[name])
+    rows, (real, *_) = (JsonLines(folder / "trials" / "trials.jsonl").read() for folder in (sample, improved[1]))
+    assert told["trials"] == Counter(row["outcome"] for row in rows)
+    for number, row in enumerate(rows):
+        assert list(row) == list(real)
+        assert row["number"] == number
+        assert row["key"] == digest([row["recipe"], row["backend"]])
+        assert row["stage"] in get_args(Stage)
+        assert row["outcome"] in get_args(Outcome)
+        recipe = tuple(technique_of(**step) for step in row["recipe"])
+        assert described(recipe) == row["recipe_text"]
+        backend = registry.find("backend", row["backend"]["name"]).with_options(row["backend"]["options"])
+        assert backend.format == "onnx" or not any(isinstance(step, GraphTechnique) for step in recipe)
+
+
+def technique_of(technique: str, settings: dict[str, Any]) -> Technique:
+    kind = registry.find("technique", technique)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
 
 def test_a_finished_run_repeats_nothing_and_answers_the_same(improved: tuple[Result, Path], tmp_path: Path) -> None:

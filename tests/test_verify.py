@@ -296,9 +296,10 @@ def test_a_backend_without_a_name_is_passed_as_a_class(tmp_path: Path) -> None:
     assert verify(folder, time_limit_s=1.0, backends=[sleepy_backend.Sleepy])["holds"]
 
 
-def test_no_threads_to_load_with(artifact: Path) -> None:
-    with pytest.raises(InputError, match="threads=0 must be 1 or more"):
-        paring.load(artifact, threads=0)
+@pytest.mark.parametrize("threads", [0, "2", True, 1.5])
+def test_threads_to_load_with_that_are_none(artifact: Path, threads: Any) -> None:
+    with pytest.raises(InputError, match=f"threads={threads!r} must be 1 or more"):
+        paring.load(artifact, threads=threads)
 
 
 def test_a_copy_runs_anywhere(artifact: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from paring import registry
 from paring.artifact import Artifact
 from paring.backends.base import Backend
-from paring.errors import ArtifactError, BackendError, InputError
-from paring.types import Arrays, Session, Signature
+from paring.errors import ArtifactError, BackendError, InputError, quoted
+from paring.types import Arrays, Session, Signature, is_whole
 
 
 def load(
@@ -45,8 +45,8 @@ def thread_count(artifact: Artifact, threads: int | None) -> int:
     """What was asked for, else what the artifact was measured with. Raises InputError below 1."""
     if threads is None:
         return artifact.manifest.threads
-    if threads < 1:
-        raise InputError(f"threads={threads} must be 1 or more, or None for what the manifest says.")
+    if not (is_whole(threads) and threads >= 1):
+        raise InputError(f"threads={quoted(threads)} must be 1 or more, or None for what the manifest says.")
     return threads
 
 

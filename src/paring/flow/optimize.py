@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -56,7 +57,7 @@ def optimize(
         Request(
             task=task,
             budget=Budget() if budget is None else budget,
-            out=Path(out) if isinstance(out, str) else out,
+            out=Path(out) if isinstance(out, str | os.PathLike) else out,
             time_limit_s=time_limit_s,
             techniques=resolved("technique", techniques),
             backends=resolved("backend", backends),

@@ -88,7 +88,7 @@ def test_the_answer_stands_at_the_top_in_one_sentence() -> None:
     title = re.search(r"<h1>(.*?)</h1>", rendered(result(), rows()))
     assert title is not None
     assert re.sub("<.*?>", "", title[1]) == (
-        "2.44× faster (2.38–2.49) than the original on its fastest runtime, at a certified drop of at most 0.64 points "
+        "2.44× faster (2.38–2.49) than the original on its fastest runtime, at a certified drop of at most 0.60 points "
         "(95\u202f% confidence, n\u00a0=\u00a07,000)."
     )
 
@@ -300,9 +300,12 @@ def test_an_approximate_certificate_says_so() -> None:
 def test_coverage_is_shown_by_layer_with_shares_and_reasons() -> None:
     text = Reader(rendered(result(), rows())).text()
     assert "RemoveBlocks(count=2) changed 4 of 20 layers" in text
-    assert "1 layer left alone, kept in float: int8 here costs 0.31 points: conv1" in text
-    shares = [layer for layer in result()["coverage"][2]["layers"] if layer["changed"]]
-    whole = sum(layer["macs"] for layer in result()["coverage"][2]["layers"])
+    assert (
+        "6 layers left alone, is in no block that keeps the shape of its input and passes it on: conv1, layer2.0.conv1"
+        in text
+    )
+    shares = [layer for layer in result()["coverage"][0]["layers"] if layer["changed"]]
+    whole = sum(layer["macs"] for layer in result()["coverage"][0]["layers"])
     assert f"{100 * sum(layer['macs'] for layer in shares) / whole:.1f}\u202f% of the MACs" in text
 
 
@@ -327,8 +330,8 @@ def test_scores_outside_0_to_1_are_not_called_points() -> None:
     answer = copy.deepcopy(result())
     answer["baseline"]["score"] = 27.4
     text = Reader(rendered(answer, [])).text()
-    assert "at most 0.00637 (95" in text
-    assert "0.64 points" not in text
+    assert "at most 0.00591 (95" in text
+    assert "0.60 points" not in text
 
 
 def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:

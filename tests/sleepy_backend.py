@@ -102,6 +102,25 @@ class Absent(Sleepy):
 
 
 @dataclass(frozen=True)
+class Remote(Sleepy):
+    """Needs to be told where."""
+
+    address: str
+    port: int = 0
+
+    name: ClassVar[str] = "remote"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        if self.address != "here":
+            raise BackendError(f"nobody answers at {self.address}: start the server.")
+        return super().load(network, threads=threads, device=device)
+
+    @classmethod
+    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
+        yield cls("here")
+
+
+@dataclass(frozen=True)
 class Refuses(Sleepy):
     """Passes its probe, and refuses the networks of a run."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,29 +13,10 @@ from paring.backends.probe import Probe, probe
 from paring.backends.torch import Torch
 from paring.errors import ArtifactError, BackendError, InputError
 from paring.flow.request import Request
-from paring.types import Budget, Session
+from paring.types import Budget
 from tests import sleepy
-from tests.sleepy_backend import Sleepy
+from tests.sleepy_backend import Remote, Sleepy
 from tests.test_verify import INPUTS, changed, graph, written
-
-
-@dataclass(frozen=True)
-class Remote(Sleepy):
-    """Needs to be told where."""
-
-    address: str
-    port: int = 0
-
-    name: ClassVar[str] = "remote"
-
-    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
-        if self.address != "here":
-            raise BackendError(f"nobody answers at {self.address}: start the server.")
-        return super().load(network, threads=threads, device=device)
-
-    @classmethod
-    def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
-        yield cls("here")
 
 
 @dataclass(frozen=True)
@@ -74,21 +54,16 @@ def test_objects_of_one_backend_stand_each_for_its_own_options(tmp_path: Path) -
         sleepy.task(),
         out=tmp_path,
         time_limit_s=120,
-        techniques=[sleepy.Cheapen()],
+        techniques=[],
         backends=[Remote("there"), Remote("here"), Remote("here", port=1)],
         threads=1,
         progress=False,
     )
-    assert result.status == "improved", result.reason
     (gone,) = result.values["unavailable"]
     assert gone["backend"] == "remote(address=there)"
     assert "nobody answers at there" in gone["reason"]
-    tried = {(trial.recipe_text, trial.backend_text) for trial in result.trials}
-    assert tried == {
-        (recipe, backend)
-        for recipe in ("original", "Cheapen")
-        for backend in ("remote(address=here)", "remote(address=here, port=1)")
-    }
+    measured = {trial.backend_text for trial in result.trials if trial.outcome == "measured"}
+    assert measured == {"remote(address=here)", "remote(address=here, port=1)"}
 
 
 def test_what_one_object_lacks_is_not_held_against_another(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paring.data.seeding import seeded
 from paring.errors import DataError, ParingError, in_words
 from paring.types import Batch, Task
 
@@ -159,12 +160,16 @@ def known_length(batches: Iterable[Batch]) -> int | None:
         return None
 
 
-def calibration_batches(task: Task, rows: int = CALIBRATION_ROWS) -> tuple[Batch, ...]:
-    """What techniques may observe: the task's own calibration data, else a slice of train, else of evaluate."""
+def calibration_batches(task: Task, seed: int = 0, rows: int = CALIBRATION_ROWS) -> tuple[Batch, ...]:
+    """What techniques may observe: the task's own calibration data, else a slice of train, else of evaluate.
+
+    Of data that is shuffled the same seed gives the same rows, in a run that goes on too.
+    """
     for name in ("calibrate", "train", "evaluate"):
         source: Iterable[Batch] | None = getattr(task, name)
         if source is not None:
-            batches = first_rows(source, rows, name)
+            with seeded(seed):
+                batches = first_rows(source, rows, name)
             if not batches:
                 raise DataError(f"{name} is empty: give it at least one row.")
             return batches

@@ -48,7 +48,7 @@ class Job:
     @classmethod
     def of(cls, task: Task, *, seed: int = 0, threads: int | None = None) -> Job:
         """The job of a task alone, as needed to use a technique by hand."""
-        return cls(task, calibration_batches(task), seed=seed, threads=threads)
+        return cls(task, calibration_batches(task, seed), seed=seed, threads=threads)
 
     @property
     def original(self) -> nn.Module:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from paring.data.rows import Rows, write_rows
+from paring.data.seeding import seeded
 from paring.errors import DataError
 from paring.types import Batch, Signature, Task, restructured
 
@@ -35,7 +36,8 @@ class Splits:
 def split_rows(task: Task, folder: Path, input_names: tuple[str, ...], seed: int) -> Splits:
     """Write the task's evaluation rows below `folder`, divided at random by `seed`."""
     shutil.rmtree(folder, ignore_errors=True)
-    rows = write_rows(task.evaluate, folder / "all", input_names)
+    with seeded(0):  # Data that is shuffled is the same data in a run that goes on, and whatever seed divides it.
+        rows = write_rows(task.evaluate, folder / "all", input_names)
     if len(rows) < 2:
         raise DataError(f"evaluate has {len(rows)} row: at least 2 are needed, one to search on and one to certify on.")
     order = np.random.default_rng(seed).permutation(len(rows))

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from paring.data.batches import known_length, rows_in, tensors_of
 from paring.data.job import Job
+from paring.data.seeding import seeded
 from paring.errors import ParingError, TaskError, TimeUpError
 from paring.train.guard import Guard
 from paring.train.mode import train_mode_
@@ -57,8 +58,7 @@ def fit_(
     where the data or the loss is at fault; TechniqueError where the training diverges twice (the network then has its
     last good weights); TimeUpError where no step fits before the deadline.
     """
-    with _threads(job.threads), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
+    with _threads(job.threads), seeded(job.seed):
         try:
             return _Run(model, loss, training, job, now).over(train)
         finally:

@@ -17,7 +17,7 @@ from torch import nn
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.techniques.base import GraphTechnique
+from paring.techniques.base import GraphTechnique, ModuleTechnique
 from paring.types import Coverage, LayerChange, Task
 from tests.sleepy_backend import CLASSES, COST, OFFSET, SERVED_ROWS, Absent, Drowsy, Offset, Refuses, Sleepy
 
@@ -113,6 +113,28 @@ class Alone(Cheapen):
             time.sleep(0.3)
         Path(self.file).unlink()
         return super().apply(graph, job)
+
+
+@dataclass(frozen=True)
+class Blunt(ModuleTechnique):
+    """Never answers the last class, and is no faster; leaves a line for each time that it is applied."""
+
+    file: str = ""
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        with Path(self.file).open("a") as stream:
+            stream.write("applied\n")
+        after = copy.deepcopy(model)
+        with torch.no_grad():
+            after.get_parameter("bias")[-1] = -1e3
+        return after
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        return Coverage(self.name, (LayerChange("", True, "blunter", 21, 18),))
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls()
 
 
 TIME_IS_UP: list[str] = []

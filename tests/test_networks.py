@@ -22,6 +22,7 @@ from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
+from paring.tune.candidate import digest, recipe_json
 from paring.types import Budget, Task
 from tests import sleepy
 from tests.quantization_nets import job, residual_net, rows
@@ -76,6 +77,22 @@ def test_a_network_stays_while_one_of_its_runtimes_is_kept(tmp_path: Path) -> No
     networks.forget(seen=[kept, beaten], kept=[])
     networks.build(kept)
     assert times_applied(technique) == 2
+
+
+def test_in_the_end_only_networks_that_are_kept_stay_with_the_modules_they_were_made_of(tmp_path: Path) -> None:
+    points, classes = sleepy.rows(64)
+    task = Task(sleepy.network(), [(points, classes)], train=[(points, classes)])
+    networks = Networks(Job.of(task), task_signature(task), tmp_path)
+    kept, trained, beaten = (
+        Candidate(recipe, sleepy.Sleepy(), "training")
+        for recipe in ((FineTune(epochs=1), sleepy.Cheapen()), (FineTune(epochs=2),), (sleepy.Cheapen(),))
+    )
+    for candidate in (kept, trained, beaten):
+        networks.build(candidate)
+    networks.keep([kept])
+    left = {path.name for folder in ("modules", "networks") for path in (tmp_path / folder).iterdir()}
+    assert left == {"original", digest(recipe_json(kept.module_part)), kept.network_key}
+    assert networks.build(kept).network.is_file()
 
 
 def test_a_hopeless_candidate_is_a_row_with_the_reason_and_is_not_made(tmp_path: Path) -> None:

@@ -174,6 +174,16 @@ def test_a_finished_run_repeats_nothing_and_answers_the_same(improved: tuple[Res
     assert second.values["certificate"] == first.values["certificate"]
 
 
+def test_what_no_later_run_needs_is_gone_when_a_run_has_ended(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kept, beaten = sleepy.Counted(file=str(tmp_path / "kept")), sleepy.Blunt(file=str(tmp_path / "beaten"))
+    first = found(out, kept, beaten)
+    assert [artifact.name for artifact in (out / "trials" / "modules").iterdir()] == ["original"]
+    again = found(out, kept, beaten)
+    assert again.values["best"]["recipe_text"] == first.values["best"]["recipe_text"] == str(kept)
+    assert [Path(technique.file).read_text() for technique in (kept, beaten)] == ["applied\n"] * 2
+
+
 @contextmanager
 def refused(name: str) -> Iterator[None]:
     """A disk that refuses to write files whose path holds `name`."""

@@ -58,7 +58,7 @@ class Networks:
 
     def build(self, candidate: Candidate) -> Built:
         """The candidate's network on disk. Raises TechniqueError, ExportError, NothingChangedError."""
-        target = self.folder / "networks" / candidate.network_key
+        target = self._network_folder(candidate)
         if not target.is_dir():
             self._check_order(candidate.recipe)
             exported = self.exported(candidate.module_part, candidate.backend)
@@ -79,6 +79,15 @@ class Networks:
         for key in {candidate.network_key for candidate in seen} - {candidate.network_key for candidate in kept}:
             shutil.rmtree(self.folder / "networks" / key, ignore_errors=True)
 
+    def keep(self, kept: Iterable[Candidate]) -> None:
+        """Delete what was made for any other than those kept, trainings too: when no search will go on from there."""
+        kept = tuple(kept)
+        modules = {self._module_folder(candidate.module_part) for candidate in kept if candidate.module_part}
+        needed = {self._original_folder, *modules, *(self._network_folder(candidate) for candidate in kept)}
+        for made in (*self.folder.glob("modules/*"), *self.folder.glob("networks/*")):
+            if made not in needed:
+                shutil.rmtree(made, ignore_errors=True)
+
     def original_graph(self) -> onnx.ModelProto:
         """The task's own network as a graph."""
         return onnx.load(self._exported_original() / NETWORK_FILES["onnx"])
@@ -97,11 +106,18 @@ class Networks:
                     save_weights(model, part / WEIGHTS)
         return target
 
+    def _network_folder(self, candidate: Candidate) -> Path:
+        return self.folder / "networks" / candidate.network_key
+
+    @property
+    def _original_folder(self) -> Path:
+        return self.folder / "modules" / "original"
+
     def _module_folder(self, recipe: Recipe) -> Path:
         return self.folder / "modules" / digest(recipe_json(recipe))
 
     def _exported_original(self) -> Path:
-        target = self.folder / "modules" / "original"
+        target = self._original_folder
         if not target.is_dir():
             with replacing_folder(target) as part:
                 if isinstance(self.job.task.model, Path):

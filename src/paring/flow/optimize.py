@@ -84,7 +84,9 @@ def run(request: Request) -> Result:
                 hunt = Hunt(prepared, runner, told)
                 hunt.follow(Search(hunt.scene()))
             told.stage("concluding")
-            return conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
+            result = conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
+            prepared.networks.keep(hunt.kept())
+            return result
         except (KeyboardInterrupt, OutputError):
             if folder.log.file.is_file():
                 told.note(
@@ -141,7 +143,7 @@ class Hunt:
             self.candidates.update((candidate.key, candidate) for candidate in asked)
             search.tell(asked, self._round(asked))
             self._certify_early()
-            self._forget_the_beaten()
+            self.prepared.networks.forget(self.candidates.values(), self.kept())
 
     def _round(self, asked: Sequence[Candidate]) -> list[Trial]:
         """The trials of a round, fewer where the time ends first; those of an earlier run are not repeated."""
@@ -191,11 +193,10 @@ class Hunt:
         if finalist is not None:
             self.told.note(f"  {finalist.verdict}: {best}: {finalist.told}")
 
-    def _forget_the_beaten(self) -> None:
-        """Keep the networks of the frontier, of finalists and of who may become one; others can be built again."""
+    def kept(self) -> list[Candidate]:
+        """Those of the frontier, finalists, who may become one and who waits: networks of others can be built again."""
         hopeful = sorted((t for t in self.trials if t.recipe and self.ranking.hopeful(t)), key=self.ranking.cost)
         near = [*self.ranking.frontier(self.trials), *hopeful[:MOST_CONTENDERS]]
         kept = {trial.key for trial in near} | {f.key for f in self.finals.seen}
-        self.prepared.networks.forget(
-            self.candidates.values(), [candidate for key, candidate in self.candidates.items() if key in kept]
-        )
+        beaten = {trial.key for trial in self.trials} - kept
+        return [candidate for key, candidate in self.candidates.items() if key not in beaten]

@@ -14,7 +14,8 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: setup
-	$(BIN)/paring optimize examples/digits.py --out out/demo --fresh --time-limit 4m --max-drop 0.02
+	rm -rf out/demo
+	$(BIN)/paring optimize examples/digits.py --out out/demo --time-limit 4m --max-drop 0.02
 
 test: setup lint types unit
 

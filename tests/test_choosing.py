@@ -12,9 +12,9 @@ from paring.certify import Certificate
 from paring.errors import BackendError, OutputError, TimeUpError
 from paring.flow.choosing import Choosing, Winner
 from paring.flow.clock import RunClock
-from paring.flow.finalists import Finalist, Finals
+from paring.flow.finalists import Finals
+from paring.flow.ledger import EARLY_SHARE, FINAL_SHARE, LAST_SHARE, Finalist, Ledger
 from paring.flow.originals import Originals
-from paring.flow.prepare import EARLY_SHARE, FINAL_SHARE, LAST_SHARE
 from paring.measure.compare import Comparison
 from paring.measure.latency import Latency
 from paring.tune import Candidate, Ranking, Speedup, Trial
@@ -44,7 +44,7 @@ class Known(Finals):
     """Certifies all but `refused`, or fails; `looks` are those that were paid for."""
 
     def __init__(self, refused: Collection[str] = (), fault: Exception | None = None, **before: float) -> None:
-        self._seen = {}
+        self._ledger = Ledger()
         self.refused = {CANDIDATES[name].key for name in refused}
         self.fault = fault
         for name, share in before.items():
@@ -52,7 +52,7 @@ class Known(Finals):
         self.looks: list[tuple[Candidate, float]] = []
 
     def look(self, candidate: Candidate, share: float) -> Finalist | None:
-        earlier = self._seen.get(candidate.key)
+        earlier = self._ledger.of(candidate.key)
         if share <= 0 or (earlier and earlier.share >= share):
             return earlier
         if self.fault:
@@ -62,8 +62,9 @@ class Known(Finals):
 
     def _show(self, key: str, share: float) -> Finalist:
         certificate = Certificate(0.0, 0.005 / share, 0.95, 1000, "exact")
-        self._seen[key] = Finalist(key, share, certificate, "", certified=key not in self.refused)
-        return self._seen[key]
+        finalist = Finalist(key, share, certificate, "", certified=key not in self.refused)
+        self._ledger = self._ledger.with_look(finalist)
+        return finalist
 
 
 @dataclass

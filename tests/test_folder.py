@@ -61,9 +61,9 @@ def of_a_run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "out")
     with folder.locked():
         folder.resume({"seed": 1})
-        for name in ("data", "modules", "networks", "looks"):
+        for name in ("modules", "networks", "looks"):
             write_text(folder.trials / name / "file", name)
-        for file in (folder.trials / "finalists.json", folder.result, folder.root / "report.html"):
+        for file in (folder.result, folder.root / "report.html"):
             write_text(file, "{}")
         folder.log.append({"key": "a"})
         artifact(folder.root / "best")

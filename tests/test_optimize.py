@@ -337,8 +337,9 @@ def test_where_no_look_is_left_that_is_the_reason(improved: tuple[Result, Path],
     out = tmp_path / "out"
     shutil.copytree(improved[1], out)
     file = out / "trials" / "finalists.json"
-    looks = json.loads(file.read_text())["looks"]
-    file.write_text(json.dumps({"looks": [{**looks[0], "key": "of an earlier run", "share": 1.0}]}))
+    ledger = json.loads(file.read_text())
+    ledger["looks"] = [{**ledger["looks"][0], "key": "of an earlier run", "share": 1.0}]
+    file.write_text(json.dumps(ledger))
     result = found(out, *ALL)
     assert result.status == "kept-original"
     assert result.reason.startswith(

@@ -271,6 +271,15 @@ def test_every_look_at_the_certification_rows_is_told_also_those_that_failed() -
     text = Reader(rendered(answer, rows())).text()
     assert "Certified: Int8Static on openvino: at most 0.4 points" in text
     assert "Not certified: A → B on torch: at most 1.7 points" in text
+    assert "by runs that were discarded" not in text
+
+
+def test_looks_of_runs_that_were_discarded_are_told_too() -> None:
+    answer = result() | {"discarded_looks": {"count": 2, "share": 0.7}}
+    told = "Before this run: 2 looks by runs that were discarded, which count as well."
+    assert told in Reader(rendered(answer, rows())).text()
+    answer |= {"status": "kept-original", "certificate": None, "finalists": []}
+    assert told in Reader(rendered(answer, rows())).text()
 
 
 def test_the_certificate_shows_its_evidence() -> None:

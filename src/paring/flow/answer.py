@@ -11,7 +11,8 @@ from paring import __version__
 from paring.backends.base import Backend
 from paring.certify import Certificate
 from paring.flow.choosing import Winner
-from paring.flow.finalists import Finalist, Finals
+from paring.flow.finalists import Finals
+from paring.flow.ledger import Finalist
 from paring.flow.prepare import Prepared
 from paring.flow.result import Status
 from paring.measure.compare import Comparison
@@ -144,6 +145,7 @@ def result_json(
         "speedup_over_source": speedup_json(findings.over_source),
         "certificate": certificate,
         "finalists": [_finalist_json(finalist, trials) for finalist in finals.seen],
+        "discarded_looks": {"count": len(prepared.ledger.before), "share": round(sum(prepared.ledger.before), 3)},
         "coverage": findings.best.coverage,
         "nearest": [{**point_json(trial), "misses": missed} for trial, missed in findings.nearest],
         "unavailable": [{"backend": name, "reason": reason} for name, reason in prepared.unavailable.items()],

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from paring.certify import Certificate
 from paring.errors import OutputError, ParingError, TimeUpError
 from paring.flow.clock import RunClock
-from paring.flow.finalists import Finalist, Finals
+from paring.flow.finalists import Finals
+from paring.flow.ledger import EARLY_SHARE, FINAL_SHARE, Finalist
 from paring.flow.originals import Originals
-from paring.flow.prepare import EARLY_SHARE, FINAL_SHARE
 from paring.flow.trials import latency_json
 from paring.measure.compare import Comparison
 from paring.measure.latency import Latency

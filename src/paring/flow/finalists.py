@@ -1,46 +1,15 @@
-"""Finalists: each looks once at the certification split, and what may go wrong is spent with every look.
-
-The confidence leaves (1 - confidence) to go wrong. Each look spends a share of that, and the shares of one output
-folder never add up to more than all of it, however often the run is resumed: so all its certificates hold together.
-"""
+"""Finalists: each looks once at the certification split, and pays for it out of the ledger."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from paring.artifact.files import read_json, write_json
 from paring.backends.isolated import Deployment
-from paring.certify import Certificate
 from paring.errors import OutputError, ParingError, TimeUpError
+from paring.flow.ledger import FINALISTS, Finalist
 from paring.flow.looks import ORIGINAL, Looks
-from paring.flow.prepare import FINAL_SHARE, FINALISTS, LAST_SHARE, Prepared
+from paring.flow.prepare import Prepared
 from paring.tune import Candidate
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A candidate that was looked at, at the cost of `share`: its certificate, or why it has none.
-
-    `elapsed_s` is what the run had spent when it was known.
-    """
-
-    key: str
-    share: float
-    certificate: Certificate | None
-    reason: str
-    certified: bool
-    elapsed_s: float = 0.0
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        return "certified" if self.certified else "not certified"
-
-    @property
-    def told(self) -> str:
-        """The evidence, or the failure."""
-        return self.reason if self.certificate is None else str(self.certificate)
 
 
 class Finals:
@@ -49,13 +18,12 @@ class Finals:
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
         self._looks = Looks(prepared)
-        self._log = prepared.folder.trials / "finalists.json"
-        self._seen = self._read()
+        self._ledger = prepared.ledger
 
     @property
     def seen(self) -> tuple[Finalist, ...]:
         """All finalists so far, in the order of their looks."""
-        return tuple(self._seen.values())
+        return self._ledger.looks
 
     @property
     def first_certified_s(self) -> float | None:
@@ -69,24 +37,28 @@ class Finals:
         fails only where the one at the smaller share could fail as well or the difference is spent.
         Raises TimeUpError where the look would end too late: it is none then, and costs nothing.
         """
-        earlier = self._seen.get(candidate.key)
+        earlier = self._ledger.of(candidate.key)
         paid = earlier.share if earlier else 0.0
         if earlier and (paid >= share or earlier.certificate is None):
             return earlier
-        if share <= 0 or sum(finalist.share for finalist in self.seen) - paid + share > 1 + 1e-9:
+        if share <= 0 or share - paid > self._ledger.left:
             return earlier
         finalist = self._looked(candidate, share)
-        known_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 1)
+        known_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 3)
         finalist = replace(finalist, elapsed_s=known_s)
-        self._seen[candidate.key] = finalist
-        write_json(self._log, {"looks": [_as_json(f) for f in self.seen]})
+        self._ledger = self._ledger.with_look(finalist)
+        self._ledger.write(self._prepared.folder.ledger)
         return finalist
 
     @property
+    def early_share(self) -> float:
+        """What an early look may cost; 0 where none is to be taken."""
+        return self._ledger.early_share
+
+    @property
     def next_share(self) -> float:
-        """What the next look may cost; 0 where none is left."""
-        left = 1 + 1e-9 - sum(finalist.share for finalist in self.seen)
-        return next((share for share in (FINAL_SHARE, LAST_SHARE) if share <= left), 0.0)
+        """What the next final look may cost; 0 where none is left."""
+        return self._ledger.next_share
 
     def deployment(self, candidate: Candidate) -> Deployment:
         """The candidate's network in its backend, until the end of the run."""
@@ -103,25 +75,7 @@ class Finals:
             raise  # Neither is a verdict on the candidate.
         except ParingError as error:  # A network that fails on these rows is no finalist, and the run goes on.
             return Finalist(candidate.key, share, None, str(error), certified=False)
-        budget = self._prepared.request.budget
+        budget, finalists = self._prepared.request.budget, FINALISTS + len(self._ledger.before)
         certificate = self._looks.certificate(candidate.key, 1 - (1 - budget.confidence) * share)
-        certificate = replace(certificate, confidence=budget.confidence, finalists=FINALISTS)
+        certificate = replace(certificate, confidence=budget.confidence, finalists=finalists)
         return Finalist(candidate.key, share, certificate, "", certified=certificate.meets(budget.max_drop))
-
-    def _read(self) -> dict[str, Finalist]:
-        if not self._log.is_file():
-            return {}
-        try:
-            return {row["key"]: _from_json(row) for row in read_json(self._log)["looks"]}
-        except (KeyError, TypeError) as error:
-            raise OutputError(f"{self._log} holds no looks ({error!r}): pass --fresh to begin anew.") from error
-
-
-def _as_json(finalist: Finalist) -> dict[str, Any]:
-    certificate = finalist.certificate.to_json() if finalist.certificate else None
-    return {**asdict(finalist), "certificate": certificate}
-
-
-def _from_json(row: dict[str, Any]) -> Finalist:
-    certificate = Certificate.from_json(row["certificate"]) if row["certificate"] else None
-    return Finalist(**{**row, "certificate": certificate})

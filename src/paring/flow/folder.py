@@ -14,6 +14,7 @@ from paring.artifact import foreign_file
 from paring.artifact.files import JsonLines, read_json, remove_parts, write_json
 from paring.errors import OutputError, writing
 from paring.flow.identity import changes
+from paring.flow.ledger import Ledger
 from paring.flow.pace import Pace
 from paring.tune import Trial
 
@@ -21,7 +22,7 @@ LOCK = ".lock"
 """Held by the run that is in the folder; that it lies in trials/ also tells that paring made what stands around it."""
 
 FOR_PEOPLE = ("best", "frontier", "result.json", "report.html")
-OF_RUN = ("trials.jsonl", "finalists.json", "looks", "data", "modules", "networks", "run.json")
+OF_RUN = ("trials.jsonl", "looks", "modules", "networks", "run.json")
 """Below trials/. What the run was asked goes last, so that what is left of a run can always be told from another's."""
 
 
@@ -30,8 +31,9 @@ class RunFolder:
     """Where a run keeps what it makes.
 
     OUT/result.json, report.html, best/, frontier/NN/ are for people; OUT/trials/ holds what a killed run needs to go
-    on: trials.jsonl, run.json (what the run was asked), data/ (the two splits), modules/ and networks/ (what trials
-    made, by the digest of their recipe), looks/ and finalists.json (what was seen of the certification split).
+    on: trials.jsonl, run.json (what the run was asked), data/ (the two splits, written anew by each run), modules/ and
+    networks/ (what trials made, by the digest of their recipe), looks/ (scores of the certification split) and
+    finalists.json (what was seen of it, and what that has cost).
     """
 
     root: Path
@@ -45,6 +47,11 @@ class RunFolder:
     def log(self) -> JsonLines:
         """One trial a line."""
         return JsonLines(self.trials / "trials.jsonl")
+
+    @property
+    def ledger(self) -> Path:
+        """The looks at the certification rows, and what they cost."""
+        return self.trials / "finalists.json"
 
     @property
     def result(self) -> Path:
@@ -108,6 +115,12 @@ class RunFolder:
                 "choose another --out, or move it away."
             )
 
+    def begin(self, identity: dict[str, Any], *, fresh: bool) -> list[Trial]:
+        """`resume`, or where the run is to be `fresh`, a new one in place of what is there."""
+        if fresh:
+            self.clear()
+        return self.resume(identity)
+
     def resume(self, identity: dict[str, Any]) -> list[Trial]:
         """The finished trials of an earlier run of the same question; [] for a new run.
 
@@ -135,8 +148,20 @@ class RunFolder:
             write_json(file, asdict(measured))
         return Pace(**read_json(file))
 
+    def looks(self, rows: str, *, fresh: bool) -> Ledger:
+        """What looks at rows of that digest have cost here; a `fresh` run has taken none of them itself.
+
+        Raises OutputError where none is left for the run.
+        """
+        ledger = Ledger.read(self.ledger).at(rows)
+        ledger = ledger.without_looks() if fresh else ledger
+        ledger.check(self.root)
+        return ledger
+
     def clear(self) -> None:
-        """Discard what an earlier run left."""
+        """Discard what an earlier run left, but for what its looks at the certification rows have cost."""
+        if self.ledger.is_file():
+            Ledger.read(self.ledger).without_looks().write(self.ledger)
         for path in (*(self.root / name for name in FOR_PEOPLE), *(self.trials / name for name in OF_RUN)):
             with writing(path):
                 if path.is_dir():

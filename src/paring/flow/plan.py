@@ -14,8 +14,9 @@ from paring.data.job import Job
 from paring.data.split import Splits, split_rows
 from paring.flow.certifiable import Certifiable
 from paring.flow.clock import LOOKS
+from paring.flow.ledger import FINAL_SHARE
 from paring.flow.networks import Networks
-from paring.flow.prepare import FINAL_SHARE, task_signature
+from paring.flow.prepare import task_signature
 from paring.flow.reference import pace_of
 from paring.flow.request import Request
 from paring.techniques.base import described

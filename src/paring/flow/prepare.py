@@ -23,6 +23,7 @@ from paring.flow.certifiable import Certifiable
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.identity import identity
+from paring.flow.ledger import Ledger
 from paring.flow.networks import Networks
 from paring.flow.pace import Pace
 from paring.flow.paired import Scorer
@@ -37,14 +38,6 @@ from paring.report.progress import Progress
 from paring.tune import Ranking, Trial
 from paring.types import Array, Signature, Task
 
-FINALISTS = 3
-"""One certified early, so that a run that is cut short has an answer, and two at the end."""
-
-EARLY_SHARE = 0.1
-FINAL_SHARE = 0.6
-LAST_SHARE = 0.3
-"""Of what may go wrong (1 - confidence): an early look and two final ones, of which the first is the most ambitious."""
-
 PROBING_SHARE = 0.5
 """Of the limit, for what probes may take: a runtime that hangs in its probe leaves the time for the others."""
 
@@ -54,7 +47,8 @@ class Prepared:
     """A run that is ready to search. `original_scores` are those of the selection rows.
 
     `job` ends with the search, and the job of `networks` with the run: a finalist is made again where it must be.
-    `pace` tells what looks take, `not_tried` what is not proposed or had no time, with the reason.
+    `ledger` is what looks at the certification rows had cost before, `pace` tells what looks take, `not_tried` what is
+    not proposed or had no time, with the reason.
     """
 
     request: Request
@@ -64,6 +58,7 @@ class Prepared:
     networks: Networks
     splits: Splits
     probes: tuple[Probe, ...]
+    ledger: Ledger
     finished: list[Trial]
     original: Deployment
     original_scores: Array
@@ -93,7 +88,7 @@ class Prepared:
     def ranking(self) -> Ranking:
         """The order of trials under the budget, with what a final look will ask of them."""
         low, high = self.request.task.score_range
-        risk = (1 - self.request.budget.confidence) * FINAL_SHARE
+        risk = (1 - self.request.budget.confidence) * self.ledger.first_share
         return Ranking(self.request.budget, len(self.splits.certification), 1 - risk, high - low)
 
     @contextmanager
@@ -122,9 +117,10 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     signature = task_signature(request.task)
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     check_all_labels(request.task, signature, splits.selection, splits.certification)
-    certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), FINAL_SHARE)
+    ledger = folder.looks(splits.digest, fresh=not request.resume)
+    certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), ledger.first_share)
     certifiable.check()
-    finished = folder.resume(identity(request, __version__, splits.digest))
+    finished = folder.begin(identity(request, __version__, splits.digest), fresh=not request.resume)
     # Whatever a technique does with its job, it sees no certification row.
     shown = replace(request.task, evaluate=Shown(splits.selection, signature))
     job = replace(Job.of(shown, seed=request.seed, threads=request.thread_count), say=told.say)
@@ -138,7 +134,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         clock.resume(max(trial.elapsed_s for trial in finished))
     certifiable = certifiable.knowing(scores)
     certifiable.check()
-    told.note(certifiable.told)
+    told.note(f"{certifiable.told}; {ledger.told}" if ledger.before else certifiable.told)
     job = replace(job, deadline_s=clock.search_deadline_s, grace_s=clock.grace_s)
     inputs = timing_inputs(splits.selection, request.budget.batch_size, folder.trials / "data" / "timing")
     return Prepared(
@@ -148,6 +144,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         job=job,
         networks=replace(networks, job=replace(job, deadline_s=clock.deadline_s, grace_s=0.0)),
         splits=splits,
+        ledger=ledger,
         probes=probes,
         finished=finished,
         original=replace(original, deadline_s=clock.deadline_s),

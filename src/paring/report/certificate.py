@@ -5,7 +5,7 @@ from __future__ import annotations
 from paring.report import units
 from paring.report.axis import Axis
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, Certified, Look
+from paring.report.records import Answer, Certified
 from paring.report.story import as_sentence
 from paring.report.units import ScoreUnit
 
@@ -30,18 +30,18 @@ def certificate_section(answer: Answer, unit: ScoreUnit) -> Markup:
     certificate = answer.certificate
     if certificate is None:
         why = "the answer is the original itself" if answer.status == "kept-original" else "no candidate came that far"
-        return el("div", None, el("p", {"class": "empty"}, f"Nothing was certified: {why}."), *_looks(answer.looks))
+        return el("div", None, el("p", {"class": "empty"}, f"Nothing was certified: {why}."), *_looks(answer))
     return el(
         "div",
         {"class": "certificate"},
         _line(answer, certificate, unit),
-        el("div", None, *_evidence(certificate, unit), *_looks(answer.looks)),
+        el("div", None, *_evidence(certificate, unit), *_looks(answer)),
     )
 
 
-def _looks(looks: tuple[Look, ...]) -> list[Markup]:
+def _looks(answer: Answer) -> list[Markup]:
     """Every finalist, those that were refused too: a certificate is worth what was risked for it."""
-    if not looks:
+    if not answer.looks and not answer.discarded_looks:
         return []
     items = [
         el(
@@ -51,8 +51,11 @@ def _looks(looks: tuple[Look, ...]) -> list[Markup]:
             el("span", {"class": "recipe"}, look.recipe.replace(" -> ", " → ")),
             f" on {look.backend_text}: {look.told}",
         )
-        for look in looks
+        for look in answer.looks
     ]
+    if answer.discarded_looks:
+        taken = units.counted(answer.discarded_looks, "look")
+        items.append(el("li", None, f"Before this run: {taken} by runs that were discarded, which count as well."))
     return [el("h3", None, "Every look at these rows"), el("ul", {"class": "failures"}, *items)]
 
 

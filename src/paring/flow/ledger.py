@@ -1,0 +1,159 @@
+"""The ledger: what looks at the certification rows have cost in an output folder, whatever became of their runs.
+
+The confidence leaves (1 - confidence) to go wrong. Each look spends a share of that, and the shares of looks at the
+same rows never add up to more than all of it, however often a run in the folder is resumed or discarded: so all
+certificates that the folder ever gave hold together, at the lowest confidence among them. New rows are new luck; so is
+another folder, whose certificates hold without those of this one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from paring.artifact.files import write_json
+from paring.certify import Certificate
+from paring.errors import OutputError, ParingError
+
+FINALISTS = 3
+"""One certified early, so that a run that is cut short has an answer, and two at the end."""
+
+EARLY_SHARE = 0.1
+FINAL_SHARE = 0.6
+LAST_SHARE = 0.3
+"""Of what may go wrong (1 - confidence): an early look and two final ones, of which the first is the most ambitious."""
+
+ALL = 1 + 1e-9
+"""Shares are added up in floating point."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was looked at, at the cost of `share`: its certificate, or why it has none.
+
+    `elapsed_s` is what the run had spent when it was known.
+    """
+
+    key: str
+    share: float
+    certificate: Certificate | None
+    reason: str
+    certified: bool
+    elapsed_s: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return "certified" if self.certified else "not certified"
+
+    @property
+    def told(self) -> str:
+        """The evidence, or the failure."""
+        return self.reason if self.certificate is None else str(self.certificate)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "certificate": self.certificate.to_json() if self.certificate else None}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Finalist:
+        """The inverse of `to_json`."""
+        certificate = values["certificate"]
+        return cls(**{**values, "certificate": Certificate.from_json(certificate) if certificate else None})
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The `looks` of a run at rows of that digest, in the order in which each was taken last.
+
+    `discarded` holds, by the digest of the rows, the shares of looks whose runs were discarded: what they showed may
+    have led to the run that came instead.
+    """
+
+    rows: str = ""
+    looks: tuple[Finalist, ...] = ()
+    discarded: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, file: Path) -> Ledger:
+        """What a file holds; nothing where there is none. Raises OutputError where it is damaged."""
+        if not file.is_file():
+            return cls()
+        try:
+            values = json.loads(file.read_bytes())
+            looks = tuple(Finalist.from_json(look) for look in values["looks"])
+            return cls(values["rows"], looks, {rows: tuple(shares) for rows, shares in values["discarded"].items()})
+        except (ParingError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OutputError(
+                f"{file} does not tell which looks at the certification rows were taken ({error!r}): "
+                "choose another --out."
+            ) from error
+
+    def write(self, file: Path) -> None:
+        """Whole or not at all. Raises OutputError where the disk refuses."""
+        looks = [look.to_json() for look in self.looks]
+        write_json(file, {"rows": self.rows, "looks": looks, "discarded": dict(self.discarded)})
+
+    def at(self, rows: str) -> Ledger:
+        """For a run at rows of that digest: looks at others are none of its own."""
+        return self if rows == self.rows else replace(self.without_looks(), rows=rows)
+
+    def without_looks(self) -> Ledger:
+        """When their run is discarded: what they cost stays spent."""
+        spent = {self.rows: (*self.before, *(look.share for look in self.looks))} if self.looks else {}
+        return Ledger(self.rows, (), {**self.discarded, **spent})
+
+    def with_look(self, look: Finalist) -> Ledger:
+        """With one more, which takes the place of an earlier one at the same candidate."""
+        return replace(self, looks=(*(other for other in self.looks if other.key != look.key), look))
+
+    def of(self, key: str) -> Finalist | None:
+        """The look at the candidate of that key; None where there was none."""
+        return next((look for look in self.looks if look.key == key), None)
+
+    @property
+    def before(self) -> tuple[float, ...]:
+        """The shares of looks at these rows whose runs were discarded."""
+        return self.discarded.get(self.rows, ())
+
+    def check(self, folder: Path) -> None:
+        """Raise OutputError where no look is left for this run: a search that can certify nothing need not begin."""
+        if not self.first_share:
+            raise OutputError(
+                f"{folder} has no look at these rows of evaluate left: {self.told}. Give evaluate new rows, or choose "
+                "another --out, whose certificates hold without those that were given here."
+            )
+
+    @property
+    def told(self) -> str:
+        """What was spent before, in words."""
+        count, spent = len(self.before), sum(self.before)
+        looks = "1 look was" if count == 1 else f"{count} looks were"
+        return f"{looks} taken by runs that were discarded, at {spent:.0%} of what the confidence lets go wrong"
+
+    @property
+    def left(self) -> float:
+        """What looks at these rows may still cost."""
+        return ALL - sum(self.before) - sum(look.share for look in self.looks)
+
+    @property
+    def next_share(self) -> float:
+        """What the next final look may cost; 0 where none is left."""
+        return _final_share(self.left)
+
+    @property
+    def first_share(self) -> float:
+        """What the first final look of this run may cost, or might have; 0 where none was left for it."""
+        return _final_share(ALL - sum(self.before))
+
+    @property
+    def early_share(self) -> float:
+        """What an early look may cost; 0 where that would leave less for the final one."""
+        return EARLY_SHARE if 0 < self.next_share <= self.left - EARLY_SHARE else 0.0
+
+
+def _final_share(left: float) -> float:
+    return next((share for share in (FINAL_SHARE, LAST_SHARE) if share <= left), 0.0)

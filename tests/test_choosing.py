@@ -208,6 +208,17 @@ def test_a_run_that_is_repeated_keeps_its_winner_and_spends_nothing() -> None:
     assert choice.looks == []
 
 
+def test_a_run_that_was_cut_after_its_looks_tells_all_that_they_showed() -> None:
+    """Who was refused had a fair chance, which is too little for the last look, and came first."""
+    trials = {"1": trial(CANDIDATES["1"], size=100, deviation=0.43), **sized(_2=200)}
+    whole = Choice(trials, finals=Known(refused=["1"])).made()
+    cut = Choice(trials, finals=Known(refused=["1"], _1=FINAL_SHARE, _2=LAST_SHARE))
+    assert isinstance(whole, Winner)
+    assert whole.passed_over.startswith("Cheapen(cost_ms=1.0) on sleepy was not certified")
+    assert cut.made() == whole
+    assert cut.looks == []
+
+
 def test_all_that_came_so_far_is_told() -> None:
     trials = {**sized(_1=100, _3=300), "2": trial(CANDIDATES["2"], size=200, deviation=0.1)}
     reason = Choice(trials, at_length={"1": 0.9}, finals=Known(refused=["2"])).made()

@@ -90,9 +90,9 @@ def test_a_champion_that_can_not_be_measured_is_not_kept() -> None:
 
 
 def test_who_was_looked_at_when_the_run_came_this_far_before_stays_the_winner() -> None:
-    truth = Truth(1.0, 2.0)
-    order = played_off(trials(1.0, 1.01), quick_cost, truth.duel, lambda: 100.0, looked_at={"1"})
-    assert [trial.number for trial in order] == [1, 0]
+    truth = Truth(1.0, 2.0, 1.0)
+    order = played_off(trials(1.0, 1.01, 1.02), quick_cost, truth.duel, lambda: 100.0, looked_at=["2", "1"])
+    assert [trial.number for trial in order] == [2, 0, 1]
     assert truth.met == []
 
 

@@ -78,7 +78,7 @@ class Choosing:
         """Looks at the candidates from the best on, as long as one is asked for; ends with why no more are possible."""
         failed = float("inf")
         for trial in self._ranked():
-            found: Finalist | str | None = self._certified(trial)
+            found: Finalist | str | None = self._judged_before(trial)
             if found is None and not self._worth_a_look(trial, failed):
                 continue
             found = found or self._look(trial)
@@ -106,12 +106,13 @@ class Choosing:
         ranked = sorted(pool, key=self.ranking.order)
         if not self.ranking.about_speed:
             return ranked
-        looked_at = {finalist.key for finalist in self.finals.seen if finalist.share > EARLY_SHARE}
+        looked_at = [finalist.key for finalist in self.finals.seen if finalist.share > EARLY_SHARE]
         return played_off(ranked, self.ranking.cost, self.meet, self.clock.conclusion_left_s, looked_at)
 
-    def _certified(self, trial: Trial) -> Finalist | None:
-        """What an earlier look certified: nothing more is spent on it before it is judged."""
-        return next((f for f in self.finals.seen if f.key == trial.key and f.certified), None)
+    def _judged_before(self, trial: Trial) -> Finalist | None:
+        """What an earlier look certified, so that nothing more is spent on it yet, or what a final one showed."""
+        seen = (finalist for finalist in self.finals.seen if finalist.key == trial.key)
+        return next((finalist for finalist in seen if finalist.certified or finalist.share > EARLY_SHARE), None)
 
     def _worth_a_look(self, trial: Trial, failed: float) -> bool:
         """Whether it is likelier to be certified than what `failed`, and for a last look likely."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from paring.errors import TimeUpError
 
@@ -37,8 +38,9 @@ WRITING_STARTS = 2
 class RunClock:
     """How much of the time limit is spent. A resumed run goes on where the earlier one ended.
 
-    Decisions see the time as it stood when the last trial ended, and what the search was allowed then; each trial
-    records both: so a resumed run, which replays those trials, decides as the first one did, even with more time.
+    Decisions see the time as it stood when the last trial ended, and what the search was allowed when the next one was
+    asked for; trials record both: so a resumed run, which replays them, decides as the first one did, even with more
+    time.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -50,10 +52,14 @@ class RunClock:
         self._look_s = 0.0
         self._start_s = 0.0
 
-    def resume(self, spent_s: float) -> None:
-        """An earlier run had spent so much of the limit, also on preparing: what this one did again does not count."""
-        self._spent_before_s = spent_s
-        self._begin_s = time.monotonic()
+    def resume(self, trials_s: Sequence[float], looks_s: Sequence[float]) -> None:
+        """In an earlier run so much was spent as each trial ended, and each look at the certification rows.
+
+        What this one did again does not count, and neither does what followed the search: that is done once more.
+        """
+        if trials_s:
+            self._spent_before_s = max(*trials_s, min(max(looks_s, default=0.0), self.search_limit_s))
+            self._begin_s = time.monotonic()
 
     @property
     def spent_s(self) -> float:
@@ -115,7 +121,7 @@ class RunClock:
         return self.limit_s - self.spent_s
 
     def trial_ended(self, elapsed_s: float, search_limit_s: float | None = None) -> None:
-        """A trial ended when so much was spent; `search_limit_s` is what was allowed, for one that is replayed."""
+        """A trial ended when so much was spent; `search_limit_s` is what was allowed, where the next is replayed."""
         self._decided_s, self._decided_limit_s = elapsed_s, search_limit_s
 
     def search_left_s(self) -> float:

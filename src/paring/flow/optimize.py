@@ -107,7 +107,7 @@ class Hunt:
         self.candidates: dict[str, Candidate] = {}
         self.trials: list[Trial] = []
         self.known = {trial.key: trial for trial in prepared.finished}
-        self.replayed = set(self.known)
+        self.unreplayed = {trial.key: trial.search_limit_s for trial in prepared.finished}
         self.ranking = prepared.ranking()
 
     def scene(self) -> Scene:
@@ -154,14 +154,19 @@ class Hunt:
                 trial = replace(trial, elapsed_s=round(self.clock.spent_s, 3), search_limit_s=limit_s)
                 self.prepared.folder.append(trial)
                 self.known[trial.key] = trial
-            self.replayed.discard(trial.key)
-            self.clock.trial_ended(trial.elapsed_s, trial.search_limit_s if self.replayed else None)
+            self._tell_clock(trial)
             done.append(trial)
             self.trials.append(trial)
             self.told.trial(len(self.trials), self._best_in_words())
             if self.clock.search_left_s() <= 0:
                 break
         return done
+
+    def _tell_clock(self, trial: Trial) -> None:
+        """What is decided next was decided before where an earlier run tried what followed: under that run's limit."""
+        replayed = self.unreplayed.pop(trial.key, None) is not None
+        limit_s = next(iter(self.unreplayed.values()), None) if replayed else None
+        self.clock.trial_ended(trial.elapsed_s, limit_s)
 
     def _tried(self, numbers: dict[str, int]) -> Callable[[Candidate], Trial]:
         def tried(candidate: Candidate) -> Trial:

@@ -130,8 +130,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     original, scores, measured = reference(request, networks, probes, splits, resumed=bool(finished))
     pace = folder.pace(measured)
     clock.reserve(pace.look_s(len(splits.certification)), pace.start_s)
-    if finished:
-        clock.resume(max(trial.elapsed_s for trial in finished))
+    clock.resume([trial.elapsed_s for trial in finished], [look.elapsed_s for look in ledger.looks])
     certifiable = certifiable.knowing(scores)
     certifiable.check()
     told.note(f"{certifiable.told}; {ledger.told}" if ledger.before else certifiable.told)
@@ -144,8 +143,8 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
         job=job,
         networks=replace(networks, job=replace(job, deadline_s=clock.deadline_s, grace_s=0.0)),
         splits=splits,
-        ledger=ledger,
         probes=probes,
+        ledger=ledger,
         finished=finished,
         original=replace(original, deadline_s=clock.deadline_s),
         original_scores=scores,

@@ -5,7 +5,7 @@ Where the search had time to spare, this is where it pays: the fastest of severa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from paring.errors import OutputError, ParingError, TimeUpError
 from paring.measure.compare import Comparison
@@ -27,17 +27,17 @@ def played_off(
     cost: Callable[[Trial], float],
     duel: Duel,
     time_left_s: Callable[[], float],
-    looked_at: Collection[str] = (),
+    looked_at: Sequence[str] = (),
 ) -> list[Trial]:
     """The same trials with the winner of the contenders first; `ranked` has the least cost first.
 
-    Each contender meets the champion so far. One of `looked_at` was the winner when the run came this far before: it
-    stays the winner, since another look would be paid for with confidence.
+    Each contender meets the champion so far. The first one of `looked_at` was the winner when the run came this far
+    before: it stays the winner, since another look would be paid for with confidence.
     """
     contenders = [trial for trial in ranked if cost(trial) <= CLOSE * cost(ranked[0])][:MOST_CONTENDERS]
     if len(contenders) < 2:
         return list(ranked)
-    champion = next((trial for trial in contenders if trial.key in looked_at), None)
+    champion = next((trial for key in looked_at for trial in contenders if trial.key == key), None)
     champion = champion or last_standing(contenders, duel, time_left_s)
     return [champion, *(trial for trial in ranked if trial is not champion)]
 

@@ -60,7 +60,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Run:
-    """What a process did, and what lay on disk whenever that had changed."""
+    """What a process did, and what lay on disk whenever that had changed; `torn` ends with a network and no trial."""
 
     asked: list[Candidate]
     tried: list[str]
@@ -69,6 +69,7 @@ class Run:
     kept: list[Candidate]
     winner: Winner | str
     disks: list[Disk]
+    torn: list[Disk]
 
     def settings(self, kind: type[Technique], name: str) -> set[Any]:
         """The values of a setting in all that was asked for."""
@@ -92,13 +93,17 @@ class Machine:
     folder: RunFolder
     tried: list[str] = field(default_factory=list)
     disks: list[Disk] = field(default_factory=list)
+    torn: list[Disk] = field(default_factory=list)
 
     def run(self, candidate: Candidate, number: int) -> Trial:
         self.note()
         self.tried.append(candidate.key)
         trial = self.there.measure(candidate, number)
         self.clock.now_s += trial.wall_time_s
-        return trial
+        if set(self.disks[-1].trained) != set(self.there.trained):
+            self.torn.append(replace(self.disks[-1], trained=tuple(self.there.trained)))
+        times_s = [4.0 * t.epochs if isinstance(t, Teach) else 0.0 for t in candidate.recipe]
+        return replace(trial, coverage=[{"apply_s": spent_s} for spent_s in times_s])
 
     def note(self) -> None:
         """A process may be killed here."""
@@ -189,7 +194,7 @@ class Workshop:
         choosing = Choosing(hunt.ranking, originals, trials, hunt.candidates, hunt.finals, machine.compare, ready.clock)
         winner = choosing.winner()
         asked, looks = list(hunt.candidates.values()), [replace(look, elapsed_s=0.0) for look in hunt.finals.seen]
-        return Run(asked, machine.tried, folder.log.read(), looks, hunt.kept(), winner, machine.disks)
+        return Run(asked, machine.tried, folder.log.read(), looks, hunt.kept(), winner, machine.disks, machine.torn)
 
 
 @pytest.fixture
@@ -226,6 +231,27 @@ def test_wherever_a_run_is_cut_it_goes_on_and_answers_as_if_it_had_not_been(work
         assert cut.rows == whole.rows
         assert cut.looks == whole.looks
         assert cut.answer == whole.answer
+
+
+def structures(run: Run) -> list[tuple[Recipe, str]]:
+    """What was asked for, but for how long it was trained."""
+    return [(tuple(t for t in c.recipe if not isinstance(t, Teach)), str(c.backend)) for c in run.asked]
+
+
+def test_a_run_that_is_cut_behind_a_training_does_not_repeat_it_and_knows_how_long_it_took(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    whole = workshop.run(tmp_path / "whole")
+    assert len(whole.torn) == 6, "four laps and two long trainings"
+    first_long = [any(isinstance(t, Teach) and t.epochs > 5 for t in c.recipe) for c in whole.asked].index(True)
+    for number, disk in enumerate(whole.torn):
+        done = disk.files["trials/trials.jsonl"].count(b"\n")
+        cut = workshop.run(tmp_path / str(number), disk)
+        assert cut.asked[: done + 1] == whole.asked[: done + 1]
+        assert structures(cut)[: first_long + 1] == structures(whole)[: first_long + 1]
+        saved_s = cut.rows[done]["coverage"][-2]["apply_s"]
+        assert cut.rows[done]["elapsed_s"] == pytest.approx(whole.rows[done]["elapsed_s"] - saved_s)
+        assert cut.rows[-1]["elapsed_s"] <= cut.rows[-1]["search_limit_s"]
 
 
 def test_a_run_that_got_more_time_goes_on_with_all_of_it_also_when_it_is_cut(

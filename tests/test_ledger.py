@@ -79,21 +79,21 @@ def test_a_look_once_more_takes_the_place_of_the_earlier_one() -> None:
 
 def test_a_fresh_start_keeps_what_looks_cost(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    Ledger("r").with_look(look("a", FINAL_SHARE)).write(folder.ledger)
-    assert folder.looks("r", fresh=False).of("a") == look("a", FINAL_SHARE)
-    assert folder.looks("r", fresh=True) == spent(FINAL_SHARE).without_looks()
+    Ledger("r").with_look(look("a", FINAL_SHARE)).write(folder.ledger_file)
+    assert folder.ledger_at("r", fresh=False).of("a") == look("a", FINAL_SHARE)
+    assert folder.ledger_at("r", fresh=True) == spent(FINAL_SHARE).without_looks()
     for _ in range(2):
         folder.begin({"seed": 1}, fresh=True)
-        assert folder.looks("r", fresh=False) == folder.looks("r", fresh=True)
-        assert folder.looks("r", fresh=False).before == (FINAL_SHARE,)
+        assert folder.ledger_at("r", fresh=False) == folder.ledger_at("r", fresh=True)
+        assert folder.ledger_at("r", fresh=False).before == (FINAL_SHARE,)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"looks": [], "rows": "r", "discarded": 3}'])
 def test_a_damaged_ledger_is_no_new_luck(tmp_path: Path, text: str) -> None:
     folder = RunFolder(tmp_path)
     folder.trials.mkdir()
-    folder.ledger.write_text(text)
-    for begun in (lambda: folder.looks("r", fresh=True), folder.clear):
+    folder.ledger_file.write_text(text)
+    for begun in (lambda: folder.ledger_at("r", fresh=True), folder.clear):
         with pytest.raises(OutputError, match=r"finalists\.json does not tell which looks .*: choose another --out"):
             begun()
 
@@ -120,13 +120,13 @@ def test_starting_afresh_on_the_same_rows_brings_no_look_back(tmp_path: Path) ->
     folder = RunFolder(tmp_path)
     with folder.locked():
         digest = split_rows(TASK, folder.trials / "data", ("input",), seed=7).digest
-        Ledger(digest).with_look(look("a", FINAL_SHARE)).write(folder.ledger)
+        Ledger(digest).with_look(look("a", FINAL_SHARE)).write(folder.ledger_file)
     result = fresh(tmp_path)
     assert result.status == "improved"
     assert result.values["discarded_looks"] == {"count": 1, "share": FINAL_SHARE}
     assert result.values["certificate"]["finalists"] == 4
     assert "Before this run: 1 look" in result.report.read_text()
-    assert [finalist.share for finalist in folder.looks(digest, fresh=False).looks] == [LAST_SHARE]
+    assert [finalist.share for finalist in folder.ledger_at(digest, fresh=False).looks] == [LAST_SHARE]
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.json")}
     with pytest.raises(OutputError) as error:
         fresh(tmp_path)

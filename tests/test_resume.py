@@ -149,9 +149,9 @@ def prepared(machine: Machine, limit_s: float) -> Prepared:
         backends=scene.backends,
         threads=scene.threads,
     )
-    clock, ledger = RunClock(limit_s), folder.looks("rows", fresh=False)
+    clock, ledger = RunClock(limit_s), folder.ledger_at("rows", fresh=False)
     finished = folder.begin({"question": 1}, fresh=False)
-    clock.reserve_looks(LOOK_S)
+    clock.reserve(LOOK_S)
     clock.resume([trial.elapsed_s for trial in finished], [look.elapsed_s for look in ledger.looks])
     certification: Any = range(7000)
     networks: Any = machine
@@ -167,6 +167,7 @@ def prepared(machine: Machine, limit_s: float) -> Prepared:
         finished=finished,
         original=ANYTHING,
         original_scores=np.zeros(1),
+        pace=ANYTHING,
         workload=ANYTHING,
         smallest_certifiable_drop=0.001,
     )

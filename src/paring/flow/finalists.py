@@ -47,7 +47,7 @@ class Finals:
         known_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 3)
         finalist = replace(finalist, elapsed_s=known_s)
         self._ledger = self._ledger.with_look(finalist)
-        self._ledger.write(self._prepared.folder.ledger)
+        self._ledger.write(self._prepared.folder.ledger_file)
         return finalist
 
     @property

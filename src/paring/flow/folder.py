@@ -49,7 +49,7 @@ class RunFolder:
         return JsonLines(self.trials / "trials.jsonl")
 
     @property
-    def ledger(self) -> Path:
+    def ledger_file(self) -> Path:
         """The looks at the certification rows, and what they cost."""
         return self.trials / "finalists.json"
 
@@ -148,20 +148,20 @@ class RunFolder:
             write_json(file, asdict(measured))
         return Pace(**read_json(file))
 
-    def looks(self, rows: str, *, fresh: bool) -> Ledger:
+    def ledger_at(self, rows: str, *, fresh: bool) -> Ledger:
         """What looks at rows of that digest have cost here; a `fresh` run has taken none of them itself.
 
         Raises OutputError where none is left for the run.
         """
-        ledger = Ledger.read(self.ledger).at(rows)
+        ledger = Ledger.read(self.ledger_file).at(rows)
         ledger = ledger.without_looks() if fresh else ledger
         ledger.check(self.root)
         return ledger
 
     def clear(self) -> None:
         """Discard what an earlier run left, but for what its looks at the certification rows have cost."""
-        if self.ledger.is_file():
-            Ledger.read(self.ledger).without_looks().write(self.ledger)
+        if self.ledger_file.is_file():
+            Ledger.read(self.ledger_file).without_looks().write(self.ledger_file)
         for path in (*(self.root / name for name in FOR_PEOPLE), *(self.trials / name for name in OF_RUN)):
             with writing(path):
                 if path.is_dir():

@@ -117,7 +117,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     signature = task_signature(request.task)
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     check_all_labels(request.task, signature, splits.selection, splits.certification)
-    ledger = folder.looks(splits.digest, fresh=not request.resume)
+    ledger = folder.ledger_at(splits.digest, fresh=not request.resume)
     certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), ledger.first_share)
     certifiable.check()
     finished = folder.begin(identity(request, __version__, splits.digest), fresh=not request.resume)

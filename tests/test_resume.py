@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from paring.backends.probe import Probe
 from paring.certify import Certificate
 from paring.data.split import Splits
 from paring.flow import finalists
@@ -162,7 +163,7 @@ def prepared(machine: Machine, limit_s: float) -> Prepared:
         job=scene.job,
         networks=networks,
         splits=Splits(ANYTHING, certification, "rows"),
-        probes=(),
+        probes=tuple(Probe(backend.name, None, precisions=("f32",)) for backend in scene.backends),
         ledger=ledger,
         finished=finished,
         original=ANYTHING,

@@ -14,8 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: setup
-	rm -rf out/demo
-	$(BIN)/paring optimize examples/digits.py --out out/demo --time-limit 4m --max-drop 0.02
+	$(BIN)/paring optimize examples/digits.py --out out/demo --fresh --time-limit 4m --max-drop 0.02
 
 test: setup lint types unit
 

@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-ARGUMENTS = ("--time-limit", "4m", "--max-drop", "0.02")
+ARGUMENTS = ("--fresh", "--time-limit", "4m", "--max-drop", "0.02")
 """As in the Makefile."""
 
 

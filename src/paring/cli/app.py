@@ -66,7 +66,7 @@ def optimize(
     techniques: Names = None,
     backends: Names = None,
     seed: Annotated[int, typer.Option(help="Of the split, the search and the training.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard an earlier run; what its looks cost stays.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left in the folder.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried and how long it takes.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -145,7 +145,7 @@ def result_json(
         "speedup_over_source": speedup_json(findings.over_source),
         "certificate": certificate,
         "finalists": [_finalist_json(finalist, trials) for finalist in finals.seen],
-        "discarded_looks": {"count": len(prepared.ledger.before), "share": round(sum(prepared.ledger.before), 3)},
+        "discarded_looks": prepared.ledger.before,
         "coverage": findings.best.coverage,
         "nearest": [{**point_json(trial), "misses": missed} for trial, missed in findings.nearest],
         "unavailable": [{"backend": name, "reason": reason} for name, reason in prepared.unavailable.items()],

@@ -51,11 +51,6 @@ class Finals:
         return finalist
 
     @property
-    def early_share(self) -> float:
-        """What an early look may cost; 0 where none is to be taken."""
-        return self._ledger.early_share
-
-    @property
     def next_share(self) -> float:
         """What the next final look may cost; 0 where none is left."""
         return self._ledger.next_share
@@ -75,7 +70,7 @@ class Finals:
             raise  # Neither is a verdict on the candidate.
         except ParingError as error:  # A network that fails on these rows is no finalist, and the run goes on.
             return Finalist(candidate.key, share, None, str(error), certified=False)
-        budget, finalists = self._prepared.request.budget, FINALISTS + len(self._ledger.before)
+        budget = self._prepared.request.budget
         certificate = self._looks.certificate(candidate.key, 1 - (1 - budget.confidence) * share)
-        certificate = replace(certificate, confidence=budget.confidence, finalists=finalists)
+        certificate = replace(certificate, confidence=budget.confidence, finalists=FINALISTS)
         return Finalist(candidate.key, share, certificate, "", certified=certificate.meets(budget.max_drop))

@@ -1,9 +1,9 @@
-"""The ledger: what looks at the certification rows have cost in an output folder, whatever became of their runs.
+"""The ledger: what looks at the certification rows have cost in an output folder.
 
-The confidence leaves (1 - confidence) to go wrong. Each look spends a share of that, and the shares of looks at the
-same rows never add up to more than all of it, however often a run in the folder is resumed or discarded: so all
-certificates that the folder ever gave hold together, at the lowest confidence among them. New rows are new luck; so is
-another folder, whose certificates hold without those of this one.
+The confidence leaves (1 - confidence) to go wrong. Each look spends a share of that, and the shares of a run's looks
+never add up to more than all of it, however often the run is resumed: so all its certificates hold together. A run that
+was discarded is another matter, and who starts afresh until something passes has that many chances: so its looks at the
+same rows are counted and told with each certificate that follows, which holds for its own run alone.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class Finalist:
 class Ledger:
     """The `looks` of a run at rows of that digest, in the order in which each was taken last.
 
-    `discarded` holds, by the digest of the rows, the shares of looks whose runs were discarded: what they showed may
-    have led to the run that came instead.
+    `discarded` counts, by the digest of the rows, the looks whose runs were discarded: what they showed may have led to
+    the run that came instead.
     """
 
     rows: str = ""
     looks: tuple[Finalist, ...] = ()
-    discarded: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    discarded: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path) -> Ledger:
@@ -85,7 +85,7 @@ class Ledger:
         try:
             values = json.loads(file.read_bytes())
             looks = tuple(Finalist.from_json(look) for look in values["looks"])
-            return cls(values["rows"], looks, {rows: tuple(shares) for rows, shares in values["discarded"].items()})
+            return cls(values["rows"], looks, {rows: int(count) for rows, count in values["discarded"].items()})
         except (ParingError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise OutputError(
                 f"{file} does not tell which looks at the certification rows were taken ({error!r}): "
@@ -102,9 +102,9 @@ class Ledger:
         return self if rows == self.rows else replace(self.without_looks(), rows=rows)
 
     def without_looks(self) -> Ledger:
-        """When their run is discarded: what they cost stays spent."""
-        spent = {self.rows: (*self.before, *(look.share for look in self.looks))} if self.looks else {}
-        return Ledger(self.rows, (), {**self.discarded, **spent})
+        """When their run is discarded: they are counted."""
+        counted = {self.rows: self.before + len(self.looks)} if self.looks else {}
+        return Ledger(self.rows, (), {**self.discarded, **counted})
 
     def with_look(self, look: Finalist) -> Ledger:
         """With one more, which takes the place of an earlier one at the same candidate."""
@@ -115,45 +115,16 @@ class Ledger:
         return next((look for look in self.looks if look.key == key), None)
 
     @property
-    def before(self) -> tuple[float, ...]:
-        """The shares of looks at these rows whose runs were discarded."""
-        return self.discarded.get(self.rows, ())
-
-    def check(self, folder: Path) -> None:
-        """Raise OutputError where no look is left for this run: a search that can certify nothing need not begin."""
-        if not self.first_share:
-            raise OutputError(
-                f"{folder} has no look at these rows of evaluate left: {self.told}. Give evaluate new rows, or choose "
-                "another --out, whose certificates hold without those that were given here."
-            )
-
-    @property
-    def told(self) -> str:
-        """What was spent before, in words."""
-        count, spent = len(self.before), sum(self.before)
-        looks = "1 look was" if count == 1 else f"{count} looks were"
-        return f"{looks} taken by runs that were discarded, at {spent:.0%} of what the confidence lets go wrong"
+    def before(self) -> int:
+        """Looks at these rows whose runs were discarded."""
+        return self.discarded.get(self.rows, 0)
 
     @property
     def left(self) -> float:
-        """What looks at these rows may still cost."""
-        return ALL - sum(self.before) - sum(look.share for look in self.looks)
+        """What looks of this run may still cost."""
+        return ALL - sum(look.share for look in self.looks)
 
     @property
     def next_share(self) -> float:
         """What the next final look may cost; 0 where none is left."""
-        return _final_share(self.left)
-
-    @property
-    def first_share(self) -> float:
-        """What the first final look of this run may cost, or might have; 0 where none was left for it."""
-        return _final_share(ALL - sum(self.before))
-
-    @property
-    def early_share(self) -> float:
-        """What an early look may cost; 0 where that would leave less for the final one."""
-        return EARLY_SHARE if 0 < self.next_share <= self.left - EARLY_SHARE else 0.0
-
-
-def _final_share(left: float) -> float:
-    return next((share for share in (FINAL_SHARE, LAST_SHARE) if share <= left), 0.0)
+        return next((share for share in (FINAL_SHARE, LAST_SHARE) if share <= self.left), 0.0)

@@ -14,6 +14,7 @@ from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
 from paring.flow.finalists import Finals
 from paring.flow.folder import RunFolder
+from paring.flow.ledger import EARLY_SHARE
 from paring.flow.originals import timed_originals
 from paring.flow.prepare import Prepared, prepare
 from paring.flow.request import Executor, Request, resolved
@@ -46,13 +47,12 @@ def optimize(
     """Search for the best network within the budget, certify it, and write it to `out`.
 
     Returns what was found; `result.values` is result.json. With `resume` a run that was cut short goes on; without it
-    what an earlier run left in `out` is discarded, but for what its looks at the certification rows have cost: at the
-    same rows there are only so many in one folder. `techniques` and `backends` (None: all that are installed) take
-    names and classes, whose variants are tried, and objects, which are tried as they are: a training that
-    is an object has its own number of epochs, or as many of them as the time limit holds. `executor` runs the trials of
-    a round, as the built-in `map` does; threads are safe and no faster: trials take turns, since two at a time would
-    disturb each other's measurement. Raises InputError (and its kinds) for what can't be used, BackendError where no
-    runtime works here.
+    what an earlier run left in `out` is discarded, and its looks at the certification rows are told beside the next
+    certificate. `techniques` and `backends` (None: all that are installed) take names and classes, whose variants are
+    tried, and objects, which are tried as they are: a training that is an object has its own number of epochs, or as
+    many of them as the time limit holds. `executor` runs the trials of a round, as the built-in `map` does; threads are
+    safe and no faster: trials take turns, since two at a time would disturb each other's measurement. Raises InputError
+    (and its kinds) for what can't be used, BackendError where no runtime works here.
     """
     return run(
         Request(
@@ -193,7 +193,7 @@ class Hunt:
             return
         if self.ranking.cost(best) > EARLY_GAIN * min(map(self.ranking.cost, originals), default=0.0):
             return
-        finalist = self.finals.look(self.candidates[best.key], self.finals.early_share)
+        finalist = self.finals.look(self.candidates[best.key], EARLY_SHARE)
         if finalist is not None:
             self.told.note(f"  {finalist.verdict}: {best}: {finalist.told}")
 

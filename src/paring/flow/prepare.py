@@ -23,7 +23,7 @@ from paring.flow.certifiable import Certifiable
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.identity import identity
-from paring.flow.ledger import Ledger
+from paring.flow.ledger import FINAL_SHARE, Ledger
 from paring.flow.networks import Networks
 from paring.flow.pace import Pace
 from paring.flow.paired import Scorer
@@ -88,7 +88,7 @@ class Prepared:
     def ranking(self) -> Ranking:
         """The order of trials under the budget, with what a final look will ask of them."""
         low, high = self.request.task.score_range
-        risk = (1 - self.request.budget.confidence) * self.ledger.first_share
+        risk = (1 - self.request.budget.confidence) * FINAL_SHARE
         return Ranking(self.request.budget, len(self.splits.certification), 1 - risk, high - low)
 
     @contextmanager
@@ -118,7 +118,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     check_all_labels(request.task, signature, splits.selection, splits.certification)
     ledger = folder.ledger_at(splits.digest, fresh=not request.resume)
-    certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), ledger.first_share)
+    certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), FINAL_SHARE)
     certifiable.check()
     finished = folder.begin(identity(request, __version__, splits.digest), fresh=not request.resume)
     # Whatever a technique does with its job, it sees no certification row.
@@ -133,7 +133,7 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     clock.resume([trial.elapsed_s for trial in finished], [look.elapsed_s for look in ledger.looks])
     certifiable = certifiable.knowing(scores)
     certifiable.check()
-    told.note(f"{certifiable.told}; {ledger.told}" if ledger.before else certifiable.told)
+    told.note(certifiable.told)
     job = replace(job, deadline_s=clock.search_deadline_s, grace_s=clock.grace_s)
     inputs = timing_inputs(splits.selection, request.budget.batch_size, folder.trials / "data" / "timing")
     return Prepared(

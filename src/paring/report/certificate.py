@@ -55,7 +55,8 @@ def _looks(answer: Answer) -> list[Markup]:
     ]
     if answer.discarded_looks:
         taken = units.counted(answer.discarded_looks, "look")
-        items.append(el("li", None, f"Before this run: {taken} by runs that were discarded, which count as well."))
+        told = f"Before this run: {taken} by runs that were discarded. What is certified holds for this run alone."
+        items.append(el("li", None, told))
     return [el("h3", None, "Every look at these rows"), el("ul", {"class": "failures"}, *items)]
 
 

@@ -231,7 +231,7 @@ class Answer:
             speedup_over_source=Interval.of(fields.inner("speedup_over_source")),
             certificate=Certified.of(fields.inner("certificate")),
             looks=tuple(Look.of(each) for each in fields.each("finalists")),
-            discarded_looks=(fields.inner("discarded_looks") or Fields({})).integer("count") or 0,
+            discarded_looks=fields.integer("discarded_looks") or 0,
             coverage=tuple(_coverage(each) for each in fields.each("coverage")),
             hardware=_facts(hardware.values),
             wall_time_s=fields.number("wall_time_s"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from paring.errors import ExportError, TaskError
 from paring.graph.export import export_onnx, export_program, signature_of
+from paring.graph.onnx_layers import weighted_layers
 from paring.graph.signature import graph_signature
 from paring.types import Signature, TensorSpec, named
 
@@ -69,6 +70,33 @@ class Holder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x)  # type: ignore[no-any-return]
+
+
+class Text(nn.Module):
+    """Layers whose weights the exporter transposes, folds into others, or uses twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.conv, self.norm = nn.Conv1d(8, 8, 1, bias=False), nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 8)
+        self.free = nn.Parameter(torch.eye(8))
+
+    def forward(self, words: Tensor) -> Tensor:
+        hidden = self.norm(self.conv(self.block(self.table(words)).transpose(1, 2))).mean(2)
+        return self.head(self.head(hidden)) @ self.free  # type: ignore[no-any-return]
+
+
+def test_layers_bear_the_names_of_their_modules() -> None:
+    words = torch.randint(0, 10, (3, 5))
+    model = Text().eval()
+    layers = weighted_layers(export_onnx(export_program(model, words), signature_of(model, words)))
+    names = [layer.name for layer in layers]
+    assert names[0] == "table"
+    assert names[1].startswith("block.self_attn")
+    assert names[2:-1] == ["block.self_attn.out_proj", "block.linear1", "block.linear2", "conv", "head", "head_1"]
+    assert names[-1].startswith("node_")
 
 
 @pytest.mark.parametrize(

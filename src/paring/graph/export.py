@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paring.data.batches import DTYPES, mapped, model_call, rows_in, tensors_of
 from paring.errors import ExportError, TaskError, in_words, quoted
-from paring.graph.names import name_values_
+from paring.graph.names import name_layers_, name_values_
 from paring.types import Signature, Structure, TensorSpec
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> onnx.ModelPro
             assert exported is not None
             graph = exported.model_proto
             name_values_(graph.graph, signature)
+            name_layers_(graph)
         except Exception as error:
             raise ExportError(f"the network can't be written as an ONNX graph: {_cause(error)}.") from error
     for node in graph.graph.node:

@@ -1,14 +1,20 @@
-"""Names in an exported graph: the signature's for its inputs and outputs, and no name for two values."""
+"""Names in an exported graph: the signature's for its inputs and outputs, the modules' for layers, none for two."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, MutableSequence
 from itertools import chain
 
 import onnx
 
 from paring.graph.onnx_graph import subgraphs
+from paring.graph.onnx_layers import weighted_layers
 from paring.types import Signature, unused
+
+WEIGHT = ".weight"
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""The exporter's note on a node: the modules around it as a list of Python's, the innermost last but one."""
 
 
 def name_values_(graph: onnx.GraphProto, signature: Signature) -> None:
@@ -27,6 +33,29 @@ def name_values_(graph: onnx.GraphProto, signature: Signature) -> None:
             taken.add(new[name])
     for part in _parts(graph):
         _rename_(part, new)
+
+
+def name_layers_(model: onnx.ModelProto) -> None:
+    """Name each layer after its module, in place, as users know it: the exporter only counts its nodes.
+
+    The module is the one whose weight the layer holds, or where that was computed anew (transposed, say) the one in
+    whose code the exporter met it, which for a folded batch norm would be the batch norm.
+    """
+    taken = {node.name for node in model.graph.node}
+    layers = {layer.name: layer.weight for layer in weighted_layers(model)}
+    for node in model.graph.node:
+        weight = layers.get(node.name, "")
+        module = weight.removesuffix(WEIGHT) if weight.endswith(WEIGHT) else _scope(node) if weight else ""
+        if module:
+            node.name = unused(module, taken)
+            taken.add(node.name)
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """The innermost module in whose code the exporter met a node; empty where it is the network itself, or not told."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+    modules: list[str] = ast.literal_eval(scopes)[:-1]
+    return modules[-1] if modules else ""
 
 
 def _parts(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -57,7 +57,7 @@ def test_what_is_written_is_read_back(artifact: Artifact) -> None:
         ({"measurements": None}, "measurements=None"),
         ({"recipe": "Int8Static"}, "recipe='Int8Static'"),
         ({"budget": {"objective": "speed"}}, "objective='speed' is unknown"),
-        ({"budget": {"max_drop": None}}, "NoneType"),
+        ({"budget": {"max_drop": None}}, "max_drop=None must be 0 or more"),
         ({"budget": None}, "its budget is None"),
         ({"files": {"../outside": "0"}}, "it lists '../outside'"),
     ],

@@ -122,8 +122,11 @@ def test_a_look_that_the_metric_leaves_no_time_for_is_not_begun(tmp_path: Path, 
 def comatose(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Comatose:
     """As soon as it hangs, whoever waits for it has waited."""
     began, readable = tmp_path / "began", process._readable
-    probes = tuple(Probe(name, None, precisions=("f32",)) for name in ("sleepy", "comatose"))
-    monkeypatch.setattr("paring.flow.prepare.probe", lambda *_, **__: probes)
+
+    def probed(backends: Collection[Backend], *, time_limit_s: float) -> tuple[Probe, ...]:
+        return tuple(Probe(backend.name, None, precisions=("f32",)) for backend in backends)
+
+    monkeypatch.setattr("paring.flow.prepare.probe", probed)
 
     def answers(pipe: int, time_limit_s: float) -> bool:
         while not readable(pipe, 0.05):
@@ -146,7 +149,12 @@ def test_a_runtime_that_hangs_ends_with_the_search_and_is_told(
     assert result.status == "kept-original"
     assert [trial.backend_text for trial in result.trials] == ["sleepy"]
     reason = f"the time limit ended before {comatose} answered 'load': allow more time."
-    assert not_tried(result) == {f"original on {comatose}": reason}
+    assert not_tried(result) == {
+        f"original on {comatose}": reason,
+        "what the search had not come to": (
+            "the time limit ended in its stage 'baseline', with 1 tried: allow more time."
+        ),
+    }
     assert reason in unescape(result.report.read_text())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,6 +125,18 @@ def test_the_chosen_point_stands_where_it_was_measured_at_length() -> None:
     svg = drawn([row(1, 1.0, 0.0), row(2, 0.5, 0.002)], best=row(2, 0.52, 0.002))
     assert "chosen: 0.520 ms" in svg
     assert "0.500 ms" not in svg
+
+
+def test_other_points_stand_beside_the_chosen_one_by_speed_ups_that_were_measured_in_turn() -> None:
+    """The machine was half as fast when the other one was measured, and as fast again at the end."""
+    rows = [
+        row(1, 4.0, 0.0) | {"speedup": {"ratio": 1.0, "low": 0.9, "high": 1.1}},
+        row(2, 1.0, 0.002) | {"speedup": {"ratio": 2.0, "low": 1.9, "high": 2.1}},
+    ]
+    answer = Answer.of({"status": "improved", "best": row(2, 0.8, 0.002) | {"speedup": rows[1]["speedup"]}})
+    trials = tuple(TrialRow.of(Fields(each)) for each in rows)
+    dots = dots_of(answer, trials, Goal.of(answer.budget), answer.score_unit(trials))
+    assert {dot.point.number: dot.value for dot in dots} == {1: pytest.approx(1.6), 2: pytest.approx(0.8)}
 
 
 def test_the_latest_of_two_equal_trials_is_the_chosen_one() -> None:

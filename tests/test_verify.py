@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,13 @@ def changed(folder: Path, **values: Any) -> None:
     file = folder / "manifest.json"
     manifest = {**json.loads(file.read_text()), **values}
     manifest["files"] = {name: digest or sha256_of(folder / name) for name, digest in manifest["files"].items()}
-    file.write_text(json.dumps(manifest))
+    file.write_text(sealed(manifest))
+
+
+def sealed(manifest: dict[str, Any]) -> str:
+    """The text of a manifest, with a sha256 that fits."""
+    values = {name: value for name, value in manifest.items() if name != "sha256"}
+    return json.dumps({**values, "sha256": sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()})
 
 
 def flipped(file: Path) -> None:
@@ -183,7 +190,12 @@ def flipped(file: Path) -> None:
 
 def raw(folder: Path, **values: Any) -> None:
     file = folder / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    file.write_text(sealed({**json.loads(file.read_text()), **values}))
+
+
+def forged(folder: Path) -> None:
+    file = folder / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "certificate": {"upper_bound": 0.0}}))
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -191,6 +203,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights": (lambda at: flipped(at / "network.onnx"), "network.onnx is damaged or was changed"),
     "truncated": (lambda at: os.truncate(at / "network.onnx", 9), "network.onnx is damaged or was changed"),
     "missing": (lambda at: (at / "network.onnx").unlink(), "network.onnx is missing"),
+    "manifest": (forged, "manifest.json was changed: its sha256 differs"),
     "version": (lambda at: raw(at, format_version=7), "has format version 7"),
     "no files": (lambda at: raw(at, files=None), "files=None"),
     "no list of files": (lambda at: raw(at, files={}), "which the manifest does not list"),

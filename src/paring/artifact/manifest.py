@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +14,8 @@ from paring.errors import ArtifactError, BudgetError
 from paring.types import Budget, Signature, TensorSpec
 
 FORMAT_VERSION = 1
+DIGEST = "sha256"
+"""The field with the digest of all others."""
 
 _KINDS: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {
@@ -65,12 +69,16 @@ class Manifest:
                 raise ArtifactError(f"it lists {name!r}, and files lie in the artifact's own folder")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, with the sha256 of all of them."""
+        values = asdict(self)
+        return {**values, DIGEST: _digest(values)}
 
     @classmethod
     def from_json(cls, values: Any, where: str) -> Manifest:
-        """The inverse of `to_json`. Raises ArtifactError where a field is missing, malformed, unknown or too new."""
+        """The inverse of `to_json`.
+
+        Raises ArtifactError where a field is missing, malformed, unknown or too new, or where one was changed since.
+        """
         if not isinstance(values, dict):
             raise ArtifactError(f"{where} is not a manifest that paring wrote: it holds a {type(values).__name__}.")
         version = values.get("format_version")
@@ -84,12 +92,21 @@ class Manifest:
                 raise ArtifactError(f"{where} is not a manifest that paring wrote: {told}.")
         try:
             parts = {"signature": _signature(values["signature"]), "budget": Budget(**values["budget"])}
-            return cls(**{**values, **parts})
+            plain = {name: value for name, value in values.items() if name != DIGEST}
+            manifest = cls(**{**plain, **parts})
         except KeyError as error:
             raise ArtifactError(f"{where} is not a manifest that paring wrote: {error} is missing.") from error
         except (AttributeError, TypeError, ArtifactError, BudgetError) as error:
             told = str(error).rstrip(".")
             raise ArtifactError(f"{where} is not a manifest that paring wrote: {told}.") from error
+        if values.get(DIGEST) != _digest(plain):
+            raise ArtifactError(f"{where} was changed: its sha256 differs. Copy the artifact again.")
+        return manifest
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """Of the values as JSON holds them: what is promised of a network must not be edited unseen."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _signature(values: dict[str, Any]) -> Signature:

@@ -71,6 +71,12 @@ class Ending:
         budget, not_tried = self.prepared.request.budget, self.prepared.not_tried
         return chosen or why_none(self.trials, budget, not_tried, time_up=self._time_up)
 
+    def dated(self, findings: Findings) -> Findings:
+        """With the word that there was more to try, where the time ended first."""
+        if not self._time_up or not any(trial.recipe for trial in self.trials):
+            return findings
+        return replace(findings, reason=f"{findings.reason}; the time limit ended before all was tried")
+
     def met(self, one: Trial, other: Trial, time_limit_s: float, deadline_s: float = math.inf) -> Comparison:
         """Both measured in turn, processes started anew until the interval is narrow or the time is spent.
 
@@ -106,7 +112,7 @@ class Ending:
 
     def kept(self) -> Trial:
         """The original to return where nothing wins: those that may be the fastest have met at length."""
-        return last_standing(self.originals.to_keep(self.ranking), self.met, self.prepared.clock.left_s)
+        return last_standing(self.originals.to_keep(self.ranking), self.met, self.prepared.clock.conclusion_left_s)
 
     def family(self) -> list[Trial]:
         """The frontier within a few times the budget, fastest first; the original on its fastest backend ends it."""
@@ -165,7 +171,7 @@ def conclude(
     if isinstance(chosen, Winner):
         findings = Findings.won(chosen)
     else:
-        findings = Findings.without_winner(ending.kept(), ranking, trials, chosen)
+        findings = ending.dated(Findings.without_winner(ending.kept(), ranking, trials, chosen))
     findings = replace(findings, over_source=ending.over_source(findings.best))
     root = prepared.folder.root
     best = None

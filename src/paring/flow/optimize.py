@@ -106,6 +106,7 @@ class Hunt:
         self.finals = Finals(prepared)
         self.candidates: dict[str, Candidate] = {}
         self.trials: list[Trial] = []
+        self.stage = ""
         self.known = {trial.key: trial for trial in prepared.finished}
         self.unreplayed = {trial.key: trial.search_limit_s for trial in prepared.finished}
         self.ranking = prepared.ranking()
@@ -131,18 +132,26 @@ class Hunt:
     def follow(self, search: Search) -> None:
         """Until the search is over or the time is up; a trial that the time cuts short is none, and that is told."""
         with suppress(TimeUpError):
-            self._rounds(search)
+            if self._rounds(search):
+                return
+        self.prepared.not_tried["what the search had not come to"] = (
+            f"the time limit ended in its stage {self.stage!r}, with {len(self.trials)} tried: allow more time."
+        )
 
-    def _rounds(self, search: Search) -> None:
-        stage = ""
-        while self.clock.search_left_s() > 0 and (asked := search.ask()):
-            if asked[0].stage != stage:
-                stage = asked[0].stage
-                self.told.stage(stage)
+    def _rounds(self, search: Search) -> bool:
+        """Whether the search came to its end before the time did."""
+        while self.clock.search_left_s() > 0:
+            asked = search.ask()
+            if not asked:
+                return True
+            if asked[0].stage != self.stage:
+                self.stage = asked[0].stage
+                self.told.stage(self.stage)
             self.candidates.update((candidate.key, candidate) for candidate in asked)
             search.tell(asked, self._round(asked))
             self._certify_early()
             self.prepared.networks.forget(self.candidates.values(), self.kept())
+        return False
 
     def _round(self, asked: Sequence[Candidate]) -> list[Trial]:
         """The trials of a round, fewer where the time ends first; those of an earlier run are not repeated."""

@@ -116,9 +116,18 @@ def _check_all(kind: registry.Kind, given: Iterable[Any], *bases: type) -> None:
     owners: dict[str, type] = {}
     for one in given:
         found = one if isinstance(one, type) else type(one)
-        if not issubclass(found, bases) or inspect.isabstract(found):
+        if not issubclass(found, bases):
             wanted = " or ".join(base.__name__ for base in bases)
             raise InputError(f"{kind}s holds {quoted(one)}: give the name, the class or an object of a {wanted}.")
+        if inspect.isabstract(found):
+            lacking = ", ".join(sorted(vars(found)["__abstractmethods__"]))
+            raise InputError(
+                f"the {kind} {found.__qualname__} lacks {lacking}: write what it inherits only the name of."
+            )
+        if not _is_frozen_dataclass(found):
+            raise InputError(
+                f"the {kind} {found.__qualname__} is no frozen dataclass: write @dataclass(frozen=True) above it."
+            )
         _check_name(kind, found, owners)
         if issubclass(found, TrainingTechnique):
             _check_epochs(found)
@@ -126,6 +135,11 @@ def _check_all(kind: registry.Kind, given: Iterable[Any], *bases: type) -> None:
             check_storable(one)
         if isinstance(one, Backend):
             _check_comes_back(one)
+
+
+def _is_frozen_dataclass(found: type) -> bool:
+    """Settings that can change, or that can't be listed, would make one trial pass for another."""
+    return is_dataclass(found) and "__setattr__" in vars(found)
 
 
 def _check_name(kind: registry.Kind, found: type, owners: dict[str, type]) -> None:

@@ -41,7 +41,7 @@ class Dot:
 def dots_of(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: ScoreUnit) -> tuple[Dot, ...]:
     """Every trial that can be drawn, the chosen one last so that nothing hides it.
 
-    The chosen one stands where it was measured at length, as in the answer.
+    The chosen one stands where it was measured at length, as in the answer, and the others beside it.
     """
     rows = trials if any(trial.stage == "baseline" for trial in trials) else (*_originals(answer), *trials)
     chosen = chosen_trial(answer, rows)
@@ -49,6 +49,8 @@ def dots_of(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: Scor
     for row in rows:
         trial = replace(row, point=answer.best) if row is chosen and answer.best else row
         value, drop = goal.value(trial.point), drop_of(trial, answer)
+        if chosen and answer.best and row is not chosen:
+            value = goal.beside(row.point, chosen.point, goal.value(answer.best))
         if value is not None and value > 0 and drop is not None:
             dots.append(Dot(trial, value, drop, row is chosen, tip(trial, drop, unit)))
     return tuple(sorted(dots, key=lambda dot: (dot.chosen, dot.trial.frontier, dot.trial.outcome == "measured")))

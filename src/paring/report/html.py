@@ -92,8 +92,8 @@ def _chart(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: Score
         return el("p", {"class": "empty"}, "No trial was measured, so there is nothing to draw.")
     drawn = [scatter(Plot.of(answer, dots, goal, unit, WIDE), "wide")]
     drawn.append(scatter(Plot.of(answer, dots, goal, unit, NARROW), "narrow"))
-    shown = {dot.trial for dot in dots}
-    missing = sum(trial.outcome == "measured" and trial not in shown for trial in trials)
+    shown = {dot.point.number for dot in dots}
+    missing = sum(trial.outcome == "measured" and trial.point.number not in shown for trial in trials)
     hint = f"Drop in {unit.noun}, as seen in the search. The line joins the trials that no other beats."
     more = (
         f" {units.counted(missing, 'measured trial')} without these figures is in the table only."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -39,7 +39,7 @@ class Technique:
         return f"{self.name}({', '.join(told)})" if told else self.name
 
 
-class ModuleTechnique(Technique):
+class ModuleTechnique(Technique, ABC):
     """nn.Module -> nn.Module."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class TrainingTechnique(ModuleTechnique):
         return replace(self, epochs=epochs)  # type: ignore[type-var]
 
 
-class GraphTechnique(Technique):
+class GraphTechnique(Technique, ABC):
     """onnx.ModelProto -> onnx.ModelProto.
 
     `role` tells the search where it belongs: "alone"; "before" another one, which it makes lose less while it gains

@@ -26,6 +26,7 @@ from paring.artifact import Artifact
 from paring.artifact.files import JsonLines
 from paring.backends.isolated import Deployment
 from paring.backends.probe import Probe
+from paring.certify import certify
 from paring.errors import BackendError, BudgetError, ExportError, OutputError
 from paring.flow import conclusion
 from paring.flow.folder import RunFolder
@@ -324,6 +325,13 @@ def test_too_few_rows_are_said_before_the_search(tmp_path: Path) -> None:
     assert "can't be certified with 30 rows: the smallest drop that they can certify is 0." in str(error.value)
     assert "Give evaluate at least" in str(error.value)
     assert not (tmp_path / "trials" / "trials.jsonl").exists()
+
+
+def test_the_bound_can_be_made_again_from_what_the_certificate_says(improved: tuple[Result, Path]) -> None:
+    told = improved[0].values["certificate"]
+    lost, won = (np.arange(told["n"]) < told["regressions"]), (np.arange(told["n"])[::-1] < told["fixes"])
+    again = certify(lost.astype(float), won.astype(float), confidence=1 - told["share"] * (1 - told["confidence"]))
+    assert told["upper_bound"] == pytest.approx(again.upper_bound)
 
 
 def test_looks_never_cost_more_than_the_confidence_leaves(improved: tuple[Result, Path]) -> None:

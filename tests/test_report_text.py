@@ -89,7 +89,9 @@ def test_kept_original_has_no_row_of_its_own() -> None:
     answer["best"] = answer["baseline"]
     text = summary(answer)
     assert text.startswith("The original was kept, on onnxruntime, its fastest runtime.\nNothing was faster.\n")
-    assert sum(line.startswith("original ") for line in text.splitlines()) == 7
+    assert sum(line.startswith("original ") for line in text.splitlines()) == 6
+    assert [line.split()[2] for line in text.splitlines() if line.startswith("original, kept")] == ["onnxruntime"]
+    assert "speed-up" not in text
     assert "certified" not in text
 
 

@@ -17,8 +17,9 @@ class Certificate:
     """With `confidence`, the candidate's mean score is at most `upper_bound` below the original's.
 
     `drop` is what was seen on the `n` rows, in the metric's unit, below 0 where the candidate scores higher. The bound
-    holds for all `finalists` together (Bonferroni: each has its share of what may go wrong). `regressions` counts the
-    rows that went from right to wrong, `fixes` the other way; None where scores are not just right or wrong.
+    holds for all `finalists` together (Bonferroni: each has its `share` of what may go wrong, None for equal ones, and
+    is made at a confidence of 1 - share (1 - confidence)). `regressions` counts the rows that went from right to wrong,
+    `fixes` the other way; None where scores are not just right or wrong.
     `method` "exact" and "betting" hold at this n; "bootstrap" holds approximately, as n grows.
     """
 
@@ -30,6 +31,7 @@ class Certificate:
     finalists: int = 1
     regressions: int | None = None
     fixes: int | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -66,6 +68,7 @@ class Certificate:
                 finalists=values.get("finalists", 1),
                 regressions=values.get("regressions"),
                 fixes=values.get("fixes"),
+                share=values.get("share"),
             )
         except (InputError, KeyError, TypeError) as error:
             raise ArtifactError(

@@ -72,5 +72,5 @@ class Finals:
             return Finalist(candidate.key, share, None, str(error), certified=False)
         budget = self._prepared.request.budget
         certificate = self._looks.certificate(candidate.key, 1 - (1 - budget.confidence) * share)
-        certificate = replace(certificate, confidence=budget.confidence, finalists=FINALISTS)
+        certificate = replace(certificate, confidence=budget.confidence, finalists=FINALISTS, share=share)
         return Finalist(candidate.key, share, certificate, "", certified=certificate.meets(budget.max_drop))

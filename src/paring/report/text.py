@@ -78,7 +78,13 @@ def _table(lines: list[_Line]) -> Table:
 def _lines(answer: Answer, unit: ScoreUnit) -> list[_Line]:
     goal = Goal.of(answer.budget)
     originals = answer.baselines or ((answer.baseline,) if answer.baseline else ())
-    lines = [_line("original", point, unit) for point in sorted(originals, key=goal.rank)]
+    kept = answer.best.backend_text if answer.best and answer.status == "kept-original" else None
+    ranked = sorted(originals, key=goal.rank)
+    names = {kept: "original, kept"}
+    lines = [
+        _line(names.get(point.backend_text, "original"), point, unit, chosen=point.backend_text == kept)
+        for point in ranked
+    ]
     if answer.best and answer.status == "improved":
         lines.append(_line(answer.best.recipe, answer.best, unit, chosen=True))
     return lines
@@ -93,7 +99,7 @@ def _facts(answer: Answer, unit: ScoreUnit) -> list[tuple[str, str]]:
     facts = []
     certificate = answer.certificate
     for name, factor in (("speed-up", answer.speedup), ("over the source", answer.speedup_over_source)):
-        if factor:
+        if factor and not (name == "speed-up" and answer.status == "kept-original"):
             facts.append((name, f"{units.ratio(factor.ratio)} ({units.interval(factor.low, factor.high)})"))
     if certificate:
         word = "approximately certified" if certificate.approximate else "certified"

@@ -17,10 +17,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from paring.report import units
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 ARGUMENTS = ("--fresh", "--time-limit", "4m", "--max-drop", "0.02")
 """As in the Makefile."""
+
+POINTS = units.ScoreUnit(fraction=True)
 
 
 def demo(seed: int, out: Path) -> tuple[dict[str, Any], str]:
@@ -62,9 +66,9 @@ def as_markdown(rows: list[dict[str, Any]], printed: str, machine: dict[str, Any
         over, source = each["speedup"], each["speedup_over_source"]
         lines.append(
             f"| {each['seed']} | `{each['recipe']}` | `{each['backend']}` "
-            f"| {over['ratio']:.2f} ({over['low']:.2f} to {over['high']:.2f}) "
-            f"| {source['ratio']:.1f} ({source['low']:.1f} to {source['high']:.1f}) "
-            f"| {100 * each['upper_bound']:.2f} points | {each['wall_time_s']:.0f} |"
+            f"| {units.ratio(over['ratio'])} ({units.interval(over['low'], over['high'])}) "
+            f"| {units.ratio(source['ratio'])} ({units.interval(source['low'], source['high'])}) "
+            f"| {POINTS.bound(each['upper_bound'])} | {each['wall_time_s']:.0f} |"
         )
     told = f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['isa'])}; {machine['packages']}."
     return "\n".join([*lines, "", "The run with the median speed-up:", "", "```", printed.strip(), "```", "", told, ""])

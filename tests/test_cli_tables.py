@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from paring.artifact import Artifact, Manifest
 from paring.backends.probe import Probe
+from paring.certify import Certificate
 from paring.cli.app import app
 from paring.types import Signature, TensorSpec
 
@@ -56,8 +58,37 @@ def test_doctor_prints_a_row_for_each_backend(monkeypatch: pytest.MonkeyPatch) -
 def test_inspect_prints_the_manifest(artifact: Path) -> None:
     lines = printed("inspect", str(artifact))
     assert "task twice" in lines
+    assert "inputs x: float32 (any, 3)" in lines
     assert "backend onnxruntime" in lines
+    assert "served in batches of 1 on 1 thread" in lines
     assert "certificate -" in lines
+    assert any(line.startswith("network.onnx sha256 ") for line in lines)
+
+
+def test_inspect_prints_figures_as_people_read_them(artifact: Path) -> None:
+    measured = {
+        "latency_ms": {"p50": 3.0010481, "p90": 4.1, "p99": 6.254715},
+        "throughput_per_s": 21325.88,
+        "size_bytes": 277453,
+        "peak_memory_bytes": 116039680,
+        "score": 0.9208,
+        "speedup": {"ratio": 4.339, "low": 3.534, "high": 4.468},
+    }
+    certificate = Certificate(0.0016, 0.00608, 0.95, 7500, "exact", 3).to_json()
+    manifest = replace(
+        Artifact.open(artifact).manifest,
+        options={"streams": 2, "micro_batch": 0},
+        measurements=measured,
+        certificate=certificate,
+    )
+    rows = np.ones((2, 3), np.float32)
+    network = artifact.parent / "network.onnx"
+    Artifact.write(artifact, manifest, [network], ({"x": rows}, {"y": 2 * rows}))
+    lines = printed("inspect", str(artifact))
+    assert "latency 3.00 ms, p99 6.25 ms" in lines
+    assert "size 277 kB on disk, 116 MB of memory" in lines
+    assert "backend onnxruntime(streams=2)" in lines
+    assert any(line.startswith("certificate drop at most 0.00608 with 0.95 confidence") for line in lines)
 
 
 def test_bench_prints_a_row_for_each_artifact(artifact: Path) -> None:

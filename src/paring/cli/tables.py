@@ -9,7 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from paring.certify import Certificate
 from paring.report import units
+from paring.report.fields import Fields
+from paring.report.records import Point
+from paring.report.units import ScoreUnit
 
 
 def _print(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -63,9 +67,42 @@ def print_verify(found: Mapping[str, Any]) -> None:
 
 
 def print_inspect(manifest: Mapping[str, Any]) -> None:
-    """The manifest, a line for each field."""
-    rows = [(name.replace("_", " "), _short(value)) for name, value in manifest.items()]
+    """What an artifact is, what was measured of it, and what is promised; `--json` has every field."""
+    signature, found, certificate = manifest["signature"], manifest["measurements"], manifest["certificate"]
+    point = Point.of(Fields(found))
+    unit = ScoreUnit(point.score is None or 0 <= point.score <= 1)
+    figures = [
+        ("latency", f"{units.latency(point.p50_ms)}, p99 {units.latency(point.p99_ms)}"),
+        ("throughput", units.throughput(point.throughput_per_s)),
+        ("size", f"{units.size(point.size_bytes)} on disk, {units.size(point.peak_memory_bytes)} of memory"),
+        ("score", f"{unit.score(point.score)} on the rows that the search saw"),
+        ("speed-up", _speedup(found.get("speedup"))),
+    ]
+    rows = [
+        ("task", manifest["task"]),
+        ("inputs", _tensors(signature["inputs"])),
+        ("outputs", _tensors(signature["outputs"])),
+        ("recipe", manifest["recipe_text"]),
+        ("backend", _called(manifest["backend"], manifest["options"])),
+        ("served", f"in batches of {manifest['batch_size']} on {units.counted(manifest['threads'], 'thread')}"),
+        *(figures if found else ()),
+        ("certificate", str(Certificate.from_json(certificate)) if certificate else "-"),
+        ("made", f"by paring {manifest['version'] or '?'} on {_short(manifest['hardware'])}"),
+        *((name, f"sha256 {digest}") for name, digest in manifest["files"].items()),
+    ]
     _print("", ("", ""), rows)
+
+
+def _tensors(specs: Sequence[Mapping[str, Any]]) -> str:
+    """name: dtype (any, 3, 32, 32)"""
+    shapes = (", ".join("any" if size is None else str(size) for size in spec["shape"]) for spec in specs)
+    return "; ".join(f"{spec['name']}: {spec['dtype']} ({shape})" for spec, shape in zip(specs, shapes, strict=True))
+
+
+def _called(backend: str, options: Mapping[str, Any]) -> str:
+    """The backend with its options, but for those that say nothing."""
+    told = ", ".join(f"{name}={value}" for name, value in options.items() if value)
+    return f"{backend}({told})" if told else backend
 
 
 def _short(value: Any) -> str:

@@ -262,11 +262,11 @@ def test_a_disk_that_refuses_is_no_verdict() -> None:
         Choice(sized(_1=100), at_length={"1": OutputError("full")}).made()
 
 
-def test_originals_whose_intervals_overlap_the_fastest_are_met_too() -> None:
+def test_originals_that_are_nearly_as_fast_are_met_too() -> None:
     """A figure may be lucky: what is beaten must be the fastest, not the luckiest."""
     ranking = Ranking(Budget(), 7000, 0.97)
     lucky, usual, slow = (
         replace(trial(ORIGINAL, ratio), number=number, speedup=Speedup(ratio, low, high))
-        for number, (ratio, low, high) in enumerate([(1.12, 0.97, 1.29), (0.98, 0.92, 1.05), (0.78, 0.69, 0.89)])
+        for number, (ratio, low, high) in enumerate([(1.12, 0.97, 1.29), (0.98, 0.92, 1.05), (0.68, 0.66, 0.69)])
     )
     assert Originals.of([slow, usual, lucky], ranking, 100.0).nearly_fastest(ranking) == [lucky, usual]

@@ -66,6 +66,12 @@ class Spy(Cheapen):
         return super().apply(graph, job)
 
 
+def leave_line(file: str) -> None:
+    """One for each time that a technique is applied."""
+    with Path(file).open("a") as stream:
+        stream.write("applied\n")
+
+
 @dataclass(frozen=True)
 class Counted(Cheapen):
     """Leaves a line for each time that it is applied."""
@@ -73,8 +79,7 @@ class Counted(Cheapen):
     file: str = ""
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
-        with Path(self.file).open("a") as stream:
-            stream.write("applied\n")
+        leave_line(self.file)
         return super().apply(graph, job)
 
 
@@ -122,8 +127,7 @@ class Blunt(ModuleTechnique):
     file: str = ""
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
-        with Path(self.file).open("a") as stream:
-            stream.write("applied\n")
+        leave_line(self.file)
         after = copy.deepcopy(model)
         with torch.no_grad():
             after.get_parameter("bias")[-1] = -1e3

@@ -67,6 +67,7 @@ def test_inspect_prints_the_manifest(artifact: Path) -> None:
 
 def test_inspect_prints_figures_as_people_read_them(artifact: Path) -> None:
     measured = {
+        "backend_text": "onnxruntime(streams=2)",
         "latency_ms": {"p50": 3.0010481, "p90": 4.1, "p99": 6.254715},
         "throughput_per_s": 21325.88,
         "size_bytes": 277453,
@@ -77,7 +78,6 @@ def test_inspect_prints_figures_as_people_read_them(artifact: Path) -> None:
     certificate = Certificate(0.0016, 0.00608, 0.95, 7500, "exact", 3).to_json()
     manifest = replace(
         Artifact.open(artifact).manifest,
-        options={"streams": 2, "micro_batch": 0},
         measurements=measured,
         certificate=certificate,
     )

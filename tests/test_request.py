@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +21,8 @@ from paring.techniques.base import ModuleTechnique, Technique, TrainingTechnique
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.prune_channels import PruneChannels
-from paring.types import Coverage
 from tests import refusing, sleepy
+from tests.worlds import Narrow
 
 
 @pytest.fixture
@@ -52,18 +51,8 @@ class Plain(refusing.Unapplied):
 
 
 @dataclass(frozen=True)
-class Endless(TrainingTechnique):
+class Endless(Narrow, TrainingTechnique):
     """Trains, and can't be told for how long."""
-
-    def apply(self, model: nn.Module, job: Job) -> nn.Module:
-        raise NotImplementedError
-
-    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
-        raise NotImplementedError
-
-    @classmethod
-    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

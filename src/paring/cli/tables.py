@@ -83,7 +83,7 @@ def print_inspect(manifest: Mapping[str, Any]) -> None:
         ("inputs", _tensors(signature["inputs"])),
         ("outputs", _tensors(signature["outputs"])),
         ("recipe", manifest["recipe_text"]),
-        ("backend", _called(manifest["backend"], manifest["options"])),
+        ("backend", found.get("backend_text", manifest["backend"])),
         ("served", f"in batches of {manifest['batch_size']} on {units.counted(manifest['threads'], 'thread')}"),
         *(figures if found else ()),
         ("certificate", str(Certificate.from_json(certificate)) if certificate else "-"),
@@ -97,12 +97,6 @@ def _tensors(specs: Sequence[Mapping[str, Any]]) -> str:
     """name: dtype (any, 3, 32, 32)"""
     shapes = (", ".join("any" if size is None else str(size) for size in spec["shape"]) for spec in specs)
     return "; ".join(f"{spec['name']}: {spec['dtype']} ({shape})" for spec, shape in zip(specs, shapes, strict=True))
-
-
-def _called(backend: str, options: Mapping[str, Any]) -> str:
-    """The backend with its options, but for those that say nothing."""
-    told = ", ".join(f"{name}={value}" for name, value in options.items() if value)
-    return f"{backend}({told})" if told else backend
 
 
 def _short(value: Any) -> str:

@@ -20,7 +20,7 @@ from paring.flow.choosing import Choosing, Winner
 from paring.flow.finalists import Finals
 from paring.flow.originals import Originals
 from paring.flow.prepare import Prepared
-from paring.flow.reasons import why_none
+from paring.flow.reasons import NOT_COME_TO, why_none
 from paring.flow.result import Result
 from paring.flow.workload import golden_outputs
 from paring.measure.compare import Comparison, compare
@@ -60,7 +60,7 @@ class Ending:
         self.finals = finals
         self.originals = Originals.of(trials, ranking, prepared.request.time_limit_s)
         self._golden: dict[str, Arrays] = {}
-        self._time_up = prepared.clock.spent_s >= prepared.clock.search_limit_s
+        self._time_up = NOT_COME_TO in prepared.not_tried
 
     def winner(self) -> Winner | str:
         """What to return instead of the original; the reason where nothing is both certified and better."""

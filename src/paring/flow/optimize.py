@@ -17,6 +17,7 @@ from paring.flow.folder import RunFolder
 from paring.flow.ledger import EARLY_SHARE
 from paring.flow.originals import timed_originals
 from paring.flow.prepare import Prepared, prepare
+from paring.flow.reasons import NOT_COME_TO
 from paring.flow.request import Executor, Request, resolved
 from paring.flow.result import Result
 from paring.flow.trials import TrialRunner
@@ -134,7 +135,7 @@ class Hunt:
         with suppress(TimeUpError):
             if self._rounds(search):
                 return
-        self.prepared.not_tried["what the search had not come to"] = (
+        self.prepared.not_tried[NOT_COME_TO] = (
             f"the time limit ended in its stage {self.stage!r}, with {len(self.trials)} tried: allow more time."
         )
 

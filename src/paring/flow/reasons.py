@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from paring.tune import Trial
 from paring.types import Budget
 
+NOT_COME_TO = "what the search had not come to"
+"""Where `not_tried` says that the time ended first."""
+
 
 def why_none(trials: Sequence[Trial], budget: Budget, not_tried: Mapping[str, str], *, time_up: bool) -> str:
     """The reason; `time_up` tells that the search ended with its time and not by itself."""

@@ -139,7 +139,7 @@ def _check_all(kind: registry.Kind, given: Iterable[Any], *bases: type) -> None:
 
 def _is_frozen_dataclass(found: type) -> bool:
     """Settings that can change, or that can't be listed, would make one trial pass for another."""
-    return is_dataclass(found) and "__setattr__" in vars(found)
+    return is_dataclass(found) and found.__setattr__ is not object.__setattr__
 
 
 def _check_name(kind: registry.Kind, found: type, owners: dict[str, type]) -> None:

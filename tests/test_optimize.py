@@ -75,6 +75,12 @@ def improved(tmp_path_factory: pytest.TempPathFactory, short_comparisons: None) 
     return found(out, *ALL), out
 
 
+def test_labels_that_no_loss_can_read_are_no_matter_where_nothing_trains(tmp_path: Path) -> None:
+    task = sleepy.task()
+    unreadable = [(inputs, {"boxes": targets}) for inputs, targets in task.evaluate]
+    assert found(tmp_path, GOOD, task=replace(task, train=unreadable)).status == "improved"
+
+
 def test_the_fastest_that_keeps_the_accuracy_is_chosen(improved: tuple[Result, Path]) -> None:
     result, out = improved
     assert result.status == "improved"

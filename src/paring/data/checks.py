@@ -151,8 +151,8 @@ def check_all_labels(task: Task, signature: Signature, *splits: Rows) -> None:
             check_classes(rows.targets, classes)
 
 
-def check_task(task: Task, model: nn.Module) -> None:
-    """All checks that the first batches allow."""
+def check_task(task: Task, model: nn.Module, *, trains: bool = True) -> None:
+    """All checks that the first batches allow; the loss counts where a technique that trains takes part."""
     inputs, targets = sample(task.evaluate, "evaluate")
     if targets is None:
         raise DataError("evaluate has no targets: scores need labels.")
@@ -166,7 +166,7 @@ def check_task(task: Task, model: nn.Module) -> None:
             inputs, targets = sample(batches, name)
             _answer(model, inputs, name)
             # Of the labels that lie beside calibration rows nobody may have meant that they train.
-            if name == "train" and targets is not None:
+            if trains and name == "train" and targets is not None:
                 check_loss(task, model, (inputs, targets), name)
 
 

@@ -114,7 +114,7 @@ class Prepared:
 
 def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress) -> Prepared:
     """Check and set up. Raises TaskError, BudgetError, ExportError or OutputError, each in one sentence."""
-    signature = task_signature(request.task)
+    signature = task_signature(request.task, trains=request.trains)
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     check_all_labels(request.task, signature, splits.selection, splits.certification)
     ledger = folder.ledger_at(splits.digest, fresh=not request.resume)
@@ -154,12 +154,12 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     )
 
 
-def task_signature(task: Task) -> Signature:
-    """How the task's network is called, once the task has passed its checks."""
+def task_signature(task: Task, *, trains: bool = True) -> Signature:
+    """How the task's network is called, once the task has passed its checks: those of its loss if anything `trains`."""
     inputs, _ = sample(task.evaluate, "evaluate")
     if not isinstance(task.model, Path):
         signature = signature_of(task.model, inputs)
-        check_task(task, task.model)
+        check_task(task, task.model, trains=trains)
         return signature
     signature = graph_signature(read_graph(task.model), structure_of(inputs))
     check_graph_inputs(task.model, signature, inputs)

@@ -18,6 +18,7 @@ from paring.errors import BudgetError, InputError, OutputError, TaskError, in_wo
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
 from paring.tune import Candidate, Trial
 from paring.tune.candidate import check_storable
+from paring.tune.trainers import is_training
 from paring.types import Budget, Task, is_number, is_whole
 
 Executor: TypeAlias = Callable[[Callable[[Candidate], Trial], Iterable[Candidate]], Iterator[Trial]]
@@ -81,6 +82,11 @@ class Request:
     def all_techniques(self) -> tuple[Technique | type[Technique], ...]:
         """What was passed, else every technique that is installed."""
         return installed("technique") if self.techniques is None else tuple(self.techniques)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a technique that trains takes part."""
+        return any(map(is_training, self.all_techniques()))
 
     def all_backends(self) -> tuple[Backend | type[Backend], ...]:
         """What was passed, else every backend that is installed."""

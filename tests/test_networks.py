@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from paring.backends.torch import Torch
 from paring.data.job import Job
+from paring.errors import ParingError, TechniqueError, TimeUpError
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.flow.trials import TrialRunner
 from paring.techniques import calibration
+from paring.techniques.base import Recipe
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
-from paring.types import Budget, Task
+from paring.types import Budget, Coverage, LayerChange, Task
 from tests import sleepy
 from tests.quantization_nets import job, residual_net, rows
 
@@ -102,6 +106,90 @@ def test_a_hopeless_candidate_is_a_row_with_the_reason_and_is_not_made(tmp_path:
     trial = runner.run(Candidate((technique,), sleepy.Sleepy(), "post-training", hopeless="it is ten times slower"), 3)
     assert (trial.outcome, trial.reason, trial.latency_ms) == ("skipped", "it is ten times slower", None)
     assert not Path(technique.file).exists()
+
+
+@dataclass(frozen=True)
+class Fails(sleepy.Blunt):
+    """Raises the error of that name, each time that it is applied."""
+
+    error: str = "TechniqueError"
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        super().apply(model, job)
+        raise ERRORS[self.error]
+
+
+ERRORS = {
+    "TechniqueError": TechniqueError("layer 'fc' can't be traced."),
+    "KeyError": KeyError("a bug of the author's"),
+    "MemoryError": MemoryError("no room"),
+    "RuntimeError": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    "TimeUpError": TimeUpError("the time limit ended before this was done: allow more time."),
+    "OSError": OSError(28, "No space left on device"),
+}
+
+
+def refusals(networks: Networks, *candidates: Candidate) -> list[str]:
+    told = []
+    for candidate in candidates:
+        with pytest.raises((ParingError, OSError)) as error:
+            networks.build(candidate)
+        told.append(f"{type(error.value).__name__}: {error.value}")
+    return told
+
+
+@pytest.mark.parametrize(
+    ("error", "applied"),
+    [
+        ("TechniqueError", 1),
+        ("KeyError", 1),
+        ("MemoryError", 4),
+        ("RuntimeError", 4),
+        ("TimeUpError", 4),
+        ("OSError", 4),
+    ],
+)
+def test_what_can_not_be_applied_is_not_asked_again_unless_it_may_be_otherwise_then(
+    error: str, applied: int, tmp_path: Path
+) -> None:
+    technique = Fails(str(tmp_path / "applied"), error)
+    recipes: list[Recipe] = [(technique,), (technique, sleepy.Blunt()), (technique, sleepy.Cheapen())]
+    asked = [Candidate(recipe, sleepy.Sleepy(), "training") for recipe in recipes]
+    told = refusals(made(tmp_path), Candidate((technique,), Torch(), "training"), *asked)
+    assert len(set(told)) == 1
+    assert len((tmp_path / "applied").read_text().splitlines()) == applied
+
+
+def test_a_graph_that_is_refused_is_refused_for_every_backend_and_a_change_of_nothing_stays_one(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Idle(sleepy.Counted):
+        """Changes nothing."""
+
+        def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+            return Coverage(self.name, (LayerChange("gemm", False, "too small"),))
+
+    technique, networks = Idle(file=str(tmp_path / "applied")), made(tmp_path)
+    asked = [Candidate((technique,), backend, "post-training") for backend in (sleepy.Sleepy(), sleepy.Drowsy())]
+    told = refusals(networks, *asked)
+    assert told[0] == told[1]
+    assert told[0].startswith("NothingChangedError: Idle(")
+    assert times_applied(technique) == 1
+
+
+def test_a_training_that_failed_is_asked_again_since_it_depends_on_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def diverges(self: FineTune, model: nn.Module, job: Job) -> nn.Module:
+        begun.append(1)
+        raise TechniqueError("the training diverged")
+
+    monkeypatch.setattr(FineTune, "apply", diverges)
+    networks = made(tmp_path)
+    candidates = [Candidate((FineTune(),), backend, "training") for backend in (sleepy.Sleepy(), Torch())]
+    assert refusals(networks, *candidates) == ["TechniqueError: the training diverged"] * 2
+    assert len(begun) == 2
 
 
 @pytest.fixture

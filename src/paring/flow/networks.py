@@ -6,12 +6,14 @@ import json
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from torch import nn
 
 from paring.artifact.files import replacing_folder, write_json
@@ -24,7 +26,7 @@ from paring.errors import ExportError, ParingError, TechniqueError, in_words
 from paring.graph.export import export_onnx, export_program, quiet_exporter
 from paring.graph.signature import load_model
 from paring.measure.size import network_files
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique, TrainingTechnique
+from paring.techniques.base import GraphTechnique, Recipe, Technique, TrainingTechnique
 from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
@@ -55,6 +57,7 @@ class Networks:
     signature: Signature
     folder: Path
     _recent: OrderedDict[str, tuple[nn.Module, list[dict[str, Any]]]] = field(default_factory=OrderedDict)
+    _refused: dict[str, Callable[[], TechniqueError]] = field(default_factory=dict)
 
     def build(self, candidate: Candidate) -> Built:
         """The candidate's network on disk. Raises TechniqueError, ExportError, NothingChangedError."""
@@ -64,7 +67,7 @@ class Networks:
             exported = self.exported(candidate.module_part, candidate.backend)
             graph, made = None, list[dict[str, Any]]()
             if candidate.graph_part:
-                graph, made = self._graph_techniques(onnx.load(exported / NETWORK_FILES["onnx"]), candidate.graph_part)
+                graph, made = self._graph_techniques(onnx.load(exported / NETWORK_FILES["onnx"]), candidate)
             with replacing_folder(target) as part:
                 if graph:
                     write_graph(graph, part / NETWORK_FILES["onnx"])
@@ -144,14 +147,11 @@ class Networks:
         key = digest(recipe_json(recipe))
         if key not in self._recent:
             model, coverage = self._module_techniques(recipe[:-1])
-            technique = recipe[-1]
-            assert isinstance(technique, ModuleTechnique)
             # A killed run, or many trials since: what was trained once is not trained again to go on from it.
             trained = with_weights(model, self._module_folder(recipe) / WEIGHTS)
             if trained is None:
                 begin_s = time.monotonic()
-                after = _applied(technique, model, self.job)
-                made = _changed(technique, technique.coverage(model, after, self.job))
+                after, made = self._step(recipe, model)
                 made["apply_s"] = round(time.monotonic() - begin_s, 3)
             else:
                 after, made = trained, _read_coverage(self._module_folder(recipe))[-1]
@@ -161,14 +161,33 @@ class Networks:
         self._recent.move_to_end(key)
         return self._recent[key]
 
-    def _graph_techniques(self, graph: onnx.ModelProto, recipe: Recipe) -> tuple[onnx.ModelProto, list[dict[str, Any]]]:
+    def _graph_techniques(
+        self, graph: onnx.ModelProto, candidate: Candidate
+    ) -> tuple[onnx.ModelProto, list[dict[str, Any]]]:
         coverage = []
-        for technique in recipe:
-            assert isinstance(technique, GraphTechnique)
-            after = _applied(technique, graph, self.job)
-            coverage.append(_changed(technique, technique.coverage(graph, after, self.job)))
-            graph = after
+        for count in range(len(candidate.module_part), len(candidate.recipe)):
+            graph, made = self._step(candidate.recipe[: count + 1], graph)
+            coverage.append(made)
         return graph, coverage
+
+    def _step(self, recipe: Recipe, before: Any) -> tuple[Any, dict[str, Any]]:
+        """What the last technique of a recipe makes of what the others made, and its coverage.
+
+        One that can't is not asked again for the next backend, nor for the next recipe that begins so, unless it may
+        be otherwise then: what a training comes to depends on the time that is left, and memory may be free again.
+        """
+        technique, key = recipe[-1], digest(recipe_json(recipe))
+        if key in self._refused:
+            raise self._refused[key]()
+        try:
+            after, coverage = _applied(technique, before, self.job)
+            return after, _changed(technique, coverage)
+        except TechniqueError as error:
+            if not isinstance(technique, TrainingTechnique) and not _lacked_memory(error):
+                kind = NothingChangedError if isinstance(error, NothingChangedError) else TechniqueError
+                # Not the error itself: its traceback would keep the network alive.
+                self._refused[key] = partial(kind, str(error))
+            raise
 
     @staticmethod
     def _check_order(recipe: Recipe) -> None:
@@ -183,18 +202,28 @@ class Networks:
                 )
 
 
-def _applied(technique: Any, before: Any, job: Job) -> Any:
+def _applied(technique: Any, before: Any, job: Job) -> tuple[Any, Coverage]:
     """What the technique makes. It may be anybody's code: what it raises is a TechniqueError, but for the disk's.
 
     Raises TimeUpError where the time ended before it.
     """
     job.check_time()
     try:
-        return technique.apply(before, job)
+        after = technique.apply(before, job)
+        return after, technique.coverage(before, after, job)
     except (ParingError, OSError):
         raise
     except Exception as error:
         raise TechniqueError(f"{technique} failed: {in_words(error)}.") from error
+
+
+def _lacked_memory(error: BaseException | None) -> bool:
+    """Whether that is what it says or came of. PyTorch has a class of errors for accelerators alone."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _changed(technique: Technique, coverage: Coverage) -> dict[str, Any]:

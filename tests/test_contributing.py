@@ -25,6 +25,7 @@ from paring.data.job import Job
 from paring.errors import BackendError, TechniqueError
 from paring.graph.macs import layer_costs
 from paring.graph.signature import graph_signature
+from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique
 from paring.testing import BACKEND_CHECKS, check_technique
 from paring.types import Arrays, Budget, Coverage, LayerChange, Session
@@ -41,6 +42,7 @@ class ZeroSmall(ModuleTechnique):
     threshold: float = 0.05
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.threshold < 0:
             raise TechniqueError(f"threshold={self.threshold} must be 0 or more.")
 

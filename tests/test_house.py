@@ -13,7 +13,7 @@ ROOT = Path(paring.__file__).parent
 LAYERS = (
     ("errors",),
     ("ops",),
-    ("types", "registry", "fingerprint"),
+    ("types", "registry", "fingerprint", "settings"),
     ("data", "graph"),
     ("artifact",),
     ("backends",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -12,8 +12,12 @@ from onnx.reference import ReferenceEvaluator
 
 from paring.errors import TechniqueError
 from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
-from paring.ops.ranges import CALIBRATIONS
+from paring.ops.ranges import Calibration
+from paring.techniques.base import GraphTechnique
+from paring.techniques.int8_dynamic import Int8Dynamic
 from paring.techniques.int8_static import Int8Static
+from paring.techniques.mixed_precision import MixedPrecision
+from paring.techniques.smooth_quant import SmoothQuant
 from tests.quantization_nets import (
     Array,
     attention_block,
@@ -36,7 +40,7 @@ BOTH = pytest.mark.parametrize("placement", ["every-edge", "inputs-only"])
 
 
 @BOTH
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("calibration", get_args(Calibration))
 def test_residual_network_keeps_its_answers_at_any_batch(placement: Any, calibration: Any) -> None:
     float_graph = residual_net()
     graph = Int8Static(calibration=calibration, placement=placement).apply(float_graph, job(X))
@@ -326,4 +330,12 @@ def test_variants_exist_only_where_a_layer_can_be_integer() -> None:
         (c, "every-edge") for c in ("mse", "min-max", "entropy", "percentile")
     ]
     bare = make([node("Relu", "x", "y")], {"x": ("n", 4)}, {"y": ("n", 4)}, {})
-    assert not list(Int8Static.variants(bare, job(rows(4, 4))))
+    with pytest.raises(TechniqueError, match=r"^no layer can be int8 \(the network has no such layers\)\.$"):
+        next(Int8Static.variants(bare, job(rows(4, 4))))
+
+
+@pytest.mark.parametrize("technique", [Int8Static, Int8Dynamic, MixedPrecision, SmoothQuant])
+def test_that_a_graph_is_quantized_already_is_the_reason_for_no_variants(technique: type[GraphTechnique]) -> None:
+    quantized = Int8Static(exclude=("Conv_c0",)).apply(residual_net(), job(X))
+    with pytest.raises(TechniqueError, match=rf"^{technique.__name__} needs a float graph.* is quantized already"):
+        next(technique.variants(quantized, job(X)))

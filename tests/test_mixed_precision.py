@@ -13,7 +13,19 @@ from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.quantization import Range, affine
 from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision, distance
-from tests.quantization_nets import Array, constant, job, make, node, relative_error, residual_net, rows, run, weights
+from tests.quantization_nets import (
+    Array,
+    constant,
+    job,
+    make,
+    node,
+    perceptron,
+    relative_error,
+    residual_net,
+    rows,
+    run,
+    weights,
+)
 
 X = rows(48, 3, 8, 8)
 
@@ -106,3 +118,8 @@ def test_variants_leave_most_layers_in_integers() -> None:
     assert {variant.float_layers for variant in found} == {1}
     assert {variant.int8.placement for variant in found} == {"every-edge", "inputs-only"}
     assert found[0].settings()["int8"]["calibration"] == "mse"
+
+
+def test_too_few_layers_are_the_reason_for_no_variants() -> None:
+    with pytest.raises(TechniqueError, match="fewer than 3 layers can be int8"):
+        next(MixedPrecision.variants(perceptron(), job(rows(4, 64))))

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from typer.testing import CliRunner
 
 from paring.cli.app import app
+from paring.errors import TaskError
 from paring.flow.plan import make_plan
 from paring.flow.request import Request
 from paring.techniques import FineTune, HalfPrecision, PruneChannels, RemoveBlocks
@@ -58,7 +60,10 @@ def test_the_plan_as_text(tmp_path: Path) -> None:
     assert lines[0] == "Would try"
     assert "baseline original onnxruntime" in lines
     assert any(line.startswith("training PruneChannels(") and line.endswith("the best so far") for line in lines)
-    assert "RemoveBlocks it proposes no settings of its own for this network." in lines[lines.index("Can't try") :]
+    assert (
+        "RemoveBlocks no block of the network keeps the shape of its input and passes it on."
+        in lines[lines.index("Can't try") :]
+    )
     assert "training takes what is left of it." in lines[-1]
 
 
@@ -92,7 +97,7 @@ def test_objects_and_what_fails_or_lacks_a_backend(tmp_path: Path) -> None:
     assert told["Bug"] == "proposing its settings raised KeyError: 'no such layer'."
     assert told["Untraceable"] == "layer 'fc' can't be traced."
     assert told["Half on sleepy"] == "sleepy does not execute bf16 here."
-    assert told["HalfPrecision"] == "it proposes no settings of its own for this network."
+    assert told["HalfPrecision"] == "no float32 weight of the network has 64 elements or more."
 
 
 def test_a_graph_needs_no_module_and_says_what_does(tmp_path: Path) -> None:
@@ -109,6 +114,14 @@ def test_a_graph_needs_no_module_and_says_what_does(tmp_path: Path) -> None:
     assert reasons(plan)["FineTune"] == reasons(plan)["RemoveBlocks(count=1)"]
     assert reasons(plan)["FineTune"] == "the task is a graph: it needs the network as an nn.Module."
     assert "Cheapen" in [row["recipe"] for row in plan["tried"]]
+
+
+def test_a_loss_that_can_not_train_is_no_matter_where_nothing_trains(tmp_path: Path) -> None:
+    rows = [sleepy.rows(1500)]
+    task = Task(sleepy.network(), rows, train=rows, loss=lambda outputs, targets: outputs["logits"])
+    assert "Cheapen" in [row["recipe"] for row in planned(task, sleepy.Cheapen, out=tmp_path)["tried"]]
+    with pytest.raises(TaskError, match="the loss failed"):
+        planned(task, sleepy.Cheapen, FineTune(epochs=1), out=tmp_path)
 
 
 def test_a_training_with_nothing_to_mend_is_told(tmp_path: Path) -> None:

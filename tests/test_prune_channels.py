@@ -36,7 +36,7 @@ from tests.structures import HardCoded, Mobile, ResNet, TwoInputs, conv_bn, imag
     [
         ({"ratio": 1.0}, "ratio=1.0 must be at least 0 and below 1"),
         ({"ratio": -0.1}, "ratio=-0.1 must be at least 0"),
-        ({"ratio": float("nan")}, "ratio=nan must be at least 0"),
+        ({"ratio": float("nan")}, "ratio=nan must be a finite float"),
         ({"ratios": (("conv", 1.5),)}, "ratio of 'conv'=1.5 must be at least 0"),
         ({"round_to": 0}, "round_to=0 must be 1 or more"),
         ({"criterion": "magnitude_l3"}, "criterion='magnitude_l3' is unknown: choose magnitude_l"),
@@ -185,7 +185,14 @@ def test_nothing_to_prune_changes_nothing_and_says_so() -> None:
     same = PruneChannels().apply(model, job)
     assert PruneChannels().coverage(model, same, job).changed == 0
     assert torch.equal(same(images()), model(images()))
-    assert list(PruneChannels.variants(model, job)) == []
+    with pytest.raises(TechniqueError, match=r"^no channels can be removed \(1: .+\)\.$"):
+        next(PruneChannels.variants(model, job))
+
+
+def test_layers_too_narrow_for_a_multiple_of_eight_are_the_reason_for_no_variants() -> None:
+    model = trained(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    with pytest.raises(TechniqueError, match="its widest layer has 8 channels, and what is kept is a multiple of 8"):
+        next(PruneChannels.variants(model, job_of(model, torch.randn(4, 4))))
 
 
 def test_a_layer_whose_channels_are_spelled_out_stays_and_the_rest_is_pruned() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from paring.ops.quantization import Parameters, Range, affine, dequantize, quantize, symmetric, to_bfloat16
-from paring.ops.ranges import CALIBRATIONS, Histogram, chosen_range
+from paring.ops.ranges import Calibration, Histogram, chosen_range
 
 numbers = st.floats(-1e4, 1e4, width=32)
 matrices = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=numbers)
@@ -133,7 +135,7 @@ def test_histogram_tells_of_values_that_are_not_finite() -> None:
     assert not filled(np.array([1.0, np.inf])).finite
 
 
-@pytest.mark.parametrize("calibration", CALIBRATIONS)
+@pytest.mark.parametrize("calibration", get_args(Calibration))
 @given(values=arrays(np.float32, st.integers(1, 60), elements=numbers))
 @settings(max_examples=40, deadline=None)
 def test_a_chosen_range_lies_in_what_was_seen(calibration: str, values: np.ndarray) -> None:
@@ -175,5 +177,5 @@ def test_mse_is_no_worse_than_any_other_range() -> None:
         parameters = affine(chosen_range(seen, calibration))  # type: ignore[arg-type]
         return float(np.mean((dequantize(quantize(values, parameters), parameters) - values) ** 2))
 
-    assert error("mse") <= min(error(c) for c in CALIBRATIONS) * 1.01
+    assert error("mse") <= min(error(c) for c in get_args(Calibration)) * 1.01
     assert error("mse") < error("min-max") * 0.95

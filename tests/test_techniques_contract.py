@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from paring import registry
 from paring.data.job import Job
+from paring.errors import TechniqueError
 from paring.techniques.base import Technique
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.half_precision import HalfPrecision
@@ -78,6 +84,25 @@ def test_contract(technique: Technique, network: object) -> None:
     model, shape = network()
     model.eval()
     check_technique(technique, model, job(model, shape))
+
+
+@dataclass(frozen=True)
+class Late(HalfPrecision):
+    """Says that it has no variants after the first."""
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        yield cls()
+        raise TechniqueError("no more of them.")
+
+
+def test_a_reason_why_there_are_no_variants_keeps_the_contract_and_one_behind_them_breaks_it() -> None:
+    torch.manual_seed(0)
+    model, shape = convolutional()
+    model.eval()
+    check_technique(Int8Dynamic(least_parameters=0), model, job(model, shape))
+    with pytest.raises(AssertionError, match="Late raises after 1 of its variants: no more of them"):
+        check_technique(Late(), model, job(model, shape))
 
 
 def test_every_named_technique_is_here() -> None:

@@ -12,7 +12,6 @@ from paring.ops.quantization import LEVELS, SMALLEST_SCALE, Range, affine, dequa
 
 Array = npt.NDArray[Any]
 Calibration = Literal["min-max", "percentile", "entropy", "mse"]
-CALIBRATIONS: tuple[Calibration, ...] = ("min-max", "percentile", "entropy", "mse")
 
 _HALF_BINS = 4096
 

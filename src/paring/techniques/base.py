@@ -55,7 +55,7 @@ class ModuleTechnique(Technique, ABC):
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         """The settings that are worth a try on this network, most promising first.
 
-        None where it does not apply, or a TechniqueError that says why.
+        Raises TechniqueError where there are none: its sentence is told under the technique's name.
         """
 
     @classmethod
@@ -112,7 +112,7 @@ class GraphTechnique(Technique, ABC):
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
         """The settings that are worth a try on this graph, most promising first.
 
-        None where it does not apply, or a TechniqueError that says why.
+        Raises TechniqueError where there are none: its sentence is told under the technique's name.
         """
 
     @classmethod

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from paring.data.job import Job
-from paring.errors import TaskError
+from paring.errors import TaskError, TechniqueError
 from paring.graph.macs import layer_costs
+from paring.settings import check_types
 from paring.techniques.base import TrainingTechnique
 from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import fit_
@@ -43,6 +44,7 @@ class FineTune(TrainingTechnique):
     mixing: Mixing = "mixup"
 
     def __post_init__(self) -> None:
+        check_types(self)
         self._training(Training.precision)
         self._teaching()
 
@@ -71,9 +73,15 @@ class FineTune(TrainingTechnique):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """One, as each more takes from the time for the long training; none without training data or parameters."""
-        if job.task.train is not None and any(True for _ in model.parameters()):
-            yield cls()
+        """One, as each more takes from the time for the long training.
+
+        Raises TechniqueError without training data or parameters.
+        """
+        if job.task.train is None:
+            raise TechniqueError("the task has no `train` data.")
+        if not any(True for _ in model.parameters()):
+            raise TechniqueError("the network has no parameters to train.")
+        yield cls()
 
     def _training(self, precision: str) -> Training:
         return Training(self.epochs, self.learning_rate, precision="float32" if precision == "float32" else "auto")

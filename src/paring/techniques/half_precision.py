@@ -16,6 +16,7 @@ from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph, require_finite
 from paring.graph.onnx_layers import weighted_layers
 from paring.ops.quantization import to_bfloat16
+from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage
 from paring.types import Coverage
@@ -41,8 +42,7 @@ class HalfPrecision(GraphTechnique):
     storage_only: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in _EXECUTION:
-            raise TechniqueError(f"dtype={self.dtype!r} is unknown: choose one of {', '.join(_EXECUTION)}.")
+        check_types(self)
 
     @property
     def execution(self) -> ExecutionPrecision:
@@ -84,9 +84,13 @@ class HalfPrecision(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """bf16 first: it keeps float32's range. Stored alone, float16 is the finer."""
+        """bf16 first: it keeps float32's range. Stored alone, float16 is the finer.
+
+        Raises TechniqueError where no constant is worth it.
+        """
         large = [t for t in Graph(graph).model.graph.initializer if int(np.prod(t.dims)) >= LEAST_ELEMENTS]
-        if any(tensor.data_type == TensorProto.FLOAT for tensor in large):
-            yield cls("bf16")
-            yield cls("fp16")
-            yield cls("fp16", storage_only=True)
+        if not any(tensor.data_type == TensorProto.FLOAT for tensor in large):
+            raise TechniqueError(f"no float32 weight of the network has {LEAST_ELEMENTS} elements or more.")
+        yield cls("bf16")
+        yield cls("fp16")
+        yield cls("fp16", storage_only=True)

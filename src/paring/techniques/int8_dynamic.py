@@ -17,8 +17,9 @@ from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons
 from paring.graph.qdq import gemm_folded
 from paring.ops.quantization import quantize, symmetric
+from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
-from paring.techniques.layer_coverage import layer_coverage
+from paring.techniques.layer_coverage import layer_coverage, nothing_fits
 from paring.types import Coverage
 
 LINEAR = ("Gemm", "MatMul")
@@ -39,6 +40,7 @@ class Int8Dynamic(GraphTechnique):
     least_parameters: int = LEAST_PARAMETERS
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.least_parameters < 0:
             raise TechniqueError(
                 f"least_parameters={self.least_parameters} must be 0 or more: smaller layers stay float, with 0 none."
@@ -62,9 +64,12 @@ class Int8Dynamic(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """One, where some linear layer has weights enough."""
-        if "" in cls()._reasons(Graph(graph)).values():
-            yield cls()
+        """One. Raises TechniqueError where no linear layer has weights enough, or the graph is quantized already."""
+        require_float_graph(graph, cls.__name__)
+        reasons = cls()._reasons(Graph(graph))
+        if "" not in reasons.values():
+            raise nothing_fits("no linear layer can be int8", reasons)
+        yield cls()
 
     def _reasons(self, graph: Graph) -> dict[str, str]:
         """For each layer with weights why it stays float, "" where it becomes integer.

@@ -15,10 +15,11 @@ from paring.graph.onnx_graph import Graph, require_float_graph
 from paring.graph.placement import PLACEMENTS, Placement, Plan, planned
 from paring.graph.qdq import quantized
 from paring.ops.quantization import Parameters, affine
-from paring.ops.ranges import CALIBRATIONS, Calibration, Histogram, chosen_range
+from paring.ops.ranges import Calibration, Histogram, chosen_range
+from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import observe
-from paring.techniques.layer_coverage import layer_coverage
+from paring.techniques.layer_coverage import layer_coverage, nothing_fits
 from paring.types import Coverage
 
 
@@ -41,10 +42,7 @@ class Int8Static(GraphTechnique):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.calibration not in CALIBRATIONS:
-            raise TechniqueError(f"calibration={self.calibration!r} is unknown: choose of {', '.join(CALIBRATIONS)}.")
-        if self.placement not in PLACEMENTS:
-            raise TechniqueError(f"placement={self.placement!r} is unknown: choose one of {', '.join(PLACEMENTS)}.")
+        check_types(self)
         if not 50 < self.percentile <= 100:
             raise TechniqueError(f"percentile={self.percentile} must be above 50 and at most 100, for example 99.99.")
 
@@ -74,15 +72,20 @@ class Int8Static(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """Each calibration with each placement that makes a difference; none where no layer can be integer."""
+        """Each calibration with each placement that makes a difference.
+
+        Raises TechniqueError where no layer can be integer, or the graph is quantized already.
+        """
+        require_float_graph(graph, cls.__name__)
         for calibration in ("mse", "min-max", "entropy", "percentile"):
             for placement in distinct_placements(graph):
                 yield cls(calibration=calibration, placement=placement)
 
 
 def distinct_placements(graph: onnx.ModelProto) -> tuple[Placement, ...]:
-    """The placements that give different graphs; none where no layer can be integer."""
+    """The placements that give different graphs. Raises TechniqueError where no layer can be integer."""
     plans = {placement: planned(Graph(graph), placement) for placement in PLACEMENTS}
-    if plans["every-edge"] == plans["inputs-only"]:
-        return ("every-edge",) if plans["every-edge"].layers else ()
-    return tuple(placement for placement in PLACEMENTS if plans[placement].layers)
+    fitting = tuple(placement for placement in PLACEMENTS if plans[placement].layers)
+    if not fitting:
+        raise nothing_fits("no layer can be int8", plans["inputs-only"].reasons)
+    return fitting[:1] if plans["every-edge"] == plans["inputs-only"] else fitting

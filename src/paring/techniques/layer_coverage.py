@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 import onnx
 
+from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.types import Coverage, LayerChange
+
+MOST_REASONS = 3
 
 
 def layer_coverage(
@@ -23,3 +26,12 @@ def layer_coverage(
         reason = "" if changed else reasons.get(layer.name) or otherwise
         changes.append(LayerChange(layer.name, changed, reason, layer.parameters, layer.macs))
     return Coverage(technique, tuple(changes))
+
+
+def nothing_fits(told: str, reasons: Mapping[str, str]) -> TechniqueError:
+    """The error for a network in which no layer can be changed: each reason once, with the first layer that has it."""
+    first: dict[str, str] = {}
+    for layer, reason in reasons.items():
+        first.setdefault(reason, layer)
+    named = [f"{layer}: {reason}" for reason, layer in first.items()][:MOST_REASONS]
+    return TechniqueError(f"{told} ({'; '.join(named) or 'the network has no such layers'}).")

@@ -16,6 +16,7 @@ from paring.graph.onnx_graph import Graph, require_float_graph
 from paring.graph.placement import planned
 from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.ranges import Histogram
+from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import fingerprint, graph_inputs, in_pieces, observe
 from paring.techniques.int8_static import Int8Static, distinct_placements
@@ -40,6 +41,7 @@ class MixedPrecision(GraphTechnique):
     role: ClassVar[Role] = "around"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.float_layers < 1:
             raise TechniqueError(
                 f"float_layers={self.float_layers} must be 1 or more; with none, use Int8Static alone."
@@ -97,9 +99,15 @@ class MixedPrecision(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """A few layers in float, with each placement; none where there are too few layers to choose from."""
-        for placement in distinct_placements(graph):
-            yield from cls.around(Int8Static("mse", placement=placement), graph)
+        """A few layers in float, with each placement.
+
+        Raises TechniqueError where there are too few layers to choose from, or the graph is quantized already.
+        """
+        require_float_graph(graph, cls.__name__)
+        found = [each for p in distinct_placements(graph) for each in cls.around(Int8Static("mse", placement=p), graph)]
+        if not found:
+            raise TechniqueError("fewer than 3 layers can be int8: with one of them in float hardly any is left.")
+        yield from found
 
     @classmethod
     def around(cls, technique: GraphTechnique, graph: onnx.ModelProto) -> Iterator[Self]:

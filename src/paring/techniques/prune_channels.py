@@ -28,7 +28,9 @@ from paring.graph.channels import (
 )
 from paring.graph.macs import layer_costs
 from paring.ops.importance import Criterion, GroupWeights, criterion_of, importance
+from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique
+from paring.techniques.layer_coverage import nothing_fits
 from paring.types import Coverage, Inputs, LayerChange
 
 LADDER = (0.5, 0.375, 0.625, 0.25, 0.75)
@@ -89,6 +91,7 @@ class PruneChannels(ModuleTechnique):
     ratios: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         told = [("ratio", self.ratio), *((f"ratio of {layer!r}", ratio) for layer, ratio in self.ratios)]
         for name, ratio in told:
             if not 0 <= ratio < 1:
@@ -209,11 +212,14 @@ class PruneChannels(ModuleTechnique):
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         """A ladder of ratios, kept channels in multiples of 16 and of 8; those that come to the same once.
 
-        Raises TechniqueError where the network can't be traced.
+        Raises TechniqueError where the network can't be traced, or no channels can go.
         """
         plan = _Plan.of(model, job)
         free = [group for group in plan.groups if not group.frozen]
-        seen = {tuple(group.channels for group in free)}
+        if not free:
+            raise nothing_fits("no channels can be removed", frozen_layers(plan.traced))
+        whole = tuple(group.channels for group in free)
+        seen = {whole}
         for ratio in LADDER:
             for multiple in MULTIPLES:
                 technique = replace(cls(), ratio=ratio, round_to=multiple)
@@ -221,6 +227,9 @@ class PruneChannels(ModuleTechnique):
                 if kept not in seen:
                     seen.add(kept)
                     yield technique
+        if seen == {whole}:
+            least = f"what is kept is a multiple of {min(MULTIPLES)}"
+            raise TechniqueError(f"its widest layer has {max(whole)} channels, and {least}.")
 
 
 def _weights(model: nn.Module, group: ChannelGroup) -> GroupWeights:

@@ -18,6 +18,7 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
 from paring.graph.macs import layer_costs
+from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique
 from paring.types import Batch, Coverage, Inputs, LayerChange
 
@@ -42,6 +43,7 @@ class RemoveBlocks(ModuleTechnique):
     count: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.blocks and self.count is not None:
             raise TechniqueError(
                 f"blocks={self.blocks} and count={self.count} contradict each other: give one of them."
@@ -88,10 +90,12 @@ class RemoveBlocks(ModuleTechnique):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """One block, two, and so on up to half of those that can be removed."""
+        """One block, two, and so on up to half of those that can be removed. TechniqueError where none can."""
         most = math.ceil(len(cls.candidates(model, job)) / 2)
         for count in range(1, min(most, MOST_VARIANTS) + 1):
             yield cls(count=count)
+        if not most:
+            raise TechniqueError("no block of the network keeps the shape of its input and passes it on.")
 
     @classmethod
     def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:

@@ -12,9 +12,10 @@ import onnx
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Array, Graph, attribute, require_finite, require_float_graph
+from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import absolute_maxima
-from paring.techniques.layer_coverage import layer_coverage
+from paring.techniques.layer_coverage import layer_coverage, nothing_fits
 from paring.types import Coverage
 
 LINEAR = ("Gemm", "MatMul")
@@ -48,6 +49,7 @@ class SmoothQuant(GraphTechnique):
     role: ClassVar[Role] = "before"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 < self.alpha < 1:
             raise TechniqueError(f"alpha={self.alpha} must be above 0 and below 1, for example 0.5.")
 
@@ -80,10 +82,13 @@ class SmoothQuant(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """Where there is something to smooth, the middle first."""
-        if _found(Graph(graph))[0]:
-            for alpha in (0.5, 0.7, 0.3):
-                yield cls(alpha)
+        """The middle first. Raises TechniqueError where nothing can be smoothed, or the graph is quantized already."""
+        require_float_graph(graph, cls.__name__)
+        smoothings, reasons = _found(Graph(graph))
+        if not smoothings:
+            raise nothing_fits("no linear layer can be smoothed", reasons)
+        for alpha in (0.5, 0.7, 0.3):
+            yield cls(alpha)
 
 
 def _outputs(node: onnx.NodeProto) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from paring.backends.runner import graph_runner
 from paring.data.batches import mapped, model_call, sample, tensors_of
 from paring.data.job import Job
+from paring.errors import TechniqueError
 from paring.graph.export import export_onnx, export_program, signature_of
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
 from paring.types import Arrays, Coverage, named
@@ -56,9 +57,21 @@ def check_module_technique(technique: ModuleTechnique, model: nn.Module, job: Jo
     for one, other in zip(after.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), f"{technique} gives another network each time"
     check_coverage(technique.coverage(model, after, job), technique)
-    for variant in technique.variants(model, job):
-        assert isinstance(variant, type(technique)), f"{technique.name} has a variant of another kind: {variant}"
+    check_variants(technique, technique.variants(model, job))
     check_parts(list(technique.parts(model, job)), model, job)
+
+
+def check_variants(technique: Technique, variants: Iterator[Technique]) -> None:
+    """They are settings of this technique. A TechniqueError that says why there are none will do in their place."""
+    found = []
+    try:
+        for variant in variants:
+            found.append(variant)
+            assert isinstance(variant, type(technique)), f"{technique.name} has a variant of another kind: {variant}"
+            check_settings(variant)
+    except TechniqueError as error:
+        if found:
+            raise AssertionError(f"{technique.name} raises after {len(found)} of its variants: {error}") from error
 
 
 def check_parts(parts: Sequence[ModuleTechnique], model: nn.Module, job: Job) -> None:
@@ -102,8 +115,7 @@ def check_graph_technique(technique: GraphTechnique, graph: onnx.ModelProto, job
         arrays = {name: np.repeat(value[:1].numpy(), rows, axis=0) for name, value in named(inputs, names).items()}
         _same_answers(technique, _answers(graph, arrays), _answers(after, arrays))
     check_coverage(technique.coverage(graph, after, job), technique)
-    for variant in technique.variants(graph, job):
-        assert isinstance(variant, type(technique)), f"{technique.name} has a variant of another kind: {variant}"
+    check_variants(technique, technique.variants(graph, job))
 
 
 def _answers(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:

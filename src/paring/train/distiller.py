@@ -23,12 +23,12 @@ from paring.ops.distillation import (
     scaled_mse,
     soft_cross_entropy_gap,
 )
-from paring.train.mixing import MIXINGS, Mixing, can_mix, mixed
+from paring.settings import check_types
+from paring.train.mixing import Mixing, can_mix, mixed
 from paring.train.precision import device_of, is_convolutional, placed, with_layout_
 from paring.types import Batch
 
 Distillation = Literal["auto", "kl", "mse", "cosine"]
-DISTILLATIONS: tuple[Distillation, ...] = ("auto", "kl", "mse", "cosine")
 MIXED_SHARE = 0.5
 
 
@@ -46,12 +46,7 @@ class Teaching:
     mixing: Mixing = "mixup"
 
     def __post_init__(self) -> None:
-        if self.distillation not in DISTILLATIONS:
-            raise TechniqueError(
-                f"distillation={self.distillation!r} is unknown: choose one of {', '.join(DISTILLATIONS)}."
-            )
-        if self.mixing not in MIXINGS:
-            raise TechniqueError(f"mixing={self.mixing!r} is unknown: choose one of {', '.join(MIXINGS)}.")
+        check_types(self)
         if not self.temperature > 0:
             raise TechniqueError(f"temperature={self.temperature} must be above 0, for example 4.")
         if not 0 <= self.label_weight <= 1:

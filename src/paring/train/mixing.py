@@ -14,7 +14,6 @@ from torch import Tensor
 from paring.data.batches import mapped, rows_in, tensors_of
 
 Mixing = Literal["none", "mixup", "cutmix"]
-MIXINGS: tuple[Mixing, ...] = ("none", "mixup", "cutmix")
 
 
 def can_mix(inputs: Any, mixing: Mixing) -> bool:

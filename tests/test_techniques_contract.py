@@ -96,11 +96,19 @@ class Late(HalfPrecision):
         raise TechniqueError("no more of them.")
 
 
+@dataclass(frozen=True)
+class Early(HalfPrecision):
+    """Says so as it is called, not as it is iterated."""
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        raise TechniqueError("none at all.")
+
+
 def test_a_reason_why_there_are_no_variants_keeps_the_contract_and_one_behind_them_breaks_it() -> None:
-    torch.manual_seed(0)
-    model, shape = convolutional()
-    model.eval()
+    model, shape = nn.Linear(6, 3).eval(), (6,)
     check_technique(Int8Dynamic(least_parameters=0), model, job(model, shape))
+    check_technique(Early(), model, job(model, shape))
     with pytest.raises(AssertionError, match="Late raises after 1 of its variants: no more of them"):
         check_technique(Late(), model, job(model, shape))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -57,15 +57,15 @@ def check_module_technique(technique: ModuleTechnique, model: nn.Module, job: Jo
     for one, other in zip(after.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), f"{technique} gives another network each time"
     check_coverage(technique.coverage(model, after, job), technique)
-    check_variants(technique, technique.variants(model, job))
+    check_variants(technique, lambda: technique.variants(model, job))
     check_parts(list(technique.parts(model, job)), model, job)
 
 
-def check_variants(technique: Technique, variants: Iterator[Technique]) -> None:
+def check_variants(technique: Technique, variants: Callable[[], Iterator[Technique]]) -> None:
     """They are settings of this technique. A TechniqueError that says why there are none will do in their place."""
     found = []
     try:
-        for variant in variants:
+        for variant in variants():
             found.append(variant)
             assert isinstance(variant, type(technique)), f"{technique.name} has a variant of another kind: {variant}"
             check_settings(variant)
@@ -115,7 +115,7 @@ def check_graph_technique(technique: GraphTechnique, graph: onnx.ModelProto, job
         arrays = {name: np.repeat(value[:1].numpy(), rows, axis=0) for name, value in named(inputs, names).items()}
         _same_answers(technique, _answers(graph, arrays), _answers(after, arrays))
     check_coverage(technique.coverage(graph, after, job), technique)
-    check_variants(technique, technique.variants(graph, job))
+    check_variants(technique, lambda: technique.variants(graph, job))
 
 
 def _answers(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:

@@ -104,10 +104,12 @@ def test_small_layers_stay_float_and_alone_are_not_worth_a_try() -> None:
     ]
     small = make([node("MatMul", "x w", "y")], {"x": ("n", 4)}, {"y": ("n", 4)}, {"w": weights(4, 4)})
     with pytest.raises(
-        TechniqueError, match=r"^no linear layer can be int8 \(MatMul_y: its 16 parameters are fewer than"
+        TechniqueError, match=r"^no linear layer can be int8 \('MatMul_y': its 16 parameters are fewer than"
     ):
         next(Int8Dynamic.variants(small, job(rows(4, 4))))
-    told = "(Conv_c0: Conv has no integer form here; Gemm_y: its 80 parameters are fewer than least_parameters=4096)."
+    told = (
+        "('Conv_c0': Conv has no integer form here; 'Gemm_y': its 80 parameters are fewer than least_parameters=4096)."
+    )
     with pytest.raises(TechniqueError, match=f"{re.escape(told)}$"):
         next(Int8Dynamic.variants(residual_net(), job(rows(4, 3, 8, 8))))
 

@@ -185,7 +185,7 @@ def test_nothing_to_prune_changes_nothing_and_says_so() -> None:
     same = PruneChannels().apply(model, job)
     assert PruneChannels().coverage(model, same, job).changed == 0
     assert torch.equal(same(images()), model(images()))
-    with pytest.raises(TechniqueError, match=r"^no channels can be removed \(1: .+\)\.$"):
+    with pytest.raises(TechniqueError, match=r"^no channels can be removed \('1': .+\)\.$"):
         next(PruneChannels.variants(model, job))
 
 

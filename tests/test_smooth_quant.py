@@ -105,7 +105,7 @@ def test_a_network_without_layer_norm_is_returned_unchanged_and_has_no_variants(
     assert coverage.changed == 0
     assert all("layer normalisation" in layer.reason for layer in coverage.layers)
     with pytest.raises(
-        TechniqueError, match=r"^no linear layer can be smoothed \(Gemm_\w+: its input does not come from"
+        TechniqueError, match=r"^no linear layer can be smoothed \('Gemm_\w+': its input does not come from"
     ):
         next(SmoothQuant.variants(perceptron(), job(x)))
     assert SmoothQuant(0.5) in list(SmoothQuant.variants(attention_block(), job(token_ids())))

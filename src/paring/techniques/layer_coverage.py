@@ -33,5 +33,5 @@ def nothing_fits(told: str, reasons: Mapping[str, str]) -> TechniqueError:
     first: dict[str, str] = {}
     for layer, reason in reasons.items():
         first.setdefault(reason, layer)
-    named = [f"{layer}: {reason}" for reason, layer in first.items()][:MOST_REASONS]
+    named = [f"{layer!r}: {reason}" if layer else reason for reason, layer in first.items()][:MOST_REASONS]
     return TechniqueError(f"{told} ({'; '.join(named) or 'the network has no such layers'}).")

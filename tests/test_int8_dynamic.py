@@ -110,7 +110,7 @@ def test_small_layers_stay_float_and_alone_are_not_worth_a_try() -> None:
     told = (
         "('Conv_c0': Conv has no integer form here; 'Gemm_y': its 80 parameters are fewer than least_parameters=4096)."
     )
-    with pytest.raises(TechniqueError, match=f"{re.escape(told)}$"):
+    with pytest.raises(TechniqueError, match=re.escape(told)):
         next(Int8Dynamic.variants(residual_net(), job(rows(4, 3, 8, 8))))
 
 

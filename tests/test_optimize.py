@@ -99,6 +99,15 @@ def test_the_certificate_holds_the_budget_and_shows_its_evidence(improved: tuple
     assert certificate["smallest_certifiable_drop"] <= 0.01
 
 
+def test_what_was_beaten_is_told_alike_in_the_answer_and_in_the_table(improved: tuple[Result, Path]) -> None:
+    values = improved[0].values
+    assert values["baselines"] == [values["baseline"]]
+    assert values["best"]["at_length"]
+    assert values["baseline"]["at_length"]
+    assert not any(trial.at_length for trial in improved[0].trials)
+    assert values["speedup_over_source"] == values["speedup"], "they met once, and two figures would differ"
+
+
 def test_each_candidate_is_a_row_with_its_outcome(improved: tuple[Result, Path]) -> None:
     trials = {trial.recipe_text: trial for trial in improved[0].trials if trial.recipe}
     assert trials["Cheapen"].outcome == "measured"
@@ -298,6 +307,11 @@ def test_an_original_that_is_slower_at_length_than_the_model_as_it_came_is_not_k
     assert kept.status == "kept-original"
     assert kept.values["best"]["backend_text"] == "sleepy"
     assert kept.values["speedup_over_source"] is None
+    table = {point["backend_text"]: point for point in kept.values["baselines"]}
+    assert table["sleepy"] == kept.values["best"] == kept.values["baseline"]
+    assert table["sleepy"]["latency_ms"]["p50"] == SLOWER.candidate.p50_ms
+    assert table["drowsy"]["latency_ms"]["p50"] == pytest.approx(1.25 * SLOWER.candidate.p50_ms)
+    assert all(point["at_length"] for point in table.values())
 
 
 def test_a_budget_nobody_meets_gives_the_nearest_points(tmp_path: Path) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paring.report.captions import FONT, labels_of
 from paring.report.charts import scatter
 from paring.report.dots import dots_of
 from paring.report.fields import Fields
 from paring.report.goal import Goal
 from paring.report.html import NARROW, WIDE, page
+from paring.report.labels import Box, Stroke
 from paring.report.plot import Plot
-from paring.report.records import Answer, TrialRow
+from paring.report.points import TrialRow
+from paring.report.records import Answer
 
+DATA = Path(__file__).parent / "data" / "report"
 NUMBERS = st.none() | st.floats(-1e3, 1e9) | st.just(float("nan")) | st.just(0.0)
 ROWS = st.lists(
     st.fixed_dictionaries(
@@ -81,11 +88,20 @@ def row(number: int, p50: float, drop: float, backend: str = "openvino", frontie
     }
 
 
-def drawn(rows: list[dict[str, Any]], **changes: Any) -> str:
-    answer = Answer.of({"status": "improved", "budget": {"max_drop": 0.01}, **changes})
-    trials = tuple(TrialRow.of(Fields(values)) for values in rows)
+def plotted(values: dict[str, Any], rows: list[dict[str, Any]], size: tuple[float, float]) -> Plot:
+    answer, trials = Answer.of(values), tuple(TrialRow.of(Fields(each)) for each in rows)
     unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
-    return scatter(Plot.of(answer, dots_of(answer, trials, goal, unit), goal, unit, WIDE), "wide")
+    return Plot.of(answer, dots_of(answer, trials, goal, unit), goal, unit, size)
+
+
+def drawn(rows: list[dict[str, Any]], **changes: Any) -> str:
+    return scatter(plotted({"status": "improved", "budget": {"max_drop": 0.01}, **changes}, rows, WIDE), "wide")
+
+
+def sample() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The answer of a run and its trials."""
+    lines = (DATA / "trials" / "trials.jsonl").read_text("utf-8").splitlines()
+    return json.loads((DATA / "result.json").read_text("utf-8")), [json.loads(line) for line in lines]
 
 
 def test_the_frontier_joins_only_what_no_other_beats() -> None:
@@ -95,6 +111,55 @@ def test_the_frontier_joins_only_what_no_other_beats() -> None:
     joined = set(re.findall(r"[\d.]+ [\d.]+", path[1]))
     at = {number: f"{x} {y}" for x, y, number in re.findall(r'translate\(([\d.]+) ([\d.]+)\)[^>]*"#(\d)', drawn(rows))}
     assert joined == {at["1"], at["2"]}
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_the_frontier_strikes_no_label_through(size: tuple[float, float]) -> None:
+    plot = plotted(*sample(), size)
+    corners, placed = plot.frontier(), labels_of(plot)
+    assert len(corners) > 2
+    assert "chosen: 0.196 ms" in [spot.label.text for spot in placed]
+    for spot in placed:
+        box = spot.box(FONT)
+        for (x1, y1), (x2, y2) in pairwise(corners):
+            line = [(x1 + at / 200 * (x2 - x1), y1 + at / 200 * (y2 - y1)) for at in range(201)]
+            crossed = [1 for x, y in line if box.left < x < box.right and box.top < y < box.bottom]
+            assert not crossed, spot.label.text
+
+
+@pytest.mark.parametrize(
+    ("ends", "meets"),
+    [
+        ((0, 5, 20, 5), True),
+        ((14, 0, 14, 20), True),
+        ((0, 0, 20, 10), True),
+        ((12, 3, 16, 4), True),
+        ((0, 5, 9, 5), False),
+        ((0, 1, 20, 1), False),
+        ((9, 0, 9, 20), False),
+        ((0, 14, 12, 20), False),
+        ((0, 9, 14, -5), False),
+    ],
+)
+def test_where_a_line_crosses_a_box(ends: tuple[float, float, float, float], meets: bool) -> None:
+    assert Stroke(*ends).meets(Box(10, 2, 18, 8)) is meets
+
+
+def test_the_budget_is_told_where_the_worst_points_stand() -> None:
+    rows = [row(1, 1.0, 0.0), row(2, 0.5, 0.002)]
+    for each, per_s in zip(rows, (1000.0, 2000.0), strict=True):
+        each["throughput_per_s"] = per_s
+    for objective, anchor in (("latency", "end"), ("throughput", "start")):
+        svg = drawn(rows, budget={"max_drop": 0.01, "objective": objective})
+        assert re.findall(r'text-anchor="(\w+)" class="limit"', svg) == [anchor]
+
+
+def test_originals_stand_where_the_answer_places_them() -> None:
+    """Quick figures put the second one in front; at length it was slower."""
+    rows = [row(1, 1.0, 0.0) | {"stage": "baseline"}, row(2, 0.9, 0.0) | {"stage": "baseline"}, row(3, 0.5, 0.0)]
+    answer = {"status": "improved", "best": row(3, 0.4, 0.0), "baselines": [row(1, 0.8, 0.0), row(2, 0.88, 0.0)]}
+    plot = plotted(answer, rows, WIDE)
+    assert {dot.point.number: dot.value for dot in plot.dots} == {1: 0.8, 2: 0.88, 3: 0.4}
 
 
 def test_one_trial_alone_has_no_frontier_line_and_still_an_axis() -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from paring.errors import OutputError
-from paring.report import write_report
+from paring.report import summary, write_report
 from paring.report.fields import Fields
 from paring.report.html import page
-from paring.report.records import Answer, TrialRow
+from paring.report.points import TrialRow
+from paring.report.records import Answer
 
 DATA = Path(__file__).parent / "data" / "report"
 VOID = {"meta", "input", "br", "link", "hr", "col"}
@@ -91,6 +92,44 @@ def test_the_answer_stands_at_the_top_in_one_sentence() -> None:
         "2.44× faster (2.38–2.49) than the original on its fastest runtime, at a certified drop of at most 0.60 points "
         "(95\u202f% confidence, n\u00a0=\u00a07,000)."
     )
+
+
+@pytest.mark.parametrize("make", [result, kept], ids=lambda make: make.__name__)
+def test_the_originals_are_told_alike_in_the_file_in_the_terminal_and_on_the_page(make: Any) -> None:
+    told = {
+        point["backend_text"]: (f"{point['latency_ms']['p50']:.3g}", "at length" if point["at_length"] else "quickly")
+        for point in make()["baselines"]
+    }
+    assert {measured for _, measured in told.values()} == {"at length", "quickly"}
+    lines = [re.split(r" {2,}", line) for line in summary(make()).splitlines() if line.startswith("original")]
+    assert {line[1]: (number(line[2]), line[-1]) for line in lines} == told
+    html = rendered(make(), rows())
+    table = html[html.index('<table class="bars">') :]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", table)[1:]]
+    page_rows = [[re.sub("<.*?>", "", cell) for cell in row] for row in cells if len(row) == 8]
+    assert {row[0]: (number(row[1]), row[2]) for row in page_rows} == told
+
+
+def test_how_it_was_measured_is_left_open_where_the_file_does_not_say() -> None:
+    answer = result()
+    for point in (answer["best"], answer["baseline"], *answer["baselines"]):
+        del point["at_length"]
+    for text in (summary(answer), rendered(answer, [])):
+        assert "at length" not in text
+        assert "quickly" not in text
+
+
+@pytest.mark.parametrize(("objective", "told"), [("latency", True), ("throughput", True), ("size", False)])
+def test_the_chart_of_a_speed_says_by_what_points_stand(objective: str, told: bool) -> None:
+    answer = result()
+    answer["budget"]["objective"] = objective
+    assert ("beside the chosen one by speed-ups measured in turn" in rendered(answer, rows())) is told
+    assert "by speed-ups measured in turn" not in rendered(infeasible(), rows())
+
+
+def number(figure: str) -> str:
+    """That of a latency with its unit."""
+    return f"{float(figure.split()[0]):.3g}"
 
 
 def test_every_trial_is_a_row_of_the_table() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from importlib.resources import files
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from paring.report import units
 from paring.report.axis import Axis
-from paring.report.labels import Box, Label, place
+from paring.report.labels import BOLD, Box, Label, Placed, place
 from paring.report.units import ScoreUnit
 
 
@@ -133,3 +134,9 @@ def test_a_needed_label_is_placed_even_in_a_crowd() -> None:
     crowd = [Box(x, y, x + 12, y + 12) for x in range(0, 400, 10) for y in range(0, 300, 10)]
     assert place([Label("free", 200, 150)], crowd, FRAME, 13) == ()
     assert len(place([Label("chosen", 200, 150, "needed")], crowd, FRAME, 13)) == 1
+
+
+def test_bold_labels_take_more_room() -> None:
+    plain, bold = (Placed(Label("chosen", 0, 0, kind=kind), 0, 0, "start").box(13) for kind in ("label", BOLD))
+    assert bold.right > 1.1 * plain.right
+    assert f".chart .{BOLD} {{ font-weight: 700;" in files("paring.report").joinpath("page.css").read_text("utf-8")

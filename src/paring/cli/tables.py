@@ -12,7 +12,7 @@ from rich.text import Text
 from paring.certify import Certificate
 from paring.report import units
 from paring.report.fields import Fields
-from paring.report.records import Point
+from paring.report.points import Point
 from paring.report.units import ScoreUnit
 
 

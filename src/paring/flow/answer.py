@@ -18,7 +18,7 @@ from paring.flow.result import Status
 from paring.measure.compare import Comparison
 from paring.measure.hardware import hardware
 from paring.techniques.base import Technique
-from paring.tune import Ranking, Trial
+from paring.tune import Ranking, Speedup, Trial
 
 POINT_FIELDS = (
     "recipe",
@@ -32,6 +32,7 @@ POINT_FIELDS = (
     "score",
     "drop",
     "speedup",
+    "at_length",
     "number",
 )
 
@@ -46,7 +47,7 @@ class Findings:
     baseline: Trial
     nearest: tuple[tuple[Trial, str], ...] = ()
     comparison: Comparison | None = None
-    over_source: Comparison | None = None
+    over_source: Speedup | None = None
     certificate: Certificate | None = None
 
     @classmethod
@@ -91,7 +92,7 @@ def point_json(trial: Trial) -> dict[str, Any]:
     return {name: values[name] for name in POINT_FIELDS}
 
 
-def speedup_json(comparison: Comparison | None) -> dict[str, float] | None:
+def speedup_json(comparison: Comparison | Speedup | None) -> dict[str, float] | None:
     """Ratio and interval."""
     if comparison is None:
         return None
@@ -140,7 +141,7 @@ def result_json(
         "version": __version__,
         "best": None if findings.status == "infeasible" else point_json(findings.best),
         "baseline": point_json(findings.baseline),
-        "baselines": [point_json(findings.baseline if t.key == findings.baseline.key else t) for t in originals],
+        "baselines": [point_json(original) for original in originals],
         "speedup": speedup_json(findings.comparison) or unchanged,
         "speedup_over_source": speedup_json(findings.over_source),
         "certificate": certificate,

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from paring.certify import Certificate
 from paring.errors import OutputError, ParingError, TimeUpError
 from paring.flow.clock import RunClock
+from paring.flow.duels import measured_at_length
 from paring.flow.finalists import Finals
 from paring.flow.ledger import EARLY_SHARE, FINAL_SHARE, Finalist
 from paring.flow.originals import Originals
-from paring.flow.trials import latency_json
 from paring.measure.compare import Comparison
-from paring.measure.latency import Latency
 from paring.report import units
-from paring.tune import Candidate, Ranking, Speedup, Trial
+from paring.tune import Candidate, Ranking, Trial
 from paring.tune.playoff import Duel, played_off
 
 COMPARISON_SHARE = 0.4
@@ -145,14 +144,7 @@ class Choosing:
         limit_s = COMPARISON_SHARE * self.clock.left_s() / len(near)
         found = [(self.meet(trial, rival, limit_s), rival) for rival in near]
         comparison, rival = min(found, key=lambda pair: pair[0].low)
-        speedup = Speedup(comparison.ratio, comparison.low, comparison.high)
-        memory, original_memory = comparison.candidate_peak_memory_bytes, comparison.original_peak_memory_bytes
-        return Winner(
-            _at_length(trial, comparison.candidate, speedup, memory),
-            _at_length(rival, comparison.original, Speedup(1.0, 1.0, 1.0), original_memory),
-            certificate,
-            comparison,
-        )
+        return Winner(*measured_at_length(trial, rival, comparison), certificate, comparison)
 
     def _flaw(self, winner: Winner) -> str:
         """Why a certified candidate is no winner; empty where it is one."""
@@ -176,14 +168,3 @@ class Choosing:
 def _in_one(reasons: Sequence[str]) -> str:
     """Several reasons as one sentence."""
     return "; ".join(reasons).replace(".; ", "; ")
-
-
-def _at_length(trial: Trial, latency: Latency, speedup: Speedup, peak_memory_bytes: int) -> Trial:
-    """A trial with the figures of a long comparison in place of the quick ones."""
-    return replace(
-        trial,
-        latency_ms=latency_json(latency),
-        throughput_per_s=latency.throughput_per_s,
-        speedup=speedup,
-        peak_memory_bytes=peak_memory_bytes,
-    )

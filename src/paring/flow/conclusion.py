@@ -17,6 +17,7 @@ from paring.certify import Certificate
 from paring.errors import BackendError, ExportError, TechniqueError, TimeUpError
 from paring.flow.answer import Findings, point_json, result_json
 from paring.flow.choosing import Choosing, Winner
+from paring.flow.duels import Duels, in_one_series
 from paring.flow.finalists import Finals
 from paring.flow.originals import Originals
 from paring.flow.prepare import Prepared
@@ -27,7 +28,7 @@ from paring.measure.compare import Comparison, compare
 from paring.measure.hardware import hardware
 from paring.measure.size import network_files
 from paring.report import write_report
-from paring.tune import Candidate, Ranking, Trial
+from paring.tune import Candidate, Ranking, Speedup, Trial
 from paring.tune.playoff import last_standing
 from paring.types import Arrays
 
@@ -59,6 +60,7 @@ class Ending:
         self.trials = trials
         self.finals = finals
         self.originals = Originals.of(trials, ranking, prepared.request.time_limit_s)
+        self.duels = Duels()
         self._golden: dict[str, Arrays] = {}
         self._time_up = NOT_COME_TO in prepared.not_tried
 
@@ -85,21 +87,26 @@ class Ending:
         limit_s = min(COMPARISON_LIMIT_S, max(SHORTEST_COMPARISON_S, time_limit_s))
         workload, seed = self.prepared.workload, self.prepared.request.seed
         first, second = self.deployment(one, deadline_s), self.deployment(other, deadline_s)
-        return compare(first, second, workload, time_limit_s=limit_s, seed=seed)
+        found = compare(first, second, workload, time_limit_s=limit_s, seed=seed)
+        self.duels.add(one, other, found)
+        return found
 
     def deployment(self, trial: Trial, deadline_s: float = math.inf) -> Deployment:
         """A trial's network in its backend, until the end of the run or until `deadline_s`."""
         found = self.finals.deployment(self.candidates[trial.key])
         return replace(found, deadline_s=min(found.deadline_s, deadline_s))
 
-    def over_source(self, chosen: Trial) -> Comparison | None:
-        """Against the model as it came: torch as it is, or for a graph the first backend."""
+    def over_source(self, chosen: Trial) -> Speedup | None:
+        """Over the model as it came: torch as it is, or for a graph the first backend. Who met need not again."""
         source = self.originals.source
         if source.key == chosen.key:
             return None
+        if met := self.duels.speedup(chosen, source):
+            return met
         with suppress(BackendError), self.spared("a comparison of the result with the model as it came"):
             clock = self.prepared.clock
-            return self.met(chosen, source, SOURCE_SHARE * clock.left_s(), clock.writing_deadline_s)
+            self.met(chosen, source, SOURCE_SHARE * clock.left_s(), clock.writing_deadline_s)
+            return self.duels.speedup(chosen, source)
         return None  # It is a figure beside the answer: without it the answer stands.
 
     @contextmanager
@@ -112,7 +119,8 @@ class Ending:
 
     def kept(self) -> Trial:
         """The original to return where nothing wins: those that may be the fastest have met at length."""
-        return last_standing(self.originals.to_keep(self.ranking), self.met, self.prepared.clock.conclusion_left_s)
+        near, left_s = self.originals.to_keep(self.ranking), self.prepared.clock.conclusion_left_s
+        return self.duels.kept(last_standing(near, self.met, left_s))
 
     def family(self) -> list[Trial]:
         """The frontier within a few times the budget, fastest first; the original on its fastest backend ends it."""
@@ -183,7 +191,8 @@ def conclude(
     on_frontier = {t.key for t in ranking.frontier(trials)}
     marked = [replace(t, frontier=t.key in on_frontier) for t in trials]
     prepared.folder.rewrite([*marked, *(t for t in prepared.finished if t.key not in {m.key for m in marked})])
-    values = result_json(prepared, findings, marked, ending.originals.timed, finals)
+    originals = in_one_series(ending.originals, findings.baseline, ending.duels)
+    values = result_json(prepared, findings, marked, originals, finals)
     write_json(prepared.folder.result, values)
     return Result(findings.status, findings.reason, best, family, tuple(marked), write_report(root), values)
 

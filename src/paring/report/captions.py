@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from paring.report.dots import Dot
-from paring.report.labels import Box, Label, Placed, place
+from paring.report.labels import BOLD, Box, Label, Placed, Stroke, place
 from paring.report.plot import Plot
 
 FONT = 13.0
@@ -12,13 +14,14 @@ FONT = 13.0
 def labels_of(plot: Plot) -> tuple[Placed, ...]:
     """The labels that found room: the choice and the budget first, then the originals, then the frontier."""
     spots = [(plot.x(dot.value), plot.y(dot.drop)) for dot in plot.dots]
-    obstacles = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in spots] + _lines(plot)
+    dots = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
+    frontier = [Stroke(*start, *end) for start, end in pairwise(plot.frontier())]
     wished = [*_chosen_labels(plot), *_budget_labels(plot), *_original_labels(plot), *_frontier_labels(plot)]
-    return place(wished, obstacles, plot.frame.whole, FONT)
+    return place(wished, [*dots, *_lines(plot), *frontier], plot.frame.whole, FONT)
 
 
 def _lines(plot: Plot) -> list[Box]:
-    """The lines that would strike a label through."""
+    """The level and upright lines that would strike a label through."""
     box, budget, bound = plot.frame.plot, plot.answer.budget.max_drop, certified_at(plot)
     levels = [plot.y(0.0)] + ([plot.y(budget)] if budget is not None else [])
     lines = [Box(box.left, y - 1, box.right, y + 1) for y in levels]
@@ -33,7 +36,7 @@ def _chosen_labels(plot: Plot) -> list[Label]:
     for dot in plot.dots:
         if dot.chosen:
             labels.append(
-                Label(f"chosen: {plot.goal.shown(dot.value)}", plot.x(dot.value), plot.y(dot.drop), "needed", "key")
+                Label(f"chosen: {plot.goal.shown(dot.value)}", plot.x(dot.value), plot.y(dot.drop), "needed", BOLD)
             )
     if bound and plot.answer.certificate:
         labels.append(Label(f"certified: at most {plot.unit.bound(plot.answer.certificate.upper_bound)}", *bound[:2]))
@@ -45,7 +48,9 @@ def _budget_labels(plot: Plot) -> list[Label]:
     labels = []
     if budget is not None:
         text, height = f"budget: {plot.unit.drop(budget)}", plot.y(budget) - FONT * 0.85
-        labels.append(Label(text, box.right + 4, height, "needed", "limit"))
+        # Where the worst values stand: what is good and loses much comes near the line.
+        end = box.left - 4 if plot.goal.higher_is_better else box.right + 4
+        labels.append(Label(text, end, height, "needed", "limit"))
     if limit:
         low = box.bottom - 4 * FONT
         labels.append(Label(f"limit: {plot.goal.shown(limit)}", plot.x(limit), low, "needed", "limit"))

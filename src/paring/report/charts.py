@@ -82,16 +82,8 @@ def _tick(text: str, x: float, y: float, anchor: str) -> Markup:
 
 
 def _frontier(plot: Plot) -> list[Markup]:
-    flagged = [dot for dot in plot.dots if dot.trial.frontier]
-    sign = -1 if plot.goal.higher_is_better else 1
-    path: list[str] = []
-    least = float("inf")
-    for dot in sorted(flagged, key=lambda dot: (sign * dot.value, dot.drop)):
-        if dot.drop < least:
-            x, y = plot.x(dot.value), plot.y(dot.drop)
-            path.append(f"{'L' if path else 'M'}{x:.1f} {y:.1f}")
-            least = dot.drop
-    return [el("path", {"d": "".join(path), "class": "frontier"})] if len(path) > 1 else []
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in plot.frontier())
+    return [el("path", {"d": f"M{path}", "class": "frontier"})] if "L" in path else []
 
 
 def _whisker(plot: Plot) -> list[Markup]:

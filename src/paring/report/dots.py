@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from paring.report import units
 from paring.report.goal import Goal
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, Point, TrialRow
+from paring.report.points import Point, TrialRow
+from paring.report.records import Answer
 from paring.report.units import ScoreUnit
 
 BACKENDS = ("onnxruntime", "openvino", "torch", "tensorrt", "native")
@@ -41,16 +42,21 @@ class Dot:
 def dots_of(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: ScoreUnit) -> tuple[Dot, ...]:
     """Every trial that can be drawn, the chosen one last so that nothing hides it.
 
-    The chosen one stands where it was measured at length, as in the answer, and the others beside it.
+    The chosen one stands where it was measured at length, as in the answer, and the others beside it: originals as the
+    answer places them.
     """
     rows = trials if any(trial.stage == "baseline" for trial in trials) else (*_originals(answer), *trials)
     chosen = chosen_trial(answer, rows)
+    placed: dict[int | None, float | None] = {
+        point.number: goal.value(point) for point in answer.baselines if point.number is not None
+    }
     dots = []
     for row in rows:
         trial = replace(row, point=answer.best) if row is chosen and answer.best else row
         value, drop = goal.value(trial.point), drop_of(trial, answer)
         if chosen and answer.best and row is not chosen:
-            value = goal.beside(row.point, chosen.point, goal.value(answer.best))
+            beside = goal.beside(row.point, chosen.point, goal.value(answer.best))
+            value = placed.get(row.point.number, beside)
         if value is not None and value > 0 and drop is not None:
             dots.append(Dot(trial, value, drop, row is chosen, tip(trial, drop, unit)))
     return tuple(sorted(dots, key=lambda dot: (dot.chosen, dot.trial.frontier, dot.trial.outcome == "measured")))

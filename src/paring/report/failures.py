@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from paring.report import units
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, TrialRow
+from paring.report.points import TrialRow
+from paring.report.records import Answer
 
 OUTCOMES = {
     "failed": "Failed",

@@ -7,7 +7,8 @@ from pathlib import Path
 from paring.artifact.files import JsonLines, read_json
 from paring.errors import OutputError
 from paring.report.fields import Fields
-from paring.report.records import Answer, TrialRow
+from paring.report.points import TrialRow
+from paring.report.records import Answer
 
 STATUSES = ("improved", "kept-original", "infeasible")
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from paring.report import units
-from paring.report.records import Limits, Point
+from paring.report.points import Point
+from paring.report.records import Limits
 
 
 @dataclass(frozen=True)

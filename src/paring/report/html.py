@@ -19,7 +19,8 @@ from paring.report.markup import Markup, el, joined
 from paring.report.opening import opening
 from paring.report.originals import originals_section
 from paring.report.plot import Plot
-from paring.report.records import Answer, Point, TrialRow
+from paring.report.points import Point, TrialRow
+from paring.report.records import Answer
 from paring.report.story import told
 from paring.report.tables import Column, point_columns, table, trials_table
 from paring.report.units import ScoreUnit
@@ -95,6 +96,8 @@ def _chart(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: Score
     shown = {dot.point.number for dot in dots}
     missing = sum(trial.outcome == "measured" and trial.point.number not in shown for trial in trials)
     hint = f"Drop in {unit.noun}, as seen in the search. The line joins the trials that no other beats."
+    if goal.about_time and any(dot.chosen for dot in dots):
+        hint += " Points stand beside the chosen one by speed-ups measured in turn, and say what the search saw."
     more = (
         f" {units.counted(missing, 'measured trial')} without these figures is in the table only."
         if missing > 0

@@ -8,8 +8,11 @@ from typing import Literal
 
 Anchor = Literal["start", "middle", "end"]
 
-GLYPH_WIDTH = 0.56
+GLYPH_WIDTH, BOLD_GLYPH_WIDTH = 0.56, 0.66
 """Mean width of a glyph over the font size, on the safe side for the sans faces that systems bring."""
+
+BOLD = "key"
+"""The kind of label that is bold."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,31 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Stroke:
+    """A straight line, in pixels."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    def meets(self, box: Box) -> bool:
+        """Whether some of it lies in a box: the parts between its sides and between its top and bottom overlap."""
+        first, last = 0.0, 1.0
+        for start, end, low, high in (
+            (self.x1, self.x2, box.left, box.right),
+            (self.y1, self.y2, box.top, box.bottom),
+        ):
+            if start == end:
+                if not low < start < high:
+                    return False
+                continue
+            enters, leaves = sorted(((low - start) / (end - start), (high - start) / (end - start)))
+            first, last = max(first, enters), min(last, leaves)
+        return first < last
+
+
+@dataclass(frozen=True)
 class Label:
     """A text wished for at a point: only close to it, also further off, or even where there is no room."""
 
@@ -60,7 +88,7 @@ class Placed:
 
     def box(self, size: float) -> Box:
         """The room that the text takes at that font size."""
-        width = len(self.label.text) * size * GLYPH_WIDTH
+        width = len(self.label.text) * size * (BOLD_GLYPH_WIDTH if self.label.kind == BOLD else GLYPH_WIDTH)
         left = {"start": self.x, "middle": self.x - width / 2, "end": self.x - width}[self.anchor]
         return Box(left - 2, self.y - size, left + width + 2, self.y + size * 0.3)
 
@@ -73,10 +101,10 @@ class Placed:
 
     def end(self) -> tuple[float, float]:
         """Where the line from the point ends: the text's near edge."""
-        return self.x, self.y + 3 if self.y < self.label.y else self.y - 11
+        return self.label.x, self.y + 3 if self.y < self.label.y else self.y - 11
 
 
-def place(labels: Sequence[Label], obstacles: Iterable[Box], frame: Box, size: float) -> tuple[Placed, ...]:
+def place(labels: Sequence[Label], obstacles: Iterable[Box | Stroke], frame: Box, size: float) -> tuple[Placed, ...]:
     """Put each label on the first free side of its point, earlier labels first.
 
     Those without room are left out, but a needed one goes where it covers the least.
@@ -95,8 +123,8 @@ def place(labels: Sequence[Label], obstacles: Iterable[Box], frame: Box, size: f
     return tuple(placed)
 
 
-def _covered(box: Box, others: Iterable[Box]) -> int:
-    return sum(box.meets(other) for other in others)
+def _covered(box: Box, others: Iterable[Box | Stroke]) -> int:
+    return sum(other.meets(box) for other in others)
 
 
 def _spots(label: Label, size: float) -> Iterable[Placed]:
@@ -109,5 +137,6 @@ def _spots(label: Label, size: float) -> Iterable[Placed]:
     for distance in () if label.reach == "near" else (2.0, 3.3, 4.6):
         for level in (y - size * distance, y + size * (distance + 0.8)):
             yield Placed(label, x, level, "middle", far=True)
-            yield Placed(label, x, level, "start", far=True)
-            yield Placed(label, x, level, "end", far=True)
+            # Beside the line to the point, where there may be a line already: that of the certified bound.
+            yield Placed(label, x + 5, level, "start", far=True)
+            yield Placed(label, x - 5, level, "end", far=True)

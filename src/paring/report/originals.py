@@ -8,8 +8,9 @@ from paring.report import units
 from paring.report.dots import colour
 from paring.report.goal import Goal
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, Limits, Point
-from paring.report.tables import point_columns
+from paring.report.points import Point
+from paring.report.records import Answer, Limits
+from paring.report.tables import Column, point_columns
 from paring.report.units import ScoreUnit
 
 
@@ -27,16 +28,16 @@ def originals_section(answer: Answer, unit: ScoreUnit) -> Markup:
     if not entries:
         return el("p", {"class": "empty"}, "The original was not measured on any runtime.")
     longest = max((goal.value(entry.point) or 0.0 for entry in entries), default=0.0) or 1.0
-    columns = [column for column in point_columns(unit) if column.title not in ("p50", "Throughput")]
+    columns = [column for column in point_columns(unit) if column.title not in ("p50", "p90", "Throughput")]
     second = "Throughput" if goal.name == "latency" else "p50"
     columns.insert(0, next(column for column in point_columns(unit) if column.title == second))
-    titles = ["Runtime", "Latency p50" if goal.name == "latency" else "Throughput", *(c.title for c in columns)]
-    head = el(
-        "tr", None, *(el("th", {"scope": "col", "class": "number" if n > 1 else None}, t) for n, t in enumerate(titles))
-    )
+    columns.insert(0, Column("Measured", lambda p: p.measured, style="word"))
+    titles = ["Runtime", "Latency p50" if goal.name == "latency" else "Throughput"]
+    heads = [(title, "") for title in titles] + [(column.title, _style(column)) for column in columns]
+    head = el("tr", None, *(el("th", {"scope": "col", "class": style or None}, title) for title, style in heads))
     body = []
     for entry in entries:
-        cells = [el("td", {"class": "number"}, column.shown(entry.point)) for column in columns]
+        cells = [el("td", {"class": _style(column)}, column.shown(entry.point)) for column in columns]
         name = el(
             "th", {"scope": "row"}, entry.name, el("small", None, entry.point.backend_text) if entry.chosen else ""
         )
@@ -45,6 +46,10 @@ def originals_section(answer: Answer, unit: ScoreUnit) -> Markup:
     return el(
         "div", {"class": "scroll", "role": "region", "aria-label": "The original on every runtime", "tabindex": 0}, grid
     )
+
+
+def _style(column: Column[Point]) -> str:
+    return "number" if column.key else column.style
 
 
 def _speed(budget: Limits) -> Goal:

@@ -71,6 +71,17 @@ class Plot:
         box, level = self.frame.plot, self.up.at(self.unit.value(drop))
         return self.frame.top + 12 if level > 1 else box.bottom - level * (box.bottom - box.top)
 
+    def frontier(self) -> list[tuple[float, float]]:
+        """The pixels that the frontier's line joins: of its dots, those that no other one beats in this chart."""
+        sign = -1 if self.goal.higher_is_better else 1
+        flagged = sorted((dot for dot in self.dots if dot.trial.frontier), key=lambda dot: (sign * dot.value, dot.drop))
+        joined, least = [], float("inf")
+        for dot in flagged:
+            if dot.drop < least:
+                joined.append((self.x(dot.value), self.y(dot.drop)))
+                least = dot.drop
+        return joined
+
     def beyond(self, dot: Dot) -> bool:
         """Whether the dot's drop lies beyond the axis."""
         return self.up.at(self.unit.value(dot.drop)) > 1

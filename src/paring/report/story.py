@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paring.report import units
-from paring.report.records import Answer, Certified, Point
+from paring.report.points import Point
+from paring.report.records import Answer, Certified
 from paring.report.units import ScoreUnit
 
 SPACE = "\u00a0"

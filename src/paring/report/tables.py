@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from paring.report import units
 from paring.report.goal import Goal
 from paring.report.markup import Markup, el
-from paring.report.records import Interval, Point, TrialRow
+from paring.report.points import Interval, Point, TrialRow
 from paring.report.units import ScoreUnit
 
 Row = TypeVar("Row")

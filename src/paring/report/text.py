@@ -13,11 +13,12 @@ from rich.text import Text
 
 from paring.report import units
 from paring.report.goal import Goal
-from paring.report.records import Answer, Point
+from paring.report.points import Point
+from paring.report.records import Answer
 from paring.report.story import told
 from paring.report.units import ScoreUnit
 
-HEADINGS = ("", "backend", "latency p50", "throughput", "size", "score")
+HEADINGS = ("", "backend", "latency p50", "throughput", "size", "score", "measured")
 ASCII = str.maketrans({"×": "x", "–": "-", "−": "-", "µ": "u", "→": "->", "…": "...", units.NARROW: " ", "\u00a0": " "})
 
 
@@ -92,7 +93,7 @@ def _lines(answer: Answer, unit: ScoreUnit) -> list[_Line]:
 
 def _line(name: str, point: Point, unit: ScoreUnit, *, chosen: bool = False) -> _Line:
     figures = (units.latency(point.p50_ms), units.throughput(point.throughput_per_s), units.size(point.size_bytes))
-    return _Line((name, point.backend_text, *figures, unit.score(point.score)), chosen)
+    return _Line((name, point.backend_text, *figures, unit.score(point.score), point.measured), chosen)
 
 
 def _facts(answer: Answer, unit: ScoreUnit) -> list[tuple[str, str]]:

@@ -4,6 +4,6 @@ from paring.tune.candidate import Candidate
 from paring.tune.ranking import Ranking
 from paring.tune.scene import Scene
 from paring.tune.search import Search
-from paring.tune.trial import Speedup, Trial
+from paring.tune.trial import EVEN, Speedup, Trial
 
-__all__ = ["Candidate", "Ranking", "Scene", "Search", "Speedup", "Trial"]
+__all__ = ["EVEN", "Candidate", "Ranking", "Scene", "Search", "Speedup", "Trial"]

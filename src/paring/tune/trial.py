@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -19,13 +20,25 @@ class Speedup:
     low: float
     high: float
 
+    def over(self, other: Speedup) -> Speedup:
+        """Of two speed-ups over one reference the first over the second, their errors taken as independent."""
+        ratio = self.ratio / other.ratio
+        down = math.hypot(math.log(self.ratio / self.low), math.log(other.high / other.ratio))
+        up = math.hypot(math.log(self.high / self.ratio), math.log(other.ratio / other.low))
+        return Speedup(ratio, ratio * math.exp(-down), ratio * math.exp(up))
+
+
+EVEN = Speedup(1.0, 1.0, 1.0)
+"""Of a network over itself."""
+
 
 @dataclass(frozen=True)
 class Trial:
     """What came of a candidate. `drop` is measured on the first `rows` rows of the selection split.
 
     `drop_deviation` is the standard deviation over rows of the paired difference; `speedup` is over the original on
-    the backend that `reference` names; `elapsed_s` is what the run had spent when the trial ended, and
+    the backend that `reference` names; `at_length` tells that the times are those of a comparison at length, not of the
+    search's quick ones; `elapsed_s` is what the run had spent when the trial ended, and
     `search_limit_s` what its search was allowed.
     """
 
@@ -48,6 +61,7 @@ class Trial:
     rows: int = 0
     speedup: Speedup | None = None
     reference: str = ""
+    at_length: bool = False
     coverage: list[dict[str, Any]] = field(default_factory=list)
     wall_time_s: float = 0.0
     elapsed_s: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from paring.artifact import Manifest
+from paring.cli.tables import print_verify
 from paring.flow.promises import Figures, gains
-from paring.flow.verify import located
+from paring.flow.verify import located, verify
 from paring.measure.compare import Comparison
 from paring.types import Budget
+from tests.sleepy_backend import Sleepy
 from tests.test_verify import LATENCY, SIGNATURE, SLOW_MS, break_onnxruntime, changed, graph, rows_of, written
 
 pytestmark = pytest.mark.usefixtures("known_machine")
@@ -71,6 +74,38 @@ def test_a_member_of_the_family_is_measured_beside_the_original(out: Path) -> No
     code, rows = rows_of(".", cwd=out / "frontier" / "01")
     assert code == 0
     assert rows["speed-up over the original"]["verdict"] == "faster here too"
+
+
+NOT_CHECKED = "What was checked holds here; speed not checked."
+
+
+@pytest.mark.parametrize(
+    ("inside", "checked", "verdict", "ending"),
+    [
+        ("best", True, "faster here too", "What was promised holds here."),
+        ("alone", False, "speed not checked: no original beside it, copy the whole output folder", NOT_CHECKED),
+        ("frontier/02", False, "speed not checked: it is the original", NOT_CHECKED),
+    ],
+)
+def test_a_pass_says_whether_the_speed_was_checked(
+    out: Path, inside: str, checked: bool, verdict: str, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(out / "best", out / "alone" / "best")
+    found = verify(out / inside, time_limit_s=1.0, backends=[Sleepy])
+    assert (found["holds"], found["speed_checked"]) == (True, checked)
+    assert verdict in [row["verdict"] for row in found["checks"]]
+    print_verify(found)
+    assert capsys.readouterr().out.splitlines()[-1] == ending
+
+
+def test_a_failure_says_what_it_is_of(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {"path": str(out), "host": "here", "holds": False, "speed_checked": True, "checks": []}
+    print_verify(found)
+    print_verify(found | {"speed_checked": False})
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("What")] == [
+        "What was promised does not hold here.",
+        "What was checked does not hold here; speed not checked.",
+    ]
 
 
 @pytest.mark.parametrize(("limit", "code"), [(10**9, 0), (1, 1)])

@@ -61,9 +61,11 @@ def print_bench(found: Mapping[str, Any]) -> None:
 
 
 def print_verify(found: Mapping[str, Any]) -> None:
-    """One row for each thing that was promised."""
+    """One row for each thing that was promised, and the verdict: a pass without a look at the speed says so."""
     rows = [(check["what"], check["promised"], check["here"], check["verdict"]) for check in found["checks"]]
     _print(f"{found['path']} on {found['host']}", ("", "promised", "here", ""), rows)
+    held = "holds here" if found["holds"] else "does not hold here"
+    print(f"What was promised {held}." if found["speed_checked"] else f"What was checked {held}; speed not checked.")
 
 
 def print_inspect(manifest: Mapping[str, Any]) -> None:

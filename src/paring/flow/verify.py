@@ -12,7 +12,7 @@ from paring.backends.base import Backend
 from paring.backends.isolated import Deployment
 from paring.backends.loading import backend_of
 from paring.errors import BackendError
-from paring.flow.promises import NO_ORIGINAL, Check, Figures, gains, limits, not_compared
+from paring.flow.promises import NO_ORIGINAL, SPEEDUP, Check, Figures, gains, limits, not_compared
 from paring.flow.workload import golden_outputs, golden_workload
 from paring.measure.agreement import relative_error
 from paring.measure.compare import compare
@@ -39,8 +39,8 @@ def verify(
 
     The golden inputs must give the golden outputs within TOLERANCE, and the limits of the budget must hold; where the
     original stands in the same output folder and runs here, what the objective gained over it is measured again, for
-    `time_limit_s`. `backends` are classes that have no name of their own here. Raises ArtifactError for a damaged
-    artifact.
+    `time_limit_s`. Elsewhere the speed is not checked: `speed_checked` is False, whatever `holds` says of the rest.
+    `backends` are classes that have no name of their own here. Raises ArtifactError for a damaged artifact.
     """
     artifact, original = located(path)
     with golden_workload(artifact, threads) as workload:
@@ -54,6 +54,7 @@ def verify(
         "path": str(artifact.path),
         "host": hardware()["cpu"],
         "holds": all(check.holds for check in checks),
+        "speed_checked": any(check.what == SPEEDUP for check in checks),
         "checks": [asdict(check) for check in checks],
     }
 

@@ -296,10 +296,6 @@ def test_bad_graphs_are_refused_by_name() -> None:
     next(t for t in broken.graph.initializer if t.name == "w1").CopyFrom(numpy_helper.from_array(weight, "w1"))
     with pytest.raises(TechniqueError, match=r"'w1' holds NaN"):
         Int8Static().apply(broken, job(rows(4, 64)))
-    old = perceptron()
-    old.opset_import[0].version = 12
-    with pytest.raises(TechniqueError, match=r"opset 13 .* has 12"):
-        Int8Static().apply(old, job(rows(4, 64)))
     with pytest.raises(TechniqueError, match="'x' holds NaN"):
         Int8Static().apply(perceptron(), job(np.full((4, 64), np.nan, np.float32)))
     with pytest.raises(TechniqueError, match=r"takes 1 inputs .* has 2"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, opset, require_float_graph
+from paring.graph.onnx_graph import Graph, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons, planned
 from paring.techniques.half_precision import HalfPrecision
@@ -177,12 +177,7 @@ def test_layers_that_do_not_fit_say_why(change: object, reason: str) -> None:
     assert reason in float_reasons(graph)["Gemm_h"]
 
 
-def test_old_and_quantized_graphs_are_refused() -> None:
-    old = perceptron()
-    old.opset_import[0].version = 11
-    assert opset(old) == 11
-    with pytest.raises(TechniqueError, match="opset 13"):
-        require_float_graph(old, "It")
+def test_quantized_graphs_are_refused() -> None:
     quantized = make(
         [node("MatMulInteger", "x w", "i"), node("Cast", "i", "y", to=TensorProto.FLOAT)],
         {"x": ("n", 4)},

@@ -13,11 +13,10 @@ from onnx import numpy_helper
 
 from paring.errors import TechniqueError
 from paring.graph.onnx_layers import skeleton
+from paring.graph.opset import modernized
 from paring.types import unused
 
 Array = npt.NDArray[Any]
-
-LEAST_OPSET = 13
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
@@ -28,20 +27,16 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
-def opset(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that the model is written in."""
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
-
-
 class Graph:
     """A copy of a model, to be edited; `finished` gives the edited model.
 
-    Nodes may be appended in any order. Constant nodes become initializers, nameless nodes get names.
+    Nodes may be appended in any order. Constant nodes become initializers, nameless nodes get names, and operators of
+    an old opset become those of a later one. Raises TechniqueError where they can't.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model.CopyFrom(modernized(model))
         graph = self.model.graph
         self._names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
         self._names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
@@ -202,18 +197,13 @@ def _topological(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.Node
 
 
 def require_float_graph(model: onnx.ModelProto, technique: str) -> None:
-    """Raise TechniqueError where the graph is quantized already, or too old for the integer operators."""
+    """Raise TechniqueError where the graph is quantized already."""
     for node in model.graph.node:
         if "Quantize" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
             raise TechniqueError(
                 f"{technique} needs a float graph, but {node.op_type} {node.name or node.output[0]!r} shows that this "
                 "one is quantized already: give it the original."
             )
-    if opset(model) < LEAST_OPSET:
-        raise TechniqueError(
-            f"{technique} needs ONNX opset {LEAST_OPSET} or later, and this graph has {opset(model)}: export it again "
-            "or convert it with onnx.version_converter."
-        )
 
 
 def require_finite(name: str, weight: Array) -> None:

@@ -38,7 +38,7 @@ FILES = """\
 | 0 | done: improved, or the original kept, with the reason |
 | 1 | `verify` found a promise that does not hold here, or no runtime works |
 | 2 | bad input or a mistake of usage: one sentence names the value and the remedy |
-| 3 | no candidate meets the budget: the nearest points are printed |
+| 3 | nothing that was tried meets the budget: the nearest points are printed |
 | 130 | interrupted: what a search had finished is saved, and the same command goes on from there |
 
 ### What an output folder holds

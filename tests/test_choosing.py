@@ -124,7 +124,7 @@ def test_one_that_misses_a_limit_at_length_leads_to_the_next_look() -> None:
     assert won(choice) == "2"
     missed = Choice(sized(_1=100), at_length={"1": 0.94}, budget=budget).made()
     assert missed == "Cheapen(cost_ms=1.0) on sleepy missed the budget when it was measured at length: " + (
-        "latency 10.6383 ms above 10.5"
+        "latency 10.6 ms above 10.5 ms"
     )
 
 

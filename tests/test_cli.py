@@ -308,7 +308,7 @@ def test_a_budget_nobody_meets_is_exit_code_3_with_the_nearest_points(tmp_path: 
     limits = ["--max-latency-ms", "0.000001", "--backends", "onnxruntime", "--techniques", "HalfPrecision"]
     finished = paring("optimize", task, "--out", tmp_path / "out", "--time-limit", "60s", *limits)
     assert finished.returncode == 3, finished.stderr
-    assert "no candidate meets the budget" in finished.stderr.strip().splitlines()[-1]
+    assert "paring: the original misses the budget (latency" in finished.stderr.strip().splitlines()[-1]
     assert "nearest" in finished.stdout
     assert not (tmp_path / "out" / "best").exists()
     values = json.loads((tmp_path / "out" / "result.json").read_text())

@@ -76,7 +76,16 @@ def test_the_plan_as_json_without_training_data(tmp_path: Path) -> None:
     assert reasons(plan)["FineTune"] == "the task has no `train` data."
     assert "it is tried with training behind it" in reasons(plan)["PruneChannels"]
     assert plan["notes"][0] == "1125 rows can certify a drop of 0.0031 at best."
-    assert "come more settings around the best" in plan["notes"][1]
+    assert plan["notes"][1].endswith("as the original would; the time limit is 1200 s.")
+
+
+def test_more_settings_are_promised_only_where_the_first_ones_may_lead_to_others(tmp_path: Path) -> None:
+    """A class has others than those planned; an object has none, and neither has what is never tried."""
+    told = "; then come more settings around the best, within the time limit of 1200 s."
+    task = sleepy.task()
+    assert planned(task, sleepy.Cheapen, out=tmp_path)["notes"][1].endswith(told)
+    for techniques in ([sleepy.Cheapen()], [Half], [PruneChannels]):
+        assert planned(task, *techniques, out=tmp_path)["notes"][1].endswith("; the time limit is 1200 s.")
 
 
 def test_without_a_technique_that_trains_no_structure_is_planned(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_infeasible_names_the_nearest_points() -> None:
     near = {**result()["best"], "misses": "0.146 ms too slow"}
     answer = {**result(), "status": "infeasible", "reason": "0.05 ms is out of reach", "best": None, "nearest": [near]}
     text = summary({**answer, "certificate": None, "speedup": None})
-    assert text.startswith("Nothing meets the budget.\n0.05 ms is out of reach.\n")
+    assert text.startswith("Nothing that was tried meets the budget.\n0.05 ms is out of reach.\n")
     assert (
         "nearest: RemoveBlocks(count=2) -> FineTune(epochs=8) -> Int8Static(calibration=entropy) on onnxruntime" in text
     )
@@ -108,6 +108,6 @@ def test_infeasible_names_the_nearest_points() -> None:
 
 
 def test_a_result_with_nothing_in_it_is_still_a_sentence() -> None:
-    assert summary({"status": "infeasible"}) == "Nothing meets the budget.\n"
+    assert summary({"status": "infeasible"}) == "Nothing that was tried meets the budget.\n"
     assert summary({"status": "kept-original", "reason": ""}) == "The original was kept.\n"
     assert summary({"status": "improved", "best": {}}).startswith("Improved over the original")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paring.backends.torch import Torch
-from paring.tune import Candidate, Ranking, Speedup, Trial
+from paring.tune import Candidate, Miss, Ranking, Speedup, Trial
 from paring.types import Budget
 from tests.worlds import Crawling, Fast, Gentle, Half, Int, Narrow, Slow, Smooth, Teach, Thin, Uneven, explore, world
 
@@ -176,7 +176,7 @@ def test_limits_of_the_budget_make_trials_infeasible() -> None:
     there = world(budget=Budget(max_latency_ms=0.45))
     original = there.measure(Candidate((), Fast(), "baseline"), 0)
     quantized = there.measure(Candidate((Int(),), Fast(), "post-training"), 1)
-    assert there.scene.ranking.misses(original) == ["latency 1 ms above 0.45"]
+    assert there.scene.ranking.misses(original) == [Miss("latency", 1.0, 0.45)]
     assert there.scene.ranking.best([original, quantized]) is None
     relaxed = replace(quantized, latency_ms={"p50": 0.4, "p90": 0.4, "p99": 0.4})
     assert there.scene.ranking.best([original, relaxed]) == relaxed

@@ -20,6 +20,8 @@ from paring.flow.pace import ROOMY_ANSWERS
 from paring.flow.plan import make_plan
 from paring.flow.request import Executor, Request
 from paring.flow.result import Result
+from paring.report import summary
+from paring.techniques import PruneChannels
 from paring.techniques.base import Technique
 from paring.tune import Candidate, Speedup, Trial
 from paring.types import Budget
@@ -59,9 +61,12 @@ def imagined(candidate: Candidate) -> Trial:
     )
 
 
-def searched(out: Path, executor: Executor, *techniques: Technique) -> Result:
+def searched(
+    out: Path, executor: Executor, *techniques: Technique | type[Technique], budget: Budget | None = None
+) -> Result:
     return paring.optimize(
         sleepy.task(),
+        budget,
         out=out,
         time_limit_s=LIMIT_S,
         techniques=techniques,
@@ -82,15 +87,41 @@ def test_the_search_uses_its_time_and_the_whole_run_keeps_the_limit(tmp_path: Pa
     assert result.values["wall_time_s"] <= 1.1 * LIMIT_S
 
 
-def test_time_that_ends_with_the_originals_is_the_reason_why_nothing_was_tried(tmp_path: Path, clock: Clock) -> None:
-    def slow(run: Callable[[Candidate], Trial], asked: Iterable[Candidate]) -> Iterator[Trial]:
+def ending_with_the_originals(clock: Clock) -> Executor:
+    """The time of the search is spent when the original was tried."""
+
+    def executor(run: Callable[[Candidate], Trial], asked: Iterable[Candidate]) -> Iterator[Trial]:
         for candidate in asked:
             yield run(candidate)
             clock.now_s += SEARCH_S + TRIAL_S
 
-    result = searched(tmp_path, slow, sleepy.Cheapen(2.0))
+    return executor
+
+
+def test_time_that_ends_with_the_originals_is_the_reason_why_nothing_was_tried(tmp_path: Path, clock: Clock) -> None:
+    result = searched(tmp_path, ending_with_the_originals(clock), sleepy.Cheapen(2.0))
     assert result.status == "kept-original"
     assert result.reason == "the time limit ended before anything but the original was tried: allow more time"
+
+
+def test_a_budget_that_nothing_was_tried_for_is_not_said_to_be_out_of_reach(tmp_path: Path, clock: Clock) -> None:
+    budget = Budget(max_latency_ms=6.0)
+    result = searched(tmp_path, ending_with_the_originals(clock), sleepy.Cheapen(2.0), budget=budget)
+    assert result.status == "infeasible"
+    assert re.fullmatch(
+        r"the original misses the budget \(latency 1\d\.\d ms above 6\.00 ms\), and the time limit ended before "
+        "anything but the original was tried: allow more time",
+        result.reason,
+    )
+    assert summary(result.values).startswith("Nothing that was tried meets the budget.\nThe original misses")
+
+
+def test_time_is_not_blamed_where_no_technique_fits_the_task(tmp_path: Path, clock: Clock) -> None:
+    result = searched(tmp_path, ending_with_the_originals(clock), PruneChannels)
+    assert result.reason == (
+        "no technique proposed anything to try for this network "
+        "(PruneChannels: it is tried with training behind it, and the task has no `train` data)"
+    )
 
 
 ROWS, SELECTED = 1500, 375

@@ -14,6 +14,7 @@ from paring.flow.choosing import Winner
 from paring.flow.finalists import Finals
 from paring.flow.ledger import Finalist
 from paring.flow.prepare import Prepared
+from paring.flow.reasons import missed
 from paring.flow.result import Status
 from paring.measure.compare import Comparison
 from paring.measure.hardware import hardware
@@ -68,7 +69,7 @@ class Findings:
         broken = ranking.misses(original)
         if not broken:
             return cls("kept-original", reason, original, original)
-        binding = f"no candidate meets the budget; the original itself misses it: {'; '.join(broken)}"
+        binding = f"the original misses the budget ({missed(broken)}), and {reason}"
         return cls("infeasible", binding, original, original, nearest_points(trials, ranking))
 
 
@@ -83,7 +84,7 @@ def nearest_points(trials: Sequence[Trial], ranking: Ranking) -> tuple[tuple[Tri
     )
     by_cost = sorted(pool, key=ranking.cost)  # Of equals the better one: `min` keeps the first.
     chosen = {nearest.key: nearest for way in ways if by_cost for nearest in [min(by_cost, key=way)]}
-    return tuple((t, "; ".join(ranking.misses(t)) or "its drop was not certified") for t in chosen.values())
+    return tuple((t, missed(ranking.misses(t)) or "its drop was not certified") for t in chosen.values())
 
 
 def point_json(trial: Trial) -> dict[str, Any]:

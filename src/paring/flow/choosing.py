@@ -16,6 +16,7 @@ from paring.flow.duels import measured_at_length
 from paring.flow.finalists import Finals
 from paring.flow.ledger import EARLY_SHARE, FINAL_SHARE, Finalist
 from paring.flow.originals import Originals
+from paring.flow.reasons import missed
 from paring.measure.compare import Comparison
 from paring.report import units
 from paring.tune import Candidate, Ranking, Trial
@@ -149,8 +150,8 @@ class Choosing:
     def _flaw(self, winner: Winner) -> str:
         """Why a certified candidate is no winner; empty where it is one."""
         trial, original, comparison = winner.trial, winner.original, winner.comparison
-        if missed := self.ranking.misses(trial):
-            return f"{trial} missed the budget when it was measured at length: {'; '.join(missed)}"
+        if misses := self.ranking.misses(trial):
+            return f"{trial} missed the budget when it was measured at length: {missed(misses)}"
         if self.originals.broken:
             return ""
         times = f"{comparison.ratio:.3f}x ({comparison.low:.3f} to {comparison.high:.3f})"

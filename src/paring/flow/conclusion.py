@@ -21,7 +21,7 @@ from paring.flow.duels import Duels, in_one_series
 from paring.flow.finalists import Finals
 from paring.flow.originals import Originals
 from paring.flow.prepare import Prepared
-from paring.flow.reasons import NOT_COME_TO, why_none
+from paring.flow.reasons import NOT_COME_TO, WithoutWinner
 from paring.flow.result import Result
 from paring.flow.workload import golden_outputs
 from paring.measure.compare import Comparison, compare
@@ -30,6 +30,7 @@ from paring.measure.size import network_files
 from paring.report import write_report
 from paring.tune import Candidate, Ranking, Speedup, Trial
 from paring.tune.playoff import last_standing
+from paring.tune.proposing import any_fits
 from paring.types import Arrays
 
 GOLDEN_ROWS = 16
@@ -62,7 +63,6 @@ class Ending:
         self.originals = Originals.of(trials, ranking, prepared.request.time_limit_s)
         self.duels = Duels()
         self._golden: dict[str, Arrays] = {}
-        self._time_up = NOT_COME_TO in prepared.not_tried
 
     def winner(self) -> Winner | str:
         """What to return instead of the original; the reason where nothing is both certified and better."""
@@ -70,14 +70,18 @@ class Ending:
         chosen = Choosing(
             self.ranking, self.originals, trials, self.candidates, self.finals, self.met, self.prepared.clock
         ).winner()
-        budget, not_tried = self.prepared.request.budget, self.prepared.not_tried
-        return chosen or why_none(self.trials, budget, not_tried, time_up=self._time_up)
+        return chosen if isinstance(chosen, Winner) else self._without_winner().reason(chosen)
 
-    def dated(self, findings: Findings) -> Findings:
-        """With the word that there was more to try, where the time ended first."""
-        if not self._time_up or not any(trial.recipe for trial in self.trials):
-            return findings
-        return replace(findings, reason=f"{findings.reason}; the time limit ended before all was tried")
+    def _without_winner(self) -> WithoutWinner:
+        request, not_tried = self.prepared.request, self.prepared.not_tried
+        fitting = any_fits(
+            request.all_techniques(),
+            self.prepared.usable_backends(),
+            graph_only=isinstance(request.task.model, Path),
+            train_data=request.task.train is not None,
+        )
+        time_up = NOT_COME_TO in not_tried
+        return WithoutWinner(self.ranking, self.trials, self.originals.timed, not_tried, fitting, time_up)
 
     def met(self, one: Trial, other: Trial, time_limit_s: float, deadline_s: float = math.inf) -> Comparison:
         """Both measured in turn, processes started anew until the interval is narrow or the time is spent.
@@ -179,7 +183,7 @@ def conclude(
     if isinstance(chosen, Winner):
         findings = Findings.won(chosen)
     else:
-        findings = ending.dated(Findings.without_winner(ending.kept(), ranking, trials, chosen))
+        findings = Findings.without_winner(ending.kept(), ranking, trials, chosen)
     findings = replace(findings, over_source=ending.over_source(findings.best))
     root = prepared.folder.root
     best = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from paring.errors import BudgetError
-from paring.tune import Ranking, Trial
+from paring.tune import Miss, Ranking, Trial
 
 RIVALS = 3
 """At most so many originals that may be the fastest are compared with at length."""
@@ -29,7 +29,7 @@ class Originals:
 
     timed: tuple[Trial, ...]
     rivals: tuple[Trial, ...]
-    broken: tuple[str, ...]
+    broken: tuple[Miss, ...]
 
     @classmethod
     def of(cls, trials: Sequence[Trial], ranking: Ranking, time_limit_s: float) -> Self:

@@ -52,7 +52,8 @@ def make_plan(request: Request) -> dict[str, Any]:
         structures = planned(scene)
     trained = [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures]
     not_tried = request.unusable(probes) | scene.not_tried
-    told = times.told(len(known), known_s, request.time_limit_s, training=bool(trained))
+    more = any(candidate.recipe for candidate in known.values()) and _has_other_settings(scene)
+    told = times.told(len(known), known_s, request, training=bool(trained), more=more)
     return {
         "tried": [_row(candidate) for candidate in known.values()] + trained,
         "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
@@ -80,23 +81,26 @@ class Times:
         pace = pace_of(request, networks, probes, splits)
         return cls(len(splits.selection) * pace.row_s, LOOKS * pace.look_s(len(splits.certification)))
 
-    def told(self, trials: int, prepared_s: float, time_limit_s: float, *, training: bool) -> str:
-        """In one sentence, with what it supposes."""
+    def told(self, trials: int, prepared_s: float, request: Request, *, training: bool, more: bool) -> str:
+        """In one sentence, with what it supposes; `more` tells whether other settings follow around the best."""
         trial_s = TRIAL_S + self.selection_s
         total_s = prepared_s + self.selection_s + trials * trial_s + self.looks_s
-        least = (
-            f"take about {round(total_s)} s beside building their networks, looks at the certification rows included, "
-            f"if each takes {trial_s:.1f} s as the original would"
-        )
+        these, take = ("This trial", "takes") if trials == 1 else (f"These {trials} trials", "take")
+        without = " without training" if training else ""
+        limit = f"the time limit is {request.time_limit_s:g} s"
         if training:
-            return (
-                f"The {trials} trials without training {least}; the time limit is {time_limit_s:g} s, and training "
-                "takes what is left of it."
-            )
+            limit += ", and training takes what is left of it"
+        elif more:
+            limit = f"then come more settings around the best, within the time limit of {request.time_limit_s:g} s"
         return (
-            f"These {trials} trials {least}; then come more settings around the best, within the time limit of "
-            f"{time_limit_s:g} s."
+            f"{these}{without} {take} about {round(total_s)} s beside building their networks, looks at the "
+            f"certification rows included, if each takes {trial_s:.1f} s as the original would; {limit}."
         )
+
+
+def _has_other_settings(scene: Scene) -> bool:
+    """Whether anything may be tried with other settings than its first: objects have those that they were given."""
+    return any(isinstance(each, type) for each in (*scene.techniques, *scene.backends))
 
 
 def _scene(request: Request, probes: Sequence[Probe], networks: Networks) -> Scene:

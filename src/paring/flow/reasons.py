@@ -1,44 +1,132 @@
-"""Why the original is kept where no candidate even came to a look at the certification rows."""
+"""Why no candidate is the result: what binds, as far as it is known from what was tried."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from paring.tune import Trial
-from paring.types import Budget
+from paring.report import units
+from paring.report.failures import shortened
+from paring.tune import Miss, Ranking, Trial
 
 NOT_COME_TO = "what the search had not come to"
 """Where `not_tried` says that the time ended first."""
 
+SHOWN: Mapping[str, Callable[[float], str]] = {
+    "latency": units.latency,
+    "size": units.size,
+    "memory": units.size,
+    "drop": "{:.4g}".format,
+}
 
-def why_none(trials: Sequence[Trial], budget: Budget, not_tried: Mapping[str, str], *, time_up: bool) -> str:
-    """The reason; `time_up` tells that the search ended with its time and not by itself."""
-    tried = [trial for trial in trials if trial.recipe]
-    if not tried and time_up:
-        return "the time limit ended before anything but the original was tried: allow more time"
-    if not tried:
-        return f"no technique proposed anything to try for this network{_quoted(not_tried)}"
-    if all(trial.drop is None for trial in tried):
-        counts = ", ".join(f"{n} {outcome}" for outcome, n in Counter(t.outcome for t in tried).items())
-        return f"no candidate could be measured ({counts}; the first: {tried[0].reason})"
-    least = min(tried, key=_drop)
-    if _drop(least) > budget.max_drop:
+
+def missed(misses: Iterable[Miss]) -> str:
+    """The limits that are broken, in words."""
+    return "; ".join(_missed(miss) for miss in misses)
+
+
+def _missed(miss: Miss) -> str:
+    value, limit = SHOWN[miss.of](miss.value), SHOWN[miss.of](miss.limit)
+    return f"{miss.of} {value} above {limit}" if value != limit else f"{miss.of} just above {limit}"
+
+
+@dataclass(frozen=True)
+class WithoutWinner:
+    """What is known where no candidate is the result.
+
+    `originals` are those that were timed; `fitting` tells whether any technique could have been tried, `time_up` that
+    the search ended with its time and not by itself.
+    """
+
+    ranking: Ranking
+    trials: Sequence[Trial]
+    originals: Sequence[Trial]
+    not_tried: Mapping[str, str]
+    fitting: bool
+    time_up: bool
+
+    def reason(self, judged: str) -> str:
+        """Why, in one sentence; `judged` says why each that came to a look is none, empty where nobody did."""
+        tried = [trial for trial in self.trials if trial.recipe]
+        if not tried:
+            return self._nothing_tried()
+        ran = [trial for trial in tried if trial.drop is not None]
+        parts = [judged or (self._binding(ran) if ran else f"no candidate could be measured ({_outcomes(tried)})")]
+        failed = [trial for trial in tried if trial.outcome == "failed"]
+        if ran and len(failed) > len(ran):
+            parts.append(f"{units.counted(len(failed), 'other candidate')} failed (most often: {_commonest(failed)})")
+        if self.time_up:
+            parts.append("the time limit ended before all was tried")
+        return "; ".join(parts)
+
+    def _nothing_tried(self) -> str:
+        if self.time_up and self.fitting:
+            return "the time limit ended before anything but the original was tried: allow more time"
+        reasons = {what: reason for what, reason in self.not_tried.items() if what != NOT_COME_TO}
+        return f"no technique proposed anything to try for this network{_quoted(reasons)}"
+
+    def _binding(self, ran: Sequence[Trial]) -> str:
+        """What each side of the budget holds against those that came to a drop."""
+        within = [trial for trial in ran if not self._limits(trial)]
+        hopeful = [trial for trial in within if self.ranking.hopeful(trial)]
+        if hopeful and not any(self.ranking.may_win(trial, self.originals) for trial in hopeful):
+            best = min(hopeful, key=self.ranking.order)
+            return (
+                f"no candidate that keeps the accuracy by enough to be certified {self._better}: the nearest is {best}"
+            )
+        accurate = [trial for trial in ran if trial not in within and self.ranking.keeps_accuracy(trial)]
+        if not within:
+            return f"no candidate that ran holds the other limits: {self._nearest(accurate or ran)}"
+        lossy = self._lossy(within)
+        return f"{lossy}; of what loses less, {self._nearest(accurate)}" if accurate else lossy
+
+    def _lossy(self, within: Sequence[Trial]) -> str:
+        """What was seen, or is to be expected, of the drop of those that hold the other limits."""
+        max_drop = self.ranking.budget.max_drop
+        least = min(within, key=lambda trial: trial.drop or 0.0)
+        if (least.drop or 0.0) > max_drop:
+            return (
+                f"every candidate that ran{self._other_limits} lost more than max_drop={max_drop:g} allows: the least "
+                f"was a drop of {least.drop:.4f}, by {least}"
+            )
+        nearest = min(within, key=self.ranking.likely_bound)
         return (
-            f"every candidate that ran lost more than max_drop={budget.max_drop:g} allows: the least was a drop of "
-            f"{_drop(least):.4f}, by {least}"
+            f"no candidate that ran{self._other_limits} is likely to be certified at max_drop={max_drop:g}: the "
+            f"nearest, {nearest}, would come to a bound of about {self.ranking.likely_bound(nearest):.4f}"
         )
-    return f"no candidate kept the accuracy by enough to be certified and {_better(budget)} than the original"
+
+    def _nearest(self, beyond: Sequence[Trial]) -> str:
+        """The one that breaks the limits by the least factor."""
+        nearest = min(beyond, key=lambda trial: max(miss.value / miss.limit for miss in self._limits(trial)))
+        return f"the nearest is {nearest} ({missed(self.ranking.misses(nearest))})"
+
+    def _limits(self, trial: Trial) -> list[Miss]:
+        """The limits that it breaks, beside that of the drop."""
+        return [miss for miss in self.ranking.misses(trial) if miss.of != "drop"]
+
+    @property
+    def _other_limits(self) -> str:
+        budget = self.ranking.budget
+        limits = (budget.max_latency_ms, budget.max_size_bytes, budget.max_memory_bytes)
+        return " and holds the other limits" if any(limit is not None for limit in limits) else ""
+
+    @property
+    def _better(self) -> str:
+        if self.ranking.about_speed:
+            return "was faster than the original"
+        return f"had less {self.ranking.budget.objective} than the original, without being slower"
 
 
-def _drop(trial: Trial) -> float:
-    return float("inf") if trial.drop is None else trial.drop
+def _outcomes(tried: Sequence[Trial]) -> str:
+    """How many came to which end, with the failure that most of them share."""
+    counts = ", ".join(f"{n} {outcome}" for outcome, n in Counter(trial.outcome for trial in tried).items())
+    return f"{counts}; most often: {_commonest([t for t in tried if t.outcome == 'failed'] or tried)}"
 
 
-def _better(budget: Budget) -> str:
-    if budget.objective in ("latency", "throughput"):
-        return "was faster"
-    return f"had less {budget.objective}, without being slower,"
+def _commonest(trials: Sequence[Trial]) -> str:
+    """The reason that most of them share, the first of equals."""
+    return shortened(Counter(trial.reason for trial in trials).most_common(1)[0][0]).rstrip(".")
 
 
 def _quoted(not_tried: Mapping[str, str]) -> str:

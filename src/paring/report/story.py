@@ -31,7 +31,7 @@ def told(answer: Answer, unit: ScoreUnit) -> Story:
     if answer.status == "improved" and answer.best:
         return _improved(answer, answer.best, unit)
     if answer.status == "infeasible":
-        return Story("Nothing meets the budget.", "", _some(as_sentence(answer.reason)))
+        return Story("Nothing that was tried meets the budget.", "", _some(as_sentence(answer.reason)))
     return _kept(answer)
 
 

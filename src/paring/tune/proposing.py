@@ -65,6 +65,20 @@ def out_of_place(
             yield told(technique), "it is tried with training behind it, and no technique that trains was asked for."
 
 
+def any_fits(
+    techniques: Sequence[Technique | type[Technique]],
+    backends: Sequence[Backend | type[Backend]],
+    *,
+    graph_only: bool,
+    train_data: bool,
+) -> bool:
+    """Whether any technique may come to be tried: the task does not rule it out, and a graph's has who reads graphs."""
+    ruled_out = {name for name, _ in out_of_place(techniques, graph_only=graph_only, train_data=train_data)}
+    fitting = [kind_of(technique) for technique in techniques if told(technique) not in ruled_out]
+    read = any(backend.format == "onnx" for backend in backends)
+    return any(read or not issubclass(kind, GraphTechnique) for kind in fitting)
+
+
 def _role(technique: Technique | type[Technique]) -> Role | None:
     """The role of a technique of graphs; None for a module's."""
     kind = kind_of(technique)

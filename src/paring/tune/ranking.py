@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 from paring.tune.trial import Trial
 from paring.types import Budget
@@ -17,6 +18,18 @@ ALIKE = 0.05
 
 LUCK = 1.2
 """By so much the best of many quick figures may be too good: a lucky one must not end the search for better ones."""
+
+
+Axis = Literal["latency", "size", "memory", "drop"]
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A limit of the budget that a trial breaks: in milliseconds, bytes, or the metric's own unit."""
+
+    of: Axis
+    value: float
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -81,27 +94,27 @@ class Ranking:
         spread = (trial.drop_deviation or 0.0) * (1 / max(1, trial.rows) + 1 / self.certification_rows) ** 0.5
         return NormalDist().cdf(margin / spread) if spread else float(margin >= 0)
 
-    def hopeful(self, trial: Trial) -> bool:
-        """Whether the trial holds every other limit and has a fair chance of a certificate."""
-        return trial.outcome == "measured" and not self.misses(trial) and self.chance(trial) >= LEAST_CHANCE
+    def keeps_accuracy(self, trial: Trial) -> bool:
+        """Whether the trial has a fair chance of a certificate."""
+        seen = trial.drop is not None and trial.drop <= self.budget.max_drop
+        return trial.outcome == "measured" and seen and self.chance(trial) >= LEAST_CHANCE
 
-    def misses(self, trial: Trial) -> list[str]:
-        """The limits of the budget that the trial breaks, in words; empty where it holds all that was measured."""
+    def hopeful(self, trial: Trial) -> bool:
+        """Whether it keeps the accuracy and holds every other limit."""
+        return self.keeps_accuracy(trial) and not self.misses(trial)
+
+    def misses(self, trial: Trial) -> list[Miss]:
+        """The limits of the budget that the trial breaks; empty where it holds all that was measured."""
         budget = self.budget
-        latency = trial.latency_ms["p50"] if trial.latency_ms else None
-        limits = [
-            ("latency", latency, budget.max_latency_ms, "ms"),
-            ("size", trial.size_bytes, budget.max_size_bytes, "bytes"),
-            ("memory", trial.peak_memory_bytes, budget.max_memory_bytes, "bytes"),
-        ]
-        said = [
-            f"{name} {value:g} {unit} above {limit:g}"
-            for name, value, limit, unit in limits
-            if limit is not None and value is not None and value > limit
-        ]
-        if trial.drop is not None and trial.drop > budget.max_drop:
-            said.append(f"drop {trial.drop:.4f} above {budget.max_drop:g}")
-        return said
+        latency_ms = trial.latency_ms["p50"] if trial.latency_ms else None
+        found: tuple[tuple[Axis, float | None, float | None], ...] = (
+            ("latency", latency_ms, budget.max_latency_ms),
+            ("size", trial.size_bytes, budget.max_size_bytes),
+            ("memory", trial.peak_memory_bytes, budget.max_memory_bytes),
+            ("drop", trial.drop, budget.max_drop),
+        )
+        known = [(of, value, limit) for of, value, limit in found if value is not None and limit is not None]
+        return [Miss(of, value, limit) for of, value, limit in known if value > limit]
 
     def feasible(self, trial: Trial) -> bool:
         """Whether the trial would probably be certified and holds every other limit."""

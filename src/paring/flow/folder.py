@@ -124,16 +124,19 @@ class RunFolder:
     def resume(self, identity: dict[str, Any]) -> list[Trial]:
         """The finished trials of an earlier run of the same question; [] for a new run.
 
-        Raises OutputError where the folder holds a run of another question, naming what differs.
+        A run of another question that has measured nothing gives way. Raises OutputError where one has, naming what
+        differs.
         """
         file = self.trials / "run.json"
+        if file.is_file() and (changed := changes(read_json(file), identity)):
+            if self.log.read() or self.result.exists():
+                raise OutputError(
+                    f"{self.root} holds a run with another {', '.join(changed)}: choose another --out, "
+                    "or pass --fresh to discard that run."
+                )
+            self.clear()
         if not file.is_file():
             write_json(file, identity)
-        elif changed := changes(read_json(file), identity):
-            raise OutputError(
-                f"{self.root} holds a run with another {', '.join(changed)}: choose another --out, "
-                "or pass --fresh to discard that run."
-            )
         try:
             return [Trial.from_json(row) for row in self.log.read()]
         except TypeError as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from paring.flow.finalists import Finals
 from paring.flow.folder import RunFolder
 from paring.flow.ledger import EARLY_SHARE
 from paring.flow.originals import timed_originals
-from paring.flow.prepare import Prepared, prepare
+from paring.flow.prepare import Prepared, begin, prepare
 from paring.flow.reasons import NOT_COME_TO
 from paring.flow.request import Executor, Request, resolved
 from paring.flow.result import Result
@@ -77,9 +77,10 @@ def run(request: Request) -> Result:
     clock = RunClock(request.time_limit_s)
     folder = RunFolder(request.out)
     with folder.locked(), TerminalProgress(clock.left_s) if request.progress else nullcontext(Silent()) as told:
-        try:
-            told.stage("preparing")
-            prepared = prepare(request, folder, clock, told)
+        told.stage("preparing")
+        begun = begin(request, folder)
+        with resumable(folder, told):
+            prepared = prepare(begun, clock, told)
             with prepared.runner() as runner:
                 hunt = Hunt(prepared, runner, told)
                 hunt.follow(Search(hunt.scene()))
@@ -87,13 +88,17 @@ def run(request: Request) -> Result:
             result = conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
             prepared.networks.keep(hunt.kept())
             return result
-        except (KeyboardInterrupt, OutputError):
-            if folder.log.file.is_file():
-                told.note(
-                    f"stopped: what had finished is saved in {request.out}; without --fresh the same command "
-                    "goes on from there."
-                )
-            raise
+
+
+@contextmanager
+def resumable(folder: RunFolder, told: Progress) -> Iterator[None]:
+    """Around a run that has begun: where it is stopped, what is saved and how it goes on is said."""
+    try:
+        yield
+    except (KeyboardInterrupt, OutputError):
+        what = "what had finished" if folder.log.file.is_file() else "what was prepared"
+        told.note(f"stopped: {what} is saved in {folder.root}; without --fresh the same command goes on from there.")
+        raise
 
 
 class Hunt:

@@ -112,8 +112,21 @@ class Prepared:
                     pass
 
 
-def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress) -> Prepared:
-    """Check and set up. Raises TaskError, BudgetError, ExportError or OutputError, each in one sentence."""
+@dataclass(frozen=True)
+class Begun:
+    """A run whose task has passed its checks and whose folder is its own: what it saves there, it goes on from."""
+
+    request: Request
+    folder: RunFolder
+    signature: Signature
+    splits: Splits
+    ledger: Ledger
+    certifiable: Certifiable
+    finished: list[Trial]
+
+
+def begin(request: Request, folder: RunFolder) -> Begun:
+    """Check, and take the folder. Raises TaskError, BudgetError, ExportError or OutputError, each in one sentence."""
     signature = task_signature(request.task, trains=request.trains)
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     check_all_labels(request.task, signature, splits.selection, splits.certification)
@@ -121,17 +134,23 @@ def prepare(request: Request, folder: RunFolder, clock: RunClock, told: Progress
     certifiable = Certifiable.of(request.task, request.budget, len(splits.certification), FINAL_SHARE)
     certifiable.check()
     finished = folder.begin(identity(request, __version__, splits.digest), fresh=not request.resume)
+    return Begun(request, folder, signature, splits, ledger, certifiable, finished)
+
+
+def prepare(begun: Begun, clock: RunClock, told: Progress) -> Prepared:
+    """Set up. Raises BudgetError, ExportError, BackendError or OutputError, each in one sentence."""
+    request, folder, splits, ledger, finished = begun.request, begun.folder, begun.splits, begun.ledger, begun.finished
     # Whatever a technique does with its job, it sees no certification row.
-    shown = replace(request.task, evaluate=Shown(splits.selection, signature))
+    shown = replace(request.task, evaluate=Shown(splits.selection, begun.signature))
     job = replace(Job.of(shown, seed=request.seed, threads=request.thread_count), say=told.say)
-    networks = Networks(replace(job, deadline_s=clock.deadline_s), signature, folder.trials)
+    networks = Networks(replace(job, deadline_s=clock.deadline_s), begun.signature, folder.trials)
     probes = probe(request.all_backends(), time_limit_s=min(PROBE_LIMIT_S, PROBING_SHARE * request.time_limit_s))
     told.say(f"scores of the original on {len(splits.selection)} rows")
     original, scores, measured = reference(request, networks, probes, splits, resumed=bool(finished))
     pace = folder.pace(measured)
     clock.reserve(pace.look_s(len(splits.certification)), pace.start_s)
     clock.resume([trial.elapsed_s for trial in finished], [look.elapsed_s for look in ledger.looks])
-    certifiable = certifiable.knowing(scores)
+    certifiable = begun.certifiable.knowing(scores)
     certifiable.check()
     told.note(certifiable.told)
     job = replace(job, deadline_s=clock.search_deadline_s, grace_s=clock.grace_s)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from paring.report import write_report
+from tests.test_report_page import infeasible, rendered, rows
 
 DATA = Path(__file__).parent / "data" / "report"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,11 +32,11 @@ OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed: apt-get install chromium")
 
 
-def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
+def opened(page: Path, profile: Path, *more: str) -> tuple[str, list[str]]:
     """The document after its script ran, and what the browser's console said."""
     assert BROWSER is not None
     logging = ("--enable-logging=stderr", "--log-level=0")
-    command = [BROWSER, *QUIET, OFFLINE, *logging, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    command = [BROWSER, *QUIET, OFFLINE, *logging, *more, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -43,6 +46,29 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(DATA, folder / "out")
     return opened(write_report(folder / "out"), folder / "profile")
+
+
+def widths(page: str, folder: Path, window: int) -> dict[str, list[int]]:
+    """For each table the pixels that it takes and those that it has, in a window of that width."""
+    script = (
+        'document.title = "widths " + JSON.stringify(Object.fromEntries([...document.querySelectorAll(".scroll")].map('
+        'frame => [frame.getAttribute("aria-label"), [frame.scrollWidth, frame.clientWidth]])))'
+    )
+    # The page's own policy lets no script run but its own.
+    measured = page.replace("Content-Security-Policy", "unread").replace("</body>", f"<script>{script}</script></body>")
+    (folder / "page.html").write_text(measured)
+    dom, _ = opened(folder / "page.html", folder / "profile", f"--window-size={window},900")
+    found: dict[str, list[int]] = json.loads(unescape(re.findall(r"<title>widths (.*?)</title>", dom)[0]))
+    return found
+
+
+def test_the_nearest_points_need_no_scrolling_on_a_wide_screen(tmp_path: Path) -> None:
+    answer = infeasible()
+    answer["nearest"][0]["backend_text"] = "openvino(static_batch=1, threads=1)"
+    answer["nearest"][0]["misses"] = "size 230 kB above 70.0 kB; memory 67.1 MB above 1.00 MB; drop 0.03124 above 0.02"
+    for window in (1000, 1200, 1440):
+        needed, there = widths(rendered(answer, rows()), tmp_path, window)["The nearest points"]
+        assert 0 < needed <= there, window
 
 
 def test_the_console_is_silent(seen: tuple[str, list[str]]) -> None:

@@ -26,6 +26,7 @@ from paring.report.tables import Column, point_columns, table, trials_table
 from paring.report.units import ScoreUnit
 
 WIDE, NARROW = (960.0, 460.0), (390.0, 420.0)
+TAILS = ("p90", "p99")
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,12 @@ def _chart(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: Score
 
 
 def _nearest(answer: Answer, unit: ScoreUnit) -> Markup:
+    """Narrow enough for a page: what it misses takes the place of the tails of the latency."""
     columns: list[Column[Point]] = [
         Column("Recipe", lambda p: p.chain, style="recipe"),
         Column("Backend", lambda p: p.backend_text, style="recipe"),
         Column("What it misses", lambda p: p.misses or "–", style="misses"),
-        *point_columns(unit),
+        *(column for column in point_columns(unit) if column.title not in TAILS),
     ]
     return table("The nearest points", columns, answer.nearest, lambda point: "", sortable=False)
 

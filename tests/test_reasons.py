@@ -84,7 +84,8 @@ def test_the_time_was_up_before_anything_was_tried() -> None:
 
 
 def test_the_time_is_not_blamed_where_nothing_could_have_been_tried() -> None:
-    not_tried = {"Int8": "torch reads no graphs.", NOT_COME_TO: "the time limit ended: allow more time."}
+    late = "the time limit ended: allow more time."
+    not_tried = {"Int8": "torch reads no graphs.", "original on torch(threads=1)": late, NOT_COME_TO: late}
     assert reason(time_up=True, fitting=False, not_tried=not_tried) == (
         "no technique proposed anything to try for this network (Int8: torch reads no graphs)"
     )

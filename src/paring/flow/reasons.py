@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from paring.report import units
 from paring.report.failures import shortened
+from paring.techniques.base import described
 from paring.tune import Miss, Ranking, Trial
 
 NOT_COME_TO = "what the search had not come to"
@@ -63,7 +64,8 @@ class WithoutWinner:
     def _nothing_tried(self) -> str:
         if self.time_up and self.fitting:
             return "the time limit ended before anything but the original was tried: allow more time"
-        reasons = {what: reason for what, reason in self.not_tried.items() if what != NOT_COME_TO}
+        beside = (NOT_COME_TO, f"{described(())} on ")  # What is told of the original is no technique's reason.
+        reasons = {what: reason for what, reason in self.not_tried.items() if not what.startswith(beside)}
         return f"no technique proposed anything to try for this network{_quoted(reasons)}"
 
     def _binding(self, ran: Sequence[Trial]) -> str:

@@ -109,7 +109,10 @@ def test_nothing_could_be_measured() -> None:
     other = replace(FAILED, reason="something else")
     told = "no candidate could be measured (3 failed, 1 skipped; most often: it died)"
     assert reason(other, FAILED, FAILED, SKIPPED) == told
-    assert reason(other, FAILED, FAILED, SKIPPED, time_up=True) == f"{told}; the time limit ended before all was tried"
+    assert (
+        reason(other, FAILED, FAILED, SKIPPED, time_up=True)
+        == f"{told}; the time limit ended before all was tried: allow more time"
+    )
 
 
 def test_where_most_failed_the_commonest_failure_is_named_beside_what_binds() -> None:
@@ -144,8 +147,16 @@ def test_nothing_was_better(objective: str, better: str) -> None:
 def test_the_certificate_binds() -> None:
     """No row was lost, and yet no bound can be 0: the limits are held, and it is the drop that is not."""
     assert misses(measured(2, size_bytes=65_000), max_drop=0.0) == (
-        "no candidate that ran and holds the other limits is likely to be certified at max_drop=0: the nearest, "
-        "Cheapen on sleepy, would come to a bound of about 0.0037"
+        "no candidate that ran and holds the other limits is likely enough to be certified at max_drop=0: the "
+        "nearest, Cheapen on sleepy, would come to a bound of about 0.0037"
+    )
+
+
+def test_what_is_fast_and_not_likely_enough_is_told_apart_from_what_is_slow_and_sure() -> None:
+    fast, slow = measured(2, drop=0.004), measured(24)
+    assert reason(fast, slow) == (
+        "no candidate that could take the place of the original is likely enough to be certified at max_drop=0.01: the "
+        "nearest, Cheapen on sleepy, would come to a bound of about 0.0116"
     )
 
 
@@ -159,7 +170,7 @@ def test_each_side_of_the_budget_names_what_binds_it() -> None:
     )
     assert misses(larger, accurate, time_up=True) == (
         "no candidate that ran holds the other limits: the nearest is Cheapen(cost_ms=4) on sleepy "
-        "(size 90.0 kB above 70.0 kB); the time limit ended before all was tried"
+        "(size 90.0 kB above 70.0 kB); the time limit ended before all was tried: allow more time"
     )
 
 

@@ -14,6 +14,8 @@ from paring.tune import Miss, Ranking, Trial
 NOT_COME_TO = "what the search had not come to"
 """Where `not_tried` says that the time ended first."""
 
+ACCURATE = "that keeps the accuracy by enough to be certified"
+
 SHOWN: Mapping[str, Callable[[float], str]] = {
     "latency": units.latency,
     "size": units.size,
@@ -58,7 +60,7 @@ class WithoutWinner:
         if ran and len(failed) > len(ran):
             parts.append(f"{units.counted(len(failed), 'other candidate')} failed (most often: {_commonest(failed)})")
         if self.time_up:
-            parts.append("the time limit ended before all was tried")
+            parts.append("the time limit ended before all was tried: allow more time")
         return "; ".join(parts)
 
     def _nothing_tried(self) -> str:
@@ -72,11 +74,11 @@ class WithoutWinner:
         """What each side of the budget holds against those that came to a drop."""
         within = [trial for trial in ran if not self._limits(trial)]
         hopeful = [trial for trial in within if self.ranking.hopeful(trial)]
-        if hopeful and not any(self.ranking.may_win(trial, self.originals) for trial in hopeful):
+        if rivals := [trial for trial in hopeful if self.ranking.may_win(trial, self.originals)]:
+            return self._unlikely("that could take the place of the original", rivals)
+        if hopeful:
             best = min(hopeful, key=self.ranking.order)
-            return (
-                f"no candidate that keeps the accuracy by enough to be certified {self._better}: the nearest is {best}"
-            )
+            return f"no candidate {ACCURATE} {self._better}: the nearest is {best}"
         accurate = [trial for trial in ran if trial not in within and self.ranking.keeps_accuracy(trial)]
         if not within:
             return f"no candidate that ran holds the other limits: {self._nearest(accurate or ran)}"
@@ -92,10 +94,13 @@ class WithoutWinner:
                 f"every candidate that ran{self._other_limits} lost more than max_drop={max_drop:g} allows: the least "
                 f"was a drop of {least.drop:.4f}, by {least}"
             )
-        nearest = min(within, key=self.ranking.likely_bound)
+        return self._unlikely(f"that ran{self._other_limits}", within)
+
+    def _unlikely(self, described_as: str, trials: Sequence[Trial]) -> str:
+        nearest = min(trials, key=self.ranking.likely_bound)
         return (
-            f"no candidate that ran{self._other_limits} is likely to be certified at max_drop={max_drop:g}: the "
-            f"nearest, {nearest}, would come to a bound of about {self.ranking.likely_bound(nearest):.4f}"
+            f"no candidate {described_as} is likely enough to be certified at max_drop={self.ranking.budget.max_drop:g}"
+            f": the nearest, {nearest}, would come to a bound of about {self.ranking.likely_bound(nearest):.4f}"
         )
 
     def _nearest(self, beyond: Sequence[Trial]) -> str:

@@ -138,7 +138,7 @@ def test_rows_that_go_wrong_after_the_first_batch(tmp_path: Path, bad: Any, says
     assert not (tmp_path / "trials" / "trials.jsonl").exists()
 
 
-def test_a_training_label_that_goes_wrong_later_ends_the_run(tmp_path: Path) -> None:
+def test_a_training_label_that_goes_wrong_later_ends_the_trainings_and_no_run(tmp_path: Path) -> None:
     bad = (POINTS[:8], torch.full((8,), 7))
     model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3)).eval()
     with torch.no_grad():
@@ -148,9 +148,15 @@ def test_a_training_label_that_goes_wrong_later_ends_the_run(tmp_path: Path) -> 
         model[2].weight.copy_(copies.T)  # type: ignore[operator, union-attr]
     task = Task(model, [(POINTS, CLASSES)], train=Later(bad))
     # So few channels are left that training alone can mend it.
-    sentence = refusal(tmp_path, task, PruneChannels(ratio=0.9), FineTune(epochs=1, mixing="none"))
-    assert "train holds the label 7, but the network has 3 classes (0 to 2)." in sentence
-    assert (tmp_path / "trials" / "trials.jsonl").is_file()
+    trainings = FineTune(epochs=1), FineTune(epochs=2)
+    result = optimized(tmp_path, task, PruneChannels(ratio=0.9), *trainings)
+    assert result.status == "kept-original"
+    says = "train holds the label 7, but the network has 3 classes (0 to 2)."
+    (failed,) = (trial for trial in result.trials if "FineTune" in trial.recipe_text)
+    assert (failed.outcome, failed.train_at_fault) == ("failed", True)
+    assert says in failed.reason
+    not_tried = {each["what"]: each["reason"] for each in result.values["not_tried"]}
+    assert all(says in not_tried[str(training)] for training in trainings)
 
 
 @pytest.mark.parametrize("train", [[(POINTS[:, :5], None)], [((POINTS, POINTS), None)]])

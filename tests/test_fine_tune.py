@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 
 from paring.data.batches import mapped, model_call, tensors_of
 from paring.data.job import Job
-from paring.errors import TaskError, TechniqueError
+from paring.errors import DataError, TaskError, TechniqueError
 from paring.techniques.fine_tune import FineTune
 from paring.train.distiller import Distiller, Teaching
 from paring.types import Batch, Task
@@ -297,6 +297,36 @@ def test_labels_out_of_range_are_named(label: int, told: str) -> None:
     job = replace(job_of(), task=replace(job_of().task, train=train))
     with pytest.raises(TaskError, match=rf"{told}, but the network has 10 classes \(0 to 9\)"):
         SHORT.apply(fresh(), job)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_label_out_of_range_is_found_also_where_its_batch_would_be_mixed(seed: int) -> None:
+    train = [(inputs, targets.clone()) for inputs, targets in digits()[0]]
+    train[9][1][3] = 99
+    with pytest.raises(DataError, match="label 99, but the network has 10 classes"):
+        FineTune(epochs=1).apply(fresh(), job_of(train, seed))
+
+
+class FailsLater:
+    """Good batches in the first pass; in the second one the data raises, or holds NaN."""
+
+    def __init__(self, raises: bool) -> None:
+        self.raises, self.passes = raises, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.passes += 1
+        yield from digits()[0]
+        if self.passes > 3 and self.raises:
+            raise OSError("gone.png")
+        yield torch.full((8, 1, 8, 8), torch.nan if self.passes > 3 else 0.5), None
+
+
+@pytest.mark.parametrize(
+    ("raises", "says"), [(True, "train failed after batch 14: OSError: gone.png"), (False, "train holds NaN")]
+)
+def test_data_that_fails_in_a_later_pass_is_told_as_the_data_s_fault(raises: bool, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        FineTune(epochs=6).apply(fresh(), job_of(FailsLater(raises)))
 
 
 def test_positions_without_a_label_are_left_to_the_teacher() -> None:

@@ -13,7 +13,7 @@ from paring.data.job import Job
 from paring.tune import trainers
 from paring.tune.training import RACE_EPOCHS
 from paring.types import Budget
-from tests.worlds import Clumsy, Coach, Int, Narrow, Teach, World, explore, world
+from tests.worlds import Clumsy, Coach, Int, Narrow, Spoilt, Teach, World, explore, world
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,15 @@ def test_where_one_training_fails_the_next_one_takes_its_place() -> None:
     best = there.scene.ranking.best(search.trials)
     assert best is not None
     assert "Teach" in best.recipe_text
+
+
+def test_where_the_training_data_is_at_fault_nothing_else_is_trained_and_that_is_told() -> None:
+    there = world(techniques=(Int, Narrow, Spoilt, Teach))
+    search = explore(there)
+    assert trainings(there) == [(Spoilt(epochs=1),)]
+    assert there.scene.not_tried["Spoilt"] == there.scene.not_tried["Teach"]
+    assert there.scene.not_tried["Teach"].endswith("every one would fail as the last: train is spoilt.")
+    assert there.scene.ranking.best(search.trials) is not None
 
 
 def test_an_object_that_loses_the_race_is_told() -> None:

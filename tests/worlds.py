@@ -182,6 +182,11 @@ class Clumsy(Teach):
     """Fails each time."""
 
 
+@dataclass(frozen=True)
+class Spoilt(Teach):
+    """Comes upon rows of `train` that no training can use."""
+
+
 @dataclass
 class World:
     """A machine on which everything is known: speeds multiply, training takes the drop away."""
@@ -226,6 +231,8 @@ class World:
         ratio *= self.luck if candidate.stage == "post-training" else 1.0
         if any(isinstance(technique, Clumsy) for technique in candidate.recipe):
             return Trial.of(candidate, number, "failed", "Clumsy failed")
+        if any(isinstance(technique, Spoilt) for technique in candidate.recipe):
+            return replace(Trial.of(candidate, number, "failed", "train is spoilt."), train_at_fault=True)
         trial = Trial.of(candidate, number, "measured")
         return replace(
             trial,

@@ -4,6 +4,7 @@ ParingError
   InputError           what the user gave can't be used: exit code 2
     TaskError          the task file, model, data or metric
       DataError        rows that can't be used, whatever the candidate: they end a run
+      TrainDataError   rows of `train` that no training can use: they end all trainings, and no run
     BudgetError        a budget that contradicts itself or that the data can't certify
     ArtifactError      a folder that is no artifact, is damaged, or was made by a newer version
     TechniqueError     a technique's settings, or a network that it can't be applied to
@@ -61,6 +62,10 @@ class TaskError(InputError):
 
 class DataError(TaskError):
     """The user's rows can't be used. No verdict on a candidate: it ends the run, where other errors end one trial."""
+
+
+class TrainDataError(TaskError):
+    """A training could not use the rows of `train`: its trial failed, and so would every other training."""
 
 
 class BudgetError(InputError):

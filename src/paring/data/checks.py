@@ -92,12 +92,11 @@ def _check_indices(outputs: Any, targets: Any, name: str) -> None:
             f"{LOSS_REMEDY}"
         )
     if holds_classes(outputs, targets):
-        check_train_labels(outputs, targets, name)
+        check_train_labels(targets, outputs.shape[-1], name)
 
 
-def check_train_labels(outputs: Tensor, targets: Tensor, name: str = "train") -> None:
-    """Raise DataError for a label beyond the classes: scores (batch, ..., classes), whole numbers (batch, ...)."""
-    classes = outputs.shape[-1]
+def check_train_labels(targets: Tensor, classes: int, name: str = "train") -> None:
+    """Raise DataError for a label, of any shape, that is none of so many classes and no IGNORED_LABEL."""
     wrong = targets[((targets < 0) & (targets != IGNORED_LABEL)) | (targets >= classes)]
     if len(wrong):
         label = int(wrong.flatten()[0])

@@ -22,7 +22,7 @@ from paring.backends.runner import write_graph
 from paring.backends.torch_archive import write_archive
 from paring.data.batches import sample
 from paring.data.job import Job
-from paring.errors import ExportError, ParingError, TechniqueError, in_words
+from paring.errors import DataError, ExportError, ParingError, TechniqueError, TrainDataError, in_words
 from paring.graph.export import export_onnx, export_program, quiet_exporter
 from paring.graph.signature import load_model
 from paring.measure.size import network_files
@@ -60,7 +60,7 @@ class Networks:
     _refused: dict[str, Callable[[], TechniqueError]] = field(default_factory=dict)
 
     def build(self, candidate: Candidate) -> Built:
-        """The candidate's network on disk. Raises TechniqueError, ExportError, NothingChangedError."""
+        """The candidate's network on disk. Raises TechniqueError, TrainDataError, ExportError, NothingChangedError."""
         target = self._network_folder(candidate)
         if not target.is_dir():
             self._check_order(candidate.recipe)
@@ -205,12 +205,16 @@ class Networks:
 def _applied(technique: Any, before: Any, job: Job) -> tuple[Any, Coverage]:
     """What the technique makes. It may be anybody's code: what it raises is a TechniqueError, but for the disk's.
 
-    Raises TimeUpError where the time ended before it.
+    Raises TimeUpError where the time ended before it, TrainDataError where a training can't use the user's rows.
     """
     job.check_time()
     try:
         after = technique.apply(before, job)
         return after, technique.coverage(before, after, job)
+    except DataError as error:
+        # The rows that scores are taken on are checked elsewhere: what a technique can't read ends its own trial.
+        kind = TrainDataError if isinstance(technique, TrainingTechnique) else TechniqueError
+        raise kind(str(error)) from error
     except (ParingError, OSError):
         raise
     except Exception as error:

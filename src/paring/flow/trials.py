@@ -11,7 +11,15 @@ import numpy as np
 
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.data.job import Job
-from paring.errors import BackendError, DataError, OutputError, ParingError, TimeUpError, disk_refused
+from paring.errors import (
+    BackendError,
+    DataError,
+    OutputError,
+    ParingError,
+    TimeUpError,
+    TrainDataError,
+    disk_refused,
+)
 from paring.flow.networks import Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.agreement import neighbour_effect
@@ -83,6 +91,8 @@ class TrialRunner:
             return ended("no-change", error)
         except (OutputError, DataError, TimeUpError):
             raise  # A disk that refuses, rows that can't be used and too little time are no verdict on the candidate.
+        except TrainDataError as error:
+            return replace(ended("failed", error), train_at_fault=True)
         except ParingError as error:
             return ended("failed", error)
         except OSError as error:

@@ -68,20 +68,20 @@ class Distiller:
             with_layout_(self.teacher, torch.channels_last)
         self._generator = torch.Generator().manual_seed(job.seed)
         outputs, targets = self._example(job)
-        self._check_labels = holds_classes(outputs, targets)
+        self._classes: int | None = tensors_of(outputs)[0].shape[-1] if holds_classes(outputs, targets) else None
         self._gaps = self._read_gaps(outputs, targets, job.calibrate)
         self._mixes = teaching.label_weight < 1 and can_mix(job.calibrate[0][0], teaching.mixing)
 
     def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch. Raises DataError for a label out of range, also where the batch is to be mixed."""
+        if targets is not None and self._classes is not None and self.teaching.label_weight > 0:
+            check_train_labels(targets, self._classes)
         if self._mixes and bool(torch.rand((), generator=self._generator) < MIXED_SHARE):
             inputs, targets = mixed(inputs, self.teaching.mixing, self._generator), None
         outputs = _as_float(model_call(student, inputs))
         weight = 0.0 if targets is None else self.teaching.label_weight
         if weight == 0:
             return self._gap(outputs, inputs)
-        if self._check_labels:
-            check_train_labels(outputs, targets)
         labelled = self.task_loss(outputs, targets)
         return labelled if weight == 1 else weight * labelled + (1 - weight) * self._gap(outputs, inputs)
 

@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from paring.data.batches import known_length, rows_in, tensors_of
 from paring.data.job import Job
 from paring.data.seeding import seeded
-from paring.errors import ParingError, TaskError, TimeUpError
+from paring.errors import DataError, ParingError, TaskError, TimeUpError
 from paring.train.guard import Guard
 from paring.train.mode import train_mode_
 from paring.train.optimizer import make_optimizer, set_learning_rate_
@@ -54,9 +54,9 @@ def fit_(
 ) -> Trained:
     """Train the network in place until the last epoch or `job.deadline_s`; the learning rate ends at zero either way.
 
-    The network ends in eval mode. The same seed gives the same weights, unless the deadline cuts in. Raises TaskError
-    where the data or the loss is at fault; TechniqueError where the training diverges twice (the network then has its
-    last good weights); TimeUpError where no step fits before the deadline.
+    The network ends in eval mode. The same seed gives the same weights, unless the deadline cuts in. Raises DataError
+    where the data is at fault; TaskError where the loss is; TechniqueError where the training diverges twice (the
+    network then has its last good weights); TimeUpError where no step fits before the deadline.
     """
     with _threads(job.threads), seeded(job.seed):
         try:
@@ -121,7 +121,7 @@ class _Run:
         usable = (item for item in drawn if rows_in(item.batch[0]) >= self.fewest_rows)
         first = next(usable, None)
         if first is None:
-            raise TaskError("every batch of train has a single row, and BatchNorm needs 2: use larger batches.")
+            raise DataError("every batch of train has a single row, and BatchNorm needs 2: use larger batches.")
         if self._rehearse(first):
             # Data and network share one random generator: with a thread, chance would say who draws first.
             return chain([first], usable)
@@ -192,7 +192,7 @@ class _Run:
         for value in chain(*(tensors_of(values) for values in drawn.batch)):
             if not torch.isfinite(value).all():
                 self.guard.restore_()
-                raise TaskError(f"train holds NaN or infinity in the batch of {where}: remove such rows.")
+                raise DataError(f"train holds NaN or infinity in the batch of {where}: remove such rows.")
         self.guard.bad(f"{what} at {where}")
         self.optimizer.state.clear()
         self.job.say(f"{what} is not finite at {where}: on from the last good weights with smaller steps")

@@ -16,13 +16,14 @@ from dataclasses import replace
 from itertools import count
 from statistics import median
 
+from paring.errors import TrainDataError
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import leading_tails
 from paring.tune.racer import Racer, learnt_rate, milder
 from paring.tune.ranking import LUCK
 from paring.tune.scene import Rounds, Scene, Steps
 from paring.tune.structures import probed
-from paring.tune.trainers import Trainer, trainers
+from paring.tune.trainers import Trainer, tell_untrained, trainers
 from paring.tune.trial import Trial
 
 RACE_SHARE = 0.2
@@ -66,13 +67,20 @@ class Training:
         self.trainers = trainers(scene)
 
     def rounds(self) -> Rounds:
-        """Probe structures for speed, race the promising, train one for long, choose again, train another."""
+        """Probe structures for speed, race the promising, train one for long, choose again, train another.
+
+        Where a training can't use the user's data no other one could: there is no further one, which is told.
+        """
         if not self.trainers or not self.tails:
             return
         racers = yield from probed(self.scene, self.trials, self.tails[0], self.trainers[0])
-        if racers:
+        if not racers:
+            return
+        try:
             raced = yield from self._races(racers)
             yield from self._train_for_long(raced)
+        except TrainDataError as error:
+            tell_untrained(self.scene, f"no further training, since every one would fail as the last: {error}")
 
     def _races(self, racers: Sequence[Racer]) -> Steps[list[Racer]]:
         """Race the structures with the first training that works, and the other trainings where it is best."""
@@ -144,8 +152,10 @@ class Training:
         return done
 
     def _lap(self, racer: Racer, epochs: int) -> Steps[Racer | None]:
-        """Train one for so many epochs; None where that failed."""
+        """Train one for so many epochs; None where that failed, TrainDataError where that was the data's fault."""
         for trial in (yield [self.tails[0].behind((*racer.start, racer.training(epochs)))]):
+            if trial.train_at_fault:
+                raise TrainDataError(trial.reason)
             if trial.outcome == "measured" and trial.drop is not None:
                 epoch_s = max(MINIMUM_EPOCH_S, self._training_s(trial, len(racer.start)) / epochs)
                 deviation, total = trial.drop_deviation or 0.0, racer.kept_epochs + epochs

@@ -39,7 +39,8 @@ class Trial:
     `drop_deviation` is the standard deviation over rows of the paired difference; `speedup` is over the original on
     the backend that `reference` names; `at_length` tells that the times are those of a comparison at length, not of the
     search's quick ones; `elapsed_s` is what the run had spent when the trial ended, and
-    `search_limit_s` what its search was allowed.
+    `search_limit_s` what its search was allowed; `train_at_fault` marks a training that could not use the task's
+    `train`.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Trial:
     backend_text: str
     outcome: Outcome
     reason: str = ""
+    train_at_fault: bool = False
     latency_ms: dict[str, float] | None = None
     throughput_per_s: float | None = None
     size_bytes: int | None = None

@@ -41,10 +41,16 @@ def test_looks_at_other_rows_are_none_of_the_run() -> None:
     assert ledger.at("others").next_share == FINAL_SHARE
 
 
-def test_a_look_once_more_takes_the_place_of_the_earlier_one() -> None:
+def test_a_look_once_more_costs_what_it_adds_and_leaves_the_earlier_one_in_its_place() -> None:
     ledger = Ledger("r").with_look(look("a", EARLY_SHARE)).with_look(look("b", LAST_SHARE))
     more = ledger.with_look(look("a", FINAL_SHARE))
-    assert [finalist.key for finalist in more.looks] == ["b", "a"]
+    assert [(finalist.key, finalist.share) for finalist in more.looks] == [
+        ("a", EARLY_SHARE),
+        ("b", LAST_SHARE),
+        ("a", FINAL_SHARE),
+    ]
+    assert [finalist.key for finalist in more.last] == ["b", "a"]
+    assert more.left == pytest.approx(1 - LAST_SHARE - FINAL_SHARE)
     assert more.of("a") == look("a", FINAL_SHARE)
     assert more.next_share == 0
 
@@ -71,7 +77,7 @@ def test_a_damaged_ledger_is_told(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.usefixtures("short_comparisons")
 def test_a_fresh_run_tells_what_discarded_ones_have_seen(tmp_path: Path) -> None:
-    for looks in (0, 1):
+    for looks in (0, 2):  # An early one, and the last one at the same candidate.
         result = paring.optimize(
             sleepy.task(400),
             Budget(max_drop=0.05),
@@ -85,4 +91,6 @@ def test_a_fresh_run_tells_what_discarded_ones_have_seen(tmp_path: Path) -> None
         )
         assert result.status == "improved"
         assert result.values["discarded_looks"] == looks
-        assert ("Before this run: 1 look by runs that were discarded." in result.report.read_text()) == bool(looks)
+        assert [look["share"] for look in result.values["finalists"]] == [EARLY_SHARE, FINAL_SHARE]
+        assert all(f"at {share:.0%} of the error" in result.report.read_text() for share in (EARLY_SHARE, FINAL_SHARE))
+        assert ("Before this run: 2 looks by runs that were discarded." in result.report.read_text()) == bool(looks)

@@ -314,6 +314,14 @@ def test_every_look_at_the_certification_rows_is_told_also_those_that_failed() -
     assert "by runs that were discarded" not in text
 
 
+def test_a_finalist_that_was_looked_at_twice_is_told_so() -> None:
+    answer = result()
+    assert "judged on the same ones as the original, once." in Reader(rendered(answer, rows())).text()
+    look = answer["finalists"][0]
+    answer["finalists"].append({**look, "certified": False, "told": "at 60% of the error"})
+    assert "as the original, once; 1 finalist once more, by the same answers" in Reader(rendered(answer, rows())).text()
+
+
 def test_looks_of_runs_that_were_discarded_are_told_too() -> None:
     answer = result() | {"discarded_looks": 2}
     told = "Before this run: 2 looks by runs that were discarded. What is certified holds for this run alone."

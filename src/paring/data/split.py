@@ -1,4 +1,4 @@
-"""The two splits: the search looks at one, each finalist looks once at the other."""
+"""The two splits: the search looks at one, finalists alone at the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_BATCH = 64
 
 @dataclass(frozen=True)
 class Splits:
-    """`selection` guides the search; `certification` is looked at once by each finalist.
+    """`selection` guides the search; `certification` is looked at by finalists alone.
 
     `digest` is the identity of the rows before they were divided, the same for every seed.
     """

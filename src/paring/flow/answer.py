@@ -105,7 +105,13 @@ def _finalist_json(finalist: Finalist, trials: Sequence[Trial]) -> dict[str, Any
     texts = next(
         ({"recipe_text": t.recipe_text, "backend_text": t.backend_text} for t in trials if t.key == finalist.key), {}
     )
-    return {**texts, "certified": finalist.certified, "told": finalist.told, "elapsed_s": finalist.elapsed_s}
+    return {
+        **texts,
+        "certified": finalist.certified,
+        "share": finalist.share,
+        "told": finalist.told,
+        "elapsed_s": finalist.elapsed_s,
+    }
 
 
 def _chosen(kinds: Iterable[Technique | Backend | type[Technique | Backend]] | None) -> list[str] | None:
@@ -146,7 +152,7 @@ def result_json(
         "speedup": speedup_json(findings.comparison) or unchanged,
         "speedup_over_source": speedup_json(findings.over_source),
         "certificate": certificate,
-        "finalists": [_finalist_json(finalist, trials) for finalist in finals.seen],
+        "finalists": [_finalist_json(finalist, trials) for finalist in finals.taken],
         "discarded_looks": prepared.ledger.before,
         "coverage": findings.best.coverage,
         "nearest": [{**point_json(trial), "misses": missed} for trial, missed in findings.nearest],

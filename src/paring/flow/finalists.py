@@ -1,7 +1,8 @@
-"""Finalists: each looks once at the certification split, and pays for it out of the ledger."""
+"""Finalists: each look at the certification split is paid for out of the ledger, told and kept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from paring.backends.isolated import Deployment
@@ -13,22 +14,28 @@ from paring.tune import Candidate
 
 
 class Finals:
-    """Looks at finalists and remembers them on disk: a resumed run does not look twice."""
+    """Looks at finalists and remembers them on disk: a resumed run does not look twice. `note` is told each look."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, note: Callable[[str], None]) -> None:
         self._prepared = prepared
+        self._note = note
         self._looks = Looks(prepared)
         self._ledger = prepared.ledger
 
     @property
     def seen(self) -> tuple[Finalist, ...]:
-        """All finalists so far, in the order of their looks."""
+        """All finalists so far, each by the last look at it, in the order of these looks."""
+        return self._ledger.last
+
+    @property
+    def taken(self) -> tuple[Finalist, ...]:
+        """All looks so far, in their order."""
         return self._ledger.looks
 
     @property
     def first_certified_s(self) -> float | None:
         """When something was certified for the first time; None where nothing was."""
-        return min((finalist.elapsed_s for finalist in self.seen if finalist.certified), default=None)
+        return min((finalist.elapsed_s for finalist in self.taken if finalist.certified), default=None)
 
     def look(self, candidate: Candidate, share: float) -> Finalist | None:
         """Look at the certification split at the cost of `share`; None where that is not left.
@@ -43,11 +50,10 @@ class Finals:
             return earlier
         if share <= 0 or share - paid > self._ledger.left:
             return earlier
-        finalist = self._looked(candidate, share)
-        known_s = earlier.elapsed_s if earlier and earlier.certified else round(self._prepared.clock.spent_s, 3)
-        finalist = replace(finalist, elapsed_s=known_s)
+        finalist = replace(self._looked(candidate, share), elapsed_s=round(self._prepared.clock.spent_s, 3))
         self._ledger = self._ledger.with_look(finalist)
         self._ledger.write(self._prepared.folder.ledger_file)
+        self._note(f"  {finalist.verdict}: {candidate}: {finalist.told}")
         return finalist
 
     @property

@@ -32,9 +32,10 @@ ALL = 1 + 1e-9
 
 @dataclass(frozen=True)
 class Finalist:
-    """A candidate that was looked at, at the cost of `share`: its certificate, or why it has none.
+    """One look at a candidate, at the cost of `share`: its certificate, or why it has none.
 
-    `elapsed_s` is what the run had spent when it was known.
+    Where the candidate was looked at before, `share` holds what that look had cost. `elapsed_s` is what the run had
+    spent when it was known.
     """
 
     key: str
@@ -52,7 +53,8 @@ class Finalist:
     @property
     def told(self) -> str:
         """The evidence, or the failure."""
-        return self.reason if self.certificate is None else str(self.certificate)
+        shown = self.reason if self.certificate is None else str(self.certificate)
+        return f"at {self.share:.0%} of the error that the confidence leaves: {shown}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -67,7 +69,7 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The `looks` of a run at rows of that digest, in the order in which each was taken last.
+    """The `looks` of a run at rows of that digest, in the order in which they were taken.
 
     `discarded` counts, by the digest of the rows, the looks whose runs were discarded: what they showed may have led to
     the run that came instead.
@@ -107,12 +109,21 @@ class Ledger:
         return Ledger(self.rows, (), {**self.discarded, **counted})
 
     def with_look(self, look: Finalist) -> Ledger:
-        """With one more, which takes the place of an earlier one at the same candidate."""
-        return replace(self, looks=(*(other for other in self.looks if other.key != look.key), look))
+        """With one more. An earlier one at the same candidate stays: what it showed was told."""
+        return replace(self, looks=(*self.looks, look))
+
+    @property
+    def last(self) -> tuple[Finalist, ...]:
+        """The last look at each candidate, in the order of these looks: its share holds those before."""
+        found: dict[str, Finalist] = {}
+        for look in self.looks:
+            found.pop(look.key, None)  # So that it comes behind those that were taken in between.
+            found[look.key] = look
+        return tuple(found.values())
 
     def of(self, key: str) -> Finalist | None:
-        """The look at the candidate of that key; None where there was none."""
-        return next((look for look in self.looks if look.key == key), None)
+        """The last look at the candidate of that key; None where there was none."""
+        return next((look for look in self.last if look.key == key), None)
 
     @property
     def before(self) -> int:
@@ -122,7 +133,7 @@ class Ledger:
     @property
     def left(self) -> float:
         """What looks of this run may still cost."""
-        return ALL - sum(look.share for look in self.looks)
+        return ALL - sum(look.share for look in self.last)
 
     @property
     def next_share(self) -> float:

@@ -109,7 +109,7 @@ class Hunt:
         self.runner = runner
         self.clock = prepared.clock
         self.told = told
-        self.finals = Finals(prepared)
+        self.finals = Finals(prepared, told.note)
         self.candidates: dict[str, Candidate] = {}
         self.trials: list[Trial] = []
         self.stage = ""
@@ -208,9 +208,7 @@ class Hunt:
             return
         if self.ranking.cost(best) > EARLY_GAIN * min(map(self.ranking.cost, originals), default=0.0):
             return
-        finalist = self.finals.look(self.candidates[best.key], EARLY_SHARE)
-        if finalist is not None:
-            self.told.note(f"  {finalist.verdict}: {best}: {finalist.told}")
+        self.finals.look(self.candidates[best.key], EARLY_SHARE)
 
     def kept(self) -> list[Candidate]:
         """Those of the frontier, finalists, who may become one and who waits: networks of others can be built again."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from paring.report import units
 from paring.report.axis import Axis
 from paring.report.markup import Markup, el
-from paring.report.records import Answer, Certified
+from paring.report.records import Answer, Certified, Look
 from paring.report.story import as_sentence
 from paring.report.units import ScoreUnit
 
-SPLIT = (
-    "These rows were kept apart from the search, and each finalist was judged on them once, on the same rows as the "
-    "original."
-)
+SPLIT = "These rows were kept apart from the search, and each finalist was judged on the same ones as the original"
 METHODS = {
     "exact": "Method: exact. Every score is right or wrong, so what is known are the counts of rows that changed; the "
     "one-sided bound holds at this very number of rows and is no normal approximation.",
@@ -35,12 +35,12 @@ def certificate_section(answer: Answer, unit: ScoreUnit) -> Markup:
         "div",
         {"class": "certificate"},
         _line(answer, certificate, unit),
-        el("div", None, *_evidence(certificate, unit), *_looks(answer)),
+        el("div", None, *_evidence(certificate, unit, _how_often(answer.looks)), *_looks(answer)),
     )
 
 
 def _looks(answer: Answer) -> list[Markup]:
-    """Every finalist, those that were refused too: a certificate is worth what was risked for it."""
+    """Every look, those that refused too: a certificate is worth what was risked for it."""
     if not answer.looks and not answer.discarded_looks:
         return []
     items = [
@@ -58,6 +58,18 @@ def _looks(answer: Answer) -> list[Markup]:
         told = f"Before this run: {taken} by runs that were discarded. What is certified holds for this run alone."
         items.append(el("li", None, told))
     return [el("h3", None, "Every look at these rows"), el("ul", {"class": "failures"}, *items)]
+
+
+def _how_often(looks: Sequence[Look]) -> str:
+    """Who was looked at more than once, as the end of a sentence."""
+    times = Counter((look.recipe, look.backend_text) for look in looks)
+    again = sum(count > 1 for count in times.values())
+    if not again:
+        return ", once."
+    return (
+        f", once; {units.counted(again, 'finalist')} once more, by the same answers, at a larger share of the error "
+        "that the confidence leaves, which holds what the look before had spent."
+    )
 
 
 def _line(answer: Answer, certificate: Certified, unit: ScoreUnit) -> Markup:
@@ -86,7 +98,7 @@ def _row(
     return el("div", None, el("dt", None, name), track, el("dd", {"class": "said"}, said))
 
 
-def _evidence(certificate: Certified, unit: ScoreUnit) -> list[Markup]:
+def _evidence(certificate: Certified, unit: ScoreUnit, how_often: str) -> list[Markup]:
     rows = certificate.rows
     worse, better = certificate.regressions, certificate.fixes
     told = []
@@ -97,7 +109,7 @@ def _evidence(certificate: Certified, unit: ScoreUnit) -> list[Markup]:
         told.append(el("ul", {"class": "counts"}, *items))
     else:
         told.append(el("p", {"class": "lead-in"}, f"Judged on {units.counted(rows, 'row')} that the search never saw"))
-    told.append(el("p", None, SPLIT))
+    told.append(el("p", None, SPLIT + how_often))
     told.append(el("p", None, METHODS.get(certificate.method, as_sentence(f"method: {certificate.method}"))))
     if certificate.finalists > 1:
         shared = f"Corrected for {certificate.finalists} finalists: the confidence holds for all of them together."

@@ -71,6 +71,7 @@ class Run:
     winner: Winner | str
     disks: list[Disk]
     torn: list[Disk]
+    notes: list[str]
 
     def settings(self, kind: type[Technique], name: str) -> set[Any]:
         """The values of a setting in all that was asked for."""
@@ -125,6 +126,16 @@ class Machine:
         ratio = one.speedup.ratio / other.speedup.ratio
         ours, theirs = (Latency(1 / t.ratio, 1.0, 1.0, 1.0, 1) for t in (one.speedup, other.speedup))
         return Comparison(ratio, ratio * 0.99, ratio * 1.01, ours, theirs, 1000, 1000, 10)
+
+
+class Noting(Silent):
+    """Keeps the notes that a run leaves on the screen."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 @dataclass(frozen=True)
@@ -189,14 +200,16 @@ class Workshop:
         folder.machine.append(machine)
         ready = prepared(machine, limit_s)
         runner: Any = machine
-        hunt = Hunt(ready, runner, Silent())
+        told = Noting()
+        hunt = Hunt(ready, runner, told)
         hunt.follow(Search(hunt.scene()))
         originals = Originals.of(hunt.trials, hunt.ranking, limit_s)
         trials = {trial.key: trial for trial in hunt.trials}
         choosing = Choosing(hunt.ranking, originals, trials, hunt.candidates, hunt.finals, machine.compare, ready.clock)
         winner = choosing.winner()
         asked, looks = list(hunt.candidates.values()), [replace(look, elapsed_s=0.0) for look in hunt.finals.seen]
-        return Run(asked, machine.tried, folder.log.read(), looks, hunt.kept(), winner, machine.disks, machine.torn)
+        disks, torn = machine.disks, machine.torn
+        return Run(asked, machine.tried, folder.log.read(), looks, hunt.kept(), winner, disks, torn, told.notes)
 
 
 @pytest.fixture
@@ -215,6 +228,14 @@ def workshop(monkeypatch: pytest.MonkeyPatch) -> Workshop:
 
     monkeypatch.setattr(finalists.Finals, "_looked", looked)
     return Workshop(clock)
+
+
+def test_every_look_is_told_as_it_is_taken(workshop: Workshop, tmp_path: Path) -> None:
+    whole = workshop.run(tmp_path)
+    looks = json.loads(whole.disks[-1].files["trials/finalists.json"])["looks"]
+    assert len(looks) > 1
+    for look, note in zip(looks, whole.notes, strict=True):
+        assert f"at {look['share']:.0%} of the error that the confidence leaves: drop at most" in note
 
 
 def test_wherever_a_run_is_cut_it_goes_on_and_answers_as_if_it_had_not_been(workshop: Workshop, tmp_path: Path) -> None:

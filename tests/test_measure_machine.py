@@ -13,7 +13,7 @@ from paring.backends import cores
 from paring.backends.cores import quota_cores, usable_cores
 from paring.backends.probe_network import write_probe_network
 from paring.backends.runner import write_graph
-from paring.errors import InputError
+from paring.errors import BudgetError, InputError
 from paring.flow.request import Request
 from paring.measure.hardware import differences, hardware
 from paring.measure.size import network_files, network_size_bytes
@@ -138,7 +138,9 @@ def test_a_quota_limits_the_threads_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(cores, "quota_cores", lambda root: 3)
     assert Request(sleepy.task(), Budget(), tmp_path).thread_count == 3
-    assert Request(sleepy.task(), Budget(), tmp_path, threads=5).thread_count == 5
+    assert Request(sleepy.task(), Budget(), tmp_path, threads=2).thread_count == 2
+    with pytest.raises(BudgetError, match=r"threads=5 are more than the 3 cores .*: give at most 3, or None for all"):
+        Request(sleepy.task(), Budget(), tmp_path, threads=5)
     monkeypatch.setattr(cores, "quota_cores", lambda root: None)
     assert Request(sleepy.task(), Budget(), tmp_path).thread_count == 8
 

@@ -18,6 +18,7 @@ from paring.report.fields import Fields
 from paring.report.html import page
 from paring.report.points import TrialRow
 from paring.report.records import Answer
+from paring.types import NEEDS_MODULE
 
 DATA = Path(__file__).parent / "data" / "report"
 VOID = {"meta", "input", "br", "link", "hr", "col"}
@@ -220,6 +221,23 @@ def test_kept_original_says_why_and_shows_no_recipe() -> None:
     assert "11.1× the speed of the model as it came" in text
     assert reader.classed("chain") == []
     assert reader.classed("ring"), "the kept original is marked in the chart"
+
+
+@pytest.mark.parametrize("answer", [result(), kept()], ids=["improved", "kept"])
+def test_a_comparison_that_tells_nothing_is_no_headline(answer: dict[str, Any]) -> None:
+    answer["speedup_over_source"] = {"ratio": 100.0, "low": 6.5, "high": 1534.5}
+    text = Reader(rendered(answer, rows())).text()
+    assert "against the model as it came could not be measured closely: it lies within 6.5–1534.5×." in text
+    assert "100×" not in text
+
+
+def test_of_a_graph_the_coverage_tells_which_techniques_were_left_out() -> None:
+    says = "Left out, since the task is a graph and they change modules: PruneChannels, FineTune."
+    skipped = [{"what": what, "reason": NEEDS_MODULE} for what in ("PruneChannels", "FineTune")]
+    for answer in (result(), kept()):
+        assert "Left out, since" not in Reader(rendered(answer, rows())).text()
+        answer["not_tried"] = [*skipped, {"what": "Int8Static", "reason": "another one."}]
+        assert says in Reader(rendered(answer, rows())).text()
 
 
 def test_infeasible_names_the_constraint_and_the_nearest_points() -> None:

@@ -159,7 +159,7 @@ def prepared(machine: Machine, limit_s: float) -> Prepared:
         limit_s,
         techniques=scene.techniques,
         backends=scene.backends,
-        threads=scene.threads,
+        threads=1,
     )
     clock, ledger = RunClock(limit_s), folder.ledger_at("rows", fresh=False)
     finished = folder.begin({"question": 1}, fresh=False)

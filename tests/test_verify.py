@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 import paring
 from paring.artifact import Artifact, Manifest
 from paring.artifact.files import sha256_of
+from paring.backends.cores import usable_cores
+from paring.backends.loading import thread_count
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.openvino import OpenVINO
 from paring.errors import ArtifactError, BackendError, InputError
@@ -226,9 +228,42 @@ def test_the_other_commands_refuse_it_too(command: str, artifact: Path) -> None:
     assert "network.onnx is damaged" in refused(typed(command, artifact))
 
 
-def test_no_threads_are_refused(artifact: Path) -> None:
-    for command in ("verify", "bench"):
-        assert "threads=0 must be 1 or more" in refused(typed(command, artifact, "--threads", "0"))
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"name": "x"}, "x (float32, any x 3), b (int64, any)"),
+        ({"dtype": "float64"}, "a (float64, any x 3), b (int64, any)"),
+        ({"shape": (None, 4)}, "a (float32, any x 4), b (int64, any)"),
+    ],
+)
+def test_artifacts_of_different_networks_are_not_timed_together(
+    artifact: Path, tmp_path: Path, fields: dict[str, Any], says: str
+) -> None:
+    opened = Artifact.open(artifact)
+    first, second = SIGNATURE.inputs
+    signature = replace(SIGNATURE, inputs=(replace(first, **fields), second))
+    Artifact.write(tmp_path / "other", replace(opened.manifest, signature=signature), [opened.network], opened.golden())
+    with pytest.raises(InputError) as error:
+        paring.bench([artifact, tmp_path / "other"])
+    assert str(error.value) == (
+        f"{artifact} takes a (float32, any x 3), b (int64, any), and {tmp_path / 'other'} takes {says}: they are timed "
+        "on the same rows, so name artifacts of one task."
+    )
+
+
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_no_threads_and_more_than_there_are_cores_are_refused(artifact: Path, command: str) -> None:
+    assert "threads=0 must be a whole number of 1 or more" in refused(typed(command, artifact, "--threads", "0"))
+    told = refused(typed(command, artifact, "--threads", "9999"))
+    assert "threads=9999 are more than the " in told
+    assert told.endswith("or None for what the manifest says.")
+
+
+def test_an_artifact_from_a_larger_machine_runs_on_as_many_threads_as_there_are_cores_here(artifact: Path) -> None:
+    opened = Artifact.open(artifact)
+    larger = Artifact(opened.path, replace(opened.manifest, threads=9999))
+    assert thread_count(larger, None) == usable_cores()
+    assert thread_count(opened, None) == opened.manifest.threads
 
 
 # What is judged, by the objective of the run: exact figures in place of a host.
@@ -311,7 +346,7 @@ def test_a_backend_without_a_name_is_passed_as_a_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [0, "2", True, 1.5])
 def test_threads_to_load_with_that_are_none(artifact: Path, threads: Any) -> None:
-    with pytest.raises(InputError, match=f"threads={threads!r} must be 1 or more"):
+    with pytest.raises(InputError, match=f"threads={threads!r} must be a whole number of 1 or more"):
         paring.load(artifact, threads=threads)
 
 

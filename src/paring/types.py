@@ -168,6 +168,9 @@ class Budget:
                 raise BudgetError(f"{limit}={quoted(value)} must be a finite number above 0, or None for no limit.")
 
 
+NEEDS_MODULE = "the task is a graph: it needs the network as an nn.Module."
+"""Why a technique of modules is not tried on a task that is an .onnx file."""
+
 Structure = Literal["tensor", "tuple", "dict"]
 
 

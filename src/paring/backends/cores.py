@@ -7,11 +7,32 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from paring.errors import BudgetError, quoted
+from paring.types import is_whole
+
 
 def usable_cores() -> int:
     """Cores that this process may keep busy, at least 1: fewer than the machine has where it was confined to some."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(allowed, quota_cores(Path("/")) or allowed))
+
+
+def check_threads(threads: int | None, otherwise: str) -> None:
+    """Raise BudgetError for a number of threads that is none or that no core is there for; `otherwise` is what None is.
+
+    Threads that outnumber the cores wait for each other, many times longer than they work: nothing that is measured
+    so tells what the network takes, and no time limit can be kept.
+    """
+    if threads is None:
+        return
+    if not (is_whole(threads) and threads >= 1):
+        raise BudgetError(f"threads={quoted(threads)} must be a whole number of 1 or more, or None for {otherwise}.")
+    if threads > usable_cores():
+        cores = f"{usable_cores()} core{'s' if usable_cores() > 1 else ''}"
+        raise BudgetError(
+            f"threads={threads} are more than the {cores} that this process may use: give at most {usable_cores()}, or "
+            f"None for {otherwise}."
+        )
 
 
 def threads_taken(own: int, given: int) -> int:

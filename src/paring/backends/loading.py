@@ -9,8 +9,9 @@ from pathlib import Path
 from paring import registry
 from paring.artifact import Artifact
 from paring.backends.base import Backend
-from paring.errors import ArtifactError, BackendError, InputError, quoted
-from paring.types import Arrays, Session, Signature, is_whole
+from paring.backends.cores import check_threads, usable_cores
+from paring.errors import ArtifactError, BackendError
+from paring.types import Arrays, Session, Signature
 
 
 def load(
@@ -42,12 +43,12 @@ class _Named:
 
 
 def thread_count(artifact: Artifact, threads: int | None) -> int:
-    """What was asked for, else what the artifact was measured with. Raises InputError below 1."""
-    if threads is None:
-        return artifact.manifest.threads
-    if not (is_whole(threads) and threads >= 1):
-        raise InputError(f"threads={quoted(threads)} must be 1 or more, or None for what the manifest says.")
-    return threads
+    """What was asked for, else what the artifact was measured with, as far as there are cores for it here.
+
+    Raises BudgetError below 1 and where more are asked for than there are cores.
+    """
+    check_threads(threads, "what the manifest says")
+    return threads or min(artifact.manifest.threads, usable_cores())
 
 
 def backend_of(artifact: Artifact, backends: Sequence[type[Backend]] = ()) -> Backend:

@@ -13,6 +13,7 @@ from paring.flow.verify import deployment_of
 from paring.flow.workload import golden_workload
 from paring.measure.compare import compare
 from paring.measure.latency import Latency, measure_alone
+from paring.types import TensorSpec
 
 
 def bench(
@@ -24,12 +25,14 @@ def bench(
 ) -> dict[str, Any]:
     """Latency of each artifact (or of an output folder's best) and its speed-up over the first one.
 
-    `backends` are classes that have no name of their own here. Raises InputError where there is none, ArtifactError
-    where one is damaged, BackendError where one can't be run.
+    `backends` are classes that have no name of their own here. Raises InputError where there is none, or where they
+    take different inputs, ArtifactError where one is damaged, BackendError where one can't be run.
     """
     if not paths:
         raise InputError("nothing to bench: name at least one artifact or output folder.")
     artifacts = [Artifact.chosen(path) for path in paths]
+    for artifact in artifacts[1:]:
+        _check_comparable(artifacts[0], artifact)
     first = deployment_of(artifacts[0], backends)
     rows = []
     with golden_workload(artifacts[0], threads) as workload:
@@ -43,6 +46,28 @@ def bench(
                 speedup = {"ratio": found.ratio, "low": found.low, "high": found.high}
             rows.append(_row(artifact.path, artifact.manifest.backend, artifact.size_bytes, latency, speedup))
     return {"batch_size": workload.batch_size, "threads": workload.threads, "artifacts": rows}
+
+
+def _check_comparable(first: Artifact, other: Artifact) -> None:
+    """Raise InputError where the rows that time the first one are none for the other."""
+    one, two = ({spec.name: spec for spec in each.manifest.signature.inputs} for each in (first, other))
+    if one.keys() != two.keys() or not all(_alike(one[name], two[name]) for name in one):
+        told = [", ".join(map(_told, specs.values())) for specs in (one, two)]
+        raise InputError(
+            f"{first.path} takes {told[0]}, and {other.path} takes {told[1]}: they are timed on the same rows, so "
+            "name artifacts of one task."
+        )
+
+
+def _alike(one: TensorSpec, other: TensorSpec) -> bool:
+    sizes = zip(one.shape, other.shape, strict=False)
+    fits = len(one.shape) == len(other.shape) and all(None in pair or pair[0] == pair[1] for pair in sizes)
+    return fits and one.dtype == other.dtype
+
+
+def _told(spec: TensorSpec) -> str:
+    """An input as a person reads it: its name, type and shape."""
+    return f"{spec.name} ({spec.dtype}, {' x '.join(str(size or 'any') for size in spec.shape)})"
 
 
 def _row(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from paring import registry
 from paring.backends.base import Backend, called
-from paring.backends.cores import usable_cores
+from paring.backends.cores import check_threads, usable_cores
 from paring.backends.probe import Probe
 from paring.errors import BudgetError, InputError, OutputError, TaskError, in_words, quoted
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
@@ -62,7 +62,7 @@ class Request:
             )
 
     def _check_numbers(self) -> None:
-        """Raise BudgetError for a time limit, a seed or a number of threads that is none."""
+        """Raise BudgetError for a time limit, a seed or a number of threads that can't be used."""
         if not (is_number(self.time_limit_s) and self.time_limit_s >= SMALLEST_TIME_LIMIT_S):
             raise BudgetError(
                 f"time_limit_s={quoted(self.time_limit_s)} must be a finite number of at least "
@@ -70,9 +70,7 @@ class Request:
             )
         if not (is_whole(self.seed) and self.seed >= 0):
             raise BudgetError(f"seed={quoted(self.seed)} must be a whole number of 0 or more.")
-        if self.threads is not None and not (is_whole(self.threads) and self.threads >= 1):
-            told = f"threads={quoted(self.threads)}"
-            raise BudgetError(f"{told} must be a whole number of 1 or more, or None for all cores.")
+        check_threads(self.threads, "all cores")
 
     @property
     def thread_count(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from paring.report import units
 from paring.report.markup import Markup, el
 from paring.report.records import Answer
-from paring.types import Coverage, LayerChange
+from paring.types import NEEDS_MODULE, Coverage, LayerChange
 
 FOLDED_FROM = 16
 """Tables with at least so many layers start folded."""
@@ -15,11 +15,21 @@ FOLDED_FROM = 16
 
 def layers_section(answer: Answer) -> Markup:
     """A line for each technique, then the layers one by one."""
+    skipped = _skipped(answer)
     if not answer.coverage:
         why = "no candidate was chosen" if answer.status == "infeasible" else "the answer is the network as it came"
-        return el("p", {"class": "empty"}, f"No technique was applied: {why}.")
+        return el("div", None, el("p", {"class": "empty"}, f"No technique was applied: {why}."), skipped)
     summaries = [_summary(coverage) for coverage in answer.coverage]
-    return el("div", None, el("ul", {"class": "shares"}, *summaries), _by_layer(answer.coverage))
+    return el("div", None, el("ul", {"class": "shares"}, *summaries), _by_layer(answer.coverage), skipped)
+
+
+def _skipped(answer: Answer) -> Markup:
+    """Techniques that the task rules out because it is a graph."""
+    names = [what for what, reason in answer.not_tried if reason == NEEDS_MODULE]
+    if not names:
+        return Markup()
+    told = "Left out, since the task is a graph and they change modules: "
+    return el("p", None, told, el("span", {"class": "recipe"}, ", ".join(names)), ".")
 
 
 def _summary(coverage: Coverage) -> Markup:

@@ -8,6 +8,10 @@ from paring.report import units
 from paring.report.fields import Fields
 
 
+WIDEST = 4.0
+"""An interval whose upper end is more than so many times its lower one tells no factor: half or double is left open."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A factor with the ends of its interval."""
@@ -15,6 +19,11 @@ class Interval:
     ratio: float
     low: float
     high: float
+
+    @property
+    def vague(self) -> bool:
+        """Whether the interval is too wide for the factor to mean anything."""
+        return self.high > WIDEST * self.low
 
     @classmethod
     def of(cls, fields: Fields | None) -> Interval | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paring.report import units
-from paring.report.points import Point
+from paring.report.points import Interval, Point
 from paring.report.records import Answer, Certified
 from paring.report.units import ScoreUnit
 
@@ -78,9 +78,7 @@ def _improved(answer: Answer, best: Point, unit: ScoreUnit) -> Story:
     lead, rest = _gain(answer, best)
     details = [_before_after(answer.baseline, best, answer)]
     if answer.speedup_over_source:
-        factor = answer.speedup_over_source
-        interval = units.interval(factor.low, factor.high)
-        details.append(f"Against the model as it came, it runs at {units.ratio(factor.ratio)} the speed ({interval}).")
+        details.append(_over_source("Against the model as it came, it runs at", "", answer.speedup_over_source))
     details.append(as_sentence(answer.reason))
     comma = "," if certified_told(answer.certificate, unit).startswith("at ") else ";"
     return Story(
@@ -124,10 +122,16 @@ def _kept(answer: Answer) -> Story:
     details = list(_some(as_sentence(answer.reason)))
     factor = answer.speedup_over_source
     if factor and factor.low > 1:
-        interval = units.interval(factor.low, factor.high)
-        speed = units.ratio(factor.ratio)
-        details.append(f"Its runtime alone gives {speed} the speed of the model as it came ({interval}).")
+        details.append(_over_source("Its runtime alone gives", " of the model as it came", factor))
     return Story("The original was kept", rest, tuple(details))
+
+
+def _over_source(begin: str, end: str, factor: Interval) -> str:
+    """The speed beside that of the model as it came; no factor where the interval is too wide for one."""
+    interval = units.interval(factor.low, factor.high)
+    if factor.vague:
+        return f"Its speed against the model as it came could not be measured closely: it lies within {interval}×."
+    return f"{begin} {units.ratio(factor.ratio)} the speed{end} ({interval})."
 
 
 def _threads(answer: Answer) -> str:

@@ -101,7 +101,8 @@ def _facts(answer: Answer, unit: ScoreUnit) -> list[tuple[str, str]]:
     certificate = answer.certificate
     for name, factor in (("speed-up", answer.speedup), ("over the source", answer.speedup_over_source)):
         if factor and not (name == "speed-up" and answer.status == "kept-original"):
-            facts.append((name, f"{units.ratio(factor.ratio)} ({units.interval(factor.low, factor.high)})"))
+            told_factor = "not measured closely" if factor.vague else units.ratio(factor.ratio)
+            facts.append((name, f"{told_factor} ({units.interval(factor.low, factor.high)})"))
     if certificate:
         word = "approximately certified" if certificate.approximate else "certified"
         bound = f"{word} at most {unit.bound(certificate.upper_bound)} at {units.percent(certificate.confidence)}"

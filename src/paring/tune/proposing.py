@@ -9,6 +9,7 @@ from paring.backends.base import Backend
 from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_words
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Role, Technique, TrainingTechnique
 from paring.tune.candidate import check_storable
+from paring.types import NEEDS_MODULE
 
 Offer = TypeVar("Offer", bound=Technique | Backend)
 
@@ -51,7 +52,7 @@ def out_of_place(
                 yield told(technique), "it only serves another technique of graphs, and none was asked for."
             continue
         if graph_only:
-            yield told(technique), "the task is a graph: it needs the network as an nn.Module."
+            yield told(technique), NEEDS_MODULE
         elif issubclass(kind_of(technique), TrainingTechnique) and not train_data:
             yield told(technique), "the task has no `train` data."
         elif issubclass(kind_of(technique), TrainingTechnique) and not shrinks:

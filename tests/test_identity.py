@@ -17,6 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from paring.data import held
 from paring.errors import InputError, OutputError
 from paring.fingerprint import fingerprint
 from paring.flow.folder import RunFolder
@@ -171,7 +172,7 @@ def test_other_processes_find_the_same() -> None:
     assert "tests.test_identity.lenient" in told.pop()
 
 
-def test_data_is_known_by_its_first_batch_and_its_length() -> None:
+def test_data_in_memory_is_known_by_all_its_batches() -> None:
     first, other = sleepy.rows(50), sleepy.rows(50, seed=1)
     assert data_digest([first], "train") == data_digest([sleepy.rows(50)], "train")
     assert len({data_digest(d, "train") for d in ([first], [other], [first, other], [sleepy.rows(40)], None)}) == 5
@@ -184,6 +185,55 @@ def test_shuffled_data_is_the_same_data() -> None:
 
     assert data_digest(loader(50), "train") == data_digest(loader(50), "train")
     assert data_digest(loader(50), "train") != data_digest(loader(100), "train")
+
+
+def dataset(*values: torch.Tensor) -> Any:
+    return torch.utils.data.TensorDataset(*values)
+
+
+def loaded(data: Any, **options: Any) -> Any:
+    return torch.utils.data.DataLoader(data, batch_size=10, **options)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda points, classes: list(zip(points.split(10), classes.split(10), strict=True)),
+        lambda points, classes: tuple((p, c.numpy()) for p, c in zip(points.split(10), classes.split(10), strict=True)),
+        lambda points, classes: loaded(dataset(points, classes)),
+        lambda points, classes: loaded(dataset(points, classes), shuffle=True, generator=torch.Generator()),
+        lambda points, classes: loaded(list(zip(points, classes.tolist(), strict=True)), shuffle=True),
+        lambda points, classes: loaded(torch.utils.data.Subset(dataset(points, classes), range(10, 50))),
+    ],
+    ids=["list", "arrays", "loader", "own generator", "list of rows", "subset"],
+)
+@pytest.mark.parametrize("most_bytes", [2**31, 1100])
+def test_one_row_or_label_that_is_changed_in_memory_makes_other_data(
+    made: Callable[..., Any], most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "WHOLE_BYTES", most_bytes)
+    points, classes = sleepy.rows(50)
+    before = data_digest(made(points, classes), "train")
+    assert data_digest(made(points.clone(), classes.clone()), "train") == before
+    for values in (points, classes):
+        changed = values.clone()
+        changed[40] += 1  # Where not all rows are read, every second one is.
+        other = (changed, classes) if values is points else (points, changed)
+        assert data_digest(made(*other), "train") != before
+
+
+def test_of_data_that_a_class_of_the_user_s_holds_the_first_batch_counts() -> None:
+    class Own:
+        def __init__(self, last: int) -> None:
+            self.batches, self.reads = [sleepy.rows(50), sleepy.rows(50, seed=last)], 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.reads += 1
+            return iter(self.batches)
+
+    read = Own(1)
+    list(read)
+    assert data_digest(read, "train") == data_digest(Own(1), "train") == data_digest(Own(2), "train")
 
 
 class Stream(torch.utils.data.IterableDataset[Any]):

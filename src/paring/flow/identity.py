@@ -12,6 +12,8 @@ import torch
 
 from paring.artifact.files import sha256_of
 from paring.data.batches import known_length, sample, tensors_of
+from paring.data.held import held
+from paring.data.seeding import seeded
 from paring.fingerprint import fingerprint
 from paring.flow.request import Request
 from paring.measure.size import network_files
@@ -32,8 +34,8 @@ def identity(request: Request, version: str, evaluate_digest: str) -> dict[str, 
         "task name": task.name,
         "model": model_digest(task),
         "evaluate": evaluate_digest,
-        "train": data_digest(task.train, "train"),
-        "calibrate": data_digest(task.calibrate, "calibrate"),
+        "train": data_digest(task.train, "train", request.seed),
+        "calibrate": data_digest(task.calibrate, "calibrate", request.seed),
         "metric": fingerprint(task.metric),
         "loss": fingerprint(task.loss),
         "score_range": [float(end) for end in task.score_range],
@@ -69,18 +71,23 @@ def model_digest(task: Task) -> str:
     return total.hexdigest()
 
 
-def data_digest(batches: Iterable[Batch] | None, name: str) -> str | None:
-    """A cheap digest of data that may be large: its length and its first batch; None where there is none.
+def data_digest(batches: Iterable[Batch] | None, name: str, seed: int = 0) -> str | None:
+    """A digest of data that may be large: all that it holds in memory, its length, its first batch; None without data.
 
-    Of data that is shuffled or augmented, whose first batch is another one each time, only shapes and types count.
+    Of data that is neither `held` nor begins alike at the same seed only shapes and types count.
     """
     if batches is None:
         return None
-    first, again = (sample(batches, name) for _ in range(2))
+    first, again = (_first(batches, name, seed) for _ in range(2))
     known = [fingerprint(first), fingerprint(again)]
     if known[0] != known[1]:
         known = [_kind(value) for value in (*tensors_of(first[0]), *tensors_of(first[1]))]
-    return fingerprint((known_length(batches), known))
+    return fingerprint((known_length(batches), known, held(batches)))
+
+
+def _first(batches: Iterable[Batch], name: str, seed: int) -> Batch:
+    with seeded(seed):
+        return sample(batches, name)
 
 
 def _kind(value: Any) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from paring.report import units
 from paring.report.fields import Fields
 
-
 WIDEST = 4.0
 """An interval whose upper end is more than so many times its lower one tells no factor: half or double is left open."""
 

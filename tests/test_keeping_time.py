@@ -105,7 +105,7 @@ def test_a_bootstrap_serves_every_look_at_its_network(tmp_path: Path, clock: Clo
     calls: list[int] = []
     result = optimized(tmp_path, slow_metric(clock, calls), GOOD, limit_s=600)
     assert result.values["first_certified_s"] < 300, "no early look was taken"
-    assert shares(tmp_path) == [0.6]
+    assert shares(tmp_path) == [0.1, 0.6]
     assert sum(rows > 0.9 * CERTIFIED for rows in calls) == 2 * CALLS + TIMED_SCORES
 
 

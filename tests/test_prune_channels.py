@@ -19,14 +19,7 @@ from torch.nn import functional as F
 from paring.errors import TechniqueError
 from paring.graph.channels import ChannelGroup, Member, channel_groups
 from paring.graph.channels.atoms import Slot
-from paring.ops.importance import (
-    Criterion,
-    GroupWeights,
-    importance,
-    magnitude_l1,
-    magnitude_l2,
-    norm_scale,
-)
+from paring.ops.importance import Criterion, Evidence
 from paring.techniques.prune_channels import PruneChannels
 from tests.structures import HardCoded, Mobile, ResNet, TwoInputs, conv_bn, images, job_of, macs, trained
 
@@ -100,8 +93,8 @@ def test_kept_channels_are_a_multiple_and_never_fewer_than_asked(ratio: float, r
 
 
 def test_a_function_of_the_weights_decides() -> None:
-    def last_first(weights: GroupWeights) -> Tensor:
-        return -torch.arange(weights.channels)
+    def last_first(evidence: Evidence) -> Tensor:
+        return -torch.arange(evidence.channels)
 
     model = trained(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)))
     technique = PruneChannels(criterion=last_first)
@@ -111,49 +104,36 @@ def test_a_function_of_the_weights_decides() -> None:
     assert "last_first" in str(technique)
 
 
-def signed(weights: GroupWeights, sign: int) -> Tensor:
-    return sign * weights.producers[0].sum(1)
+def signed(evidence: Evidence, sign: int) -> Tensor:
+    return sign * evidence.weight.sum(1)
 
 
 def test_criteria_of_one_name_or_of_none_are_told_apart() -> None:
     several: list[Criterion] = [
-        lambda weights: weights.producers[0].sum(1),
-        lambda weights: -weights.producers[0].sum(1),
+        lambda evidence: evidence.weight.sum(1),
+        lambda evidence: -evidence.weight.sum(1),
         partial(signed, sign=1),
         partial(signed, sign=-1),
     ]
     techniques = [PruneChannels(criterion=criterion) for criterion in several]
     assert len({json.dumps(technique.settings()) for technique in techniques}) == 4
     assert len({str(technique) for technique in techniques}) == 4
-    again = PruneChannels(criterion=lambda weights: weights.producers[0].sum(1))
+    again = PruneChannels(criterion=lambda evidence: evidence.weight.sum(1))
     assert again.settings() == techniques[0].settings(), "the same function, written again"
 
 
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
-        (lambda weights: torch.ones(3), r"gave shape \(3,\) for '0': it must return a tensor of shape \(16,\)"),
-        (lambda weights: 1.0, "gave float for '0'"),
-        (lambda weights: torch.full((16,), torch.nan), "gave nan for channel 0 of '0': it must be finite"),
+        (lambda evidence: torch.ones(3), r"gave shape \(3,\) for '0': it must return a tensor of shape \(16,\)"),
+        (lambda evidence: 1.0, "gave float for '0'"),
+        (lambda evidence: torch.full((16,), torch.nan), "gave nan for channel 0 of '0': it must be finite"),
     ],
 )
 def test_a_function_with_a_wrong_answer_is_refused(criterion: object, message: str) -> None:
     model = trained(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)))
     with pytest.raises(TechniqueError, match=message):
         PruneChannels(criterion=criterion).apply(model, job_of(model, torch.randn(4, 4)))  # type: ignore[arg-type]
-
-
-def test_criteria_by_hand() -> None:
-    weights = GroupWeights(
-        producers=(torch.tensor([[3.0, -4.0], [1.0, 0.0]]), torch.tensor([[12.0], [1.0]])),
-        consumers=(),
-        scales=(torch.tensor([[-2.0], [0.5]]),),
-    )
-    assert magnitude_l1(weights).tolist() == [19.0, 2.0]
-    assert magnitude_l2(weights).tolist() == pytest.approx([13.0, 2**0.5])
-    assert norm_scale(weights).tolist() == [2.0, 0.5]
-    bare = GroupWeights(weights.producers, (), ())
-    assert torch.equal(importance("norm_scale", bare, "layer"), importance("magnitude_l2", bare, "layer"))
 
 
 def test_normalisation_factors_reach_the_criterion() -> None:

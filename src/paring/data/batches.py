@@ -152,6 +152,12 @@ def first_rows(batches: Iterable[Batch], rows: int, name: str = "the data") -> t
     return tuple(kept)
 
 
+def in_pieces(values: Any, rows: int) -> Iterator[Any]:
+    """A batch's inputs or targets, so many rows at a time."""
+    for start in range(0, rows_in(values), rows):
+        yield mapped(values, lambda value, start=start: value[start : start + rows])
+
+
 def known_length(batches: Iterable[Batch]) -> int | None:
     """The number of batches, where the data knows it."""
     try:

@@ -15,6 +15,7 @@ from paring.errors import TaskError, TechniqueError
 from paring.graph.macs import layer_costs
 from paring.settings import check_types
 from paring.techniques.base import TrainingTechnique
+from paring.train.constraint import Constraint, HeldZeros
 from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import fit_
 from paring.train.mixing import Mixing
@@ -30,7 +31,8 @@ class FineTune(TrainingTechnique):
     squared error over the original's variance for all else, or cosine. Data without labels is taught by the original
     alone. `learning_rate` is the peak of a one-cycle schedule that ends with the epochs or with the job's deadline,
     whichever comes first. Unlike the paper, half the batches of inputs that can be mixed are (`mixing`), and judged by
-    the original alone: it keeps the copy close to the original on inputs that neither has seen.
+    the original alone: it keeps the copy close to the original on inputs that neither has seen. Weights that a pruning
+    set to zero stay zero.
 
     The search chooses the epochs of `FineTune`. Those of an object, as `FineTune(epochs=3)`, it keeps: the structures
     may be raced with fewer, and the long training gets as many of them as the time limit holds, never more.
@@ -51,14 +53,18 @@ class FineTune(TrainingTechnique):
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A trained copy in eval mode. Raises TaskError without training data or with labels out of range."""
         if job.task.train is None:
-            raise TaskError("FineTune needs training data: give the task `train`; its targets may be None.")
+            raise TaskError(f"{self.name} needs training data: give the task `train`; its targets may be None.")
         student = trainable_copy(model)
         distiller = Distiller(self._teaching(), job)
         # A class is decided by the larger score, which bfloat16 keeps; a number that is wanted exactly needs float32.
         training = self._training("auto" if distiller.ranks else "float32")
-        trained = fit_(student, job.task.train, distiller, training, job)
+        trained = fit_(student, job.task.train, distiller, training, job, constraint=self.constraint(student, job))
         job.say(f"fine-tuned for {trained.steps:,} steps, {trained.rows:,} rows; last loss {trained.loss:.4f}")
         return student
+
+    def constraint(self, student: nn.Module, job: Job) -> Constraint:
+        """What holds of the student's weights through the training."""
+        return HeldZeros(student)
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every layer that holds weights: trained, or frozen."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from paring.data.batches import first_rows, sample
@@ -18,6 +19,7 @@ from paring.errors import TechniqueError
 from paring.fingerprint import fingerprint
 from paring.graph.channels import (
     ChannelGroup,
+    Member,
     Removal,
     Trace,
     check_removal,
@@ -27,9 +29,10 @@ from paring.graph.channels import (
     trace,
 )
 from paring.graph.macs import layer_costs
-from paring.ops.importance import Criterion, GroupWeights, criterion_of, importance
+from paring.ops.importance import Criterion, Evidence, Observed, criterion_of, importance
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique
+from paring.techniques.evidence import Observations
 from paring.techniques.layer_coverage import nothing_fits
 from paring.types import Coverage, Inputs, LayerChange
 
@@ -46,6 +49,7 @@ class _Plan:
     traced: Trace
     groups: tuple[ChannelGroup, ...]
     inputs: Inputs
+    observations: Observations
 
     @classmethod
     def of(cls, model: nn.Module, job: Job) -> _Plan:
@@ -53,7 +57,7 @@ class _Plan:
         network = copy.deepcopy(model).eval()
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
         traced = trace(network, inputs)
-        return cls(network, traced, groups_of(traced), inputs)
+        return cls(network, traced, groups_of(traced), inputs, Observations(network, job))
 
     def without(self, removal: Removal) -> nn.Module:
         """The smaller network, proven. TechniqueError where it does not do what the original does."""
@@ -114,6 +118,15 @@ class PruneChannels(ModuleTechnique):
         # Two functions may share a name, as lambdas do, and a partial has none; one that keeps a state stays the same.
         return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
 
+    def part(self, rounds: int) -> Self:
+        """What removes as much as this does when it is applied so often: the same share of what is left each time."""
+
+        def each(ratio: float) -> float:
+            return 1.0 - float((1 - ratio) ** (1 / rounds))
+
+        own = tuple((layer, each(ratio)) for layer, ratio in self.ratios)
+        return replace(self, ratio=each(self.ratio), ratios=own)
+
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network with fewer channels; an unchanged copy where every group is frozen or too small."""
         plan = _Plan.of(model, job)
@@ -149,7 +162,7 @@ class PruneChannels(ModuleTechnique):
         for group in plan.groups:
             count = 0 if group.frozen else group.channels - self.kept(group, ratios[group.name])
             if count:
-                scores = importance(self.criterion, _weights(plan.model, group), group.name)
+                scores = importance(self.criterion, _evidence(plan, group), group.name)
                 removal[group.name] = tuple(sorted(scores.argsort(stable=True)[:count].tolist()))
         return removal
 
@@ -232,23 +245,31 @@ class PruneChannels(ModuleTechnique):
             raise TechniqueError(f"its widest layer has {max(whole)} channels, and {least}.")
 
 
-def _weights(model: nn.Module, group: ChannelGroup) -> GroupWeights:
-    """The weights of a group by their role, one row a channel."""
-    producers: list[Tensor] = []
-    consumers: list[Tensor] = []
-    scales: list[Tensor] = []
+def _evidence(plan: _Plan, group: ChannelGroup) -> Evidence:
+    """What is known of a group's weights by their role, one row a channel."""
+    model = plan.model
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for member in group.members:
-        tensor = tensors[member.slot.tensor].detach().float()
-        rows = tensor.movedim(member.slot.dim, 0)[member.indices.reshape(-1)].reshape(group.channels, -1)
-        if member.produces:
-            producers.append(rows)
-        if member.consumes:
-            consumers.append(rows)
-        owner = model.get_submodule(member.slot.layer)
-        if isinstance(owner, _NORMS) and member.slot.tensor.endswith("weight"):
-            scales.append(rows)
-    return GroupWeights(tuple(producers), tuple(consumers), tuple(scales))
+
+    def rows(member: Member, values: Tensor) -> Tensor:
+        each = values.detach().float().movedim(member.slot.dim, 0)
+        return each[member.indices.reshape(-1)].reshape(group.channels, -1)
+
+    def joined(members: list[Member]) -> Tensor:
+        parts = [rows(member, tensors[member.slot.tensor]) for member in members]
+        return torch.cat(parts, 1) if parts else torch.zeros(group.channels, 0)
+
+    def observe(what: Observed) -> Tensor:
+        return torch.cat([rows(member, plan.observations.of(what, member.slot.tensor)) for member in producers], 1)
+
+    producers = [member for member in group.members if member.produces]
+    consumers = [member for member in group.members if member.consumes]
+    scales = [member for member in group.members if _scales(model, member)]
+    return Evidence(joined(producers), joined(consumers), joined(scales), observe, plan.observations.job.seed)
+
+
+def _scales(model: nn.Module, member: Member) -> bool:
+    """Whether it is the factor of a normalisation."""
+    return isinstance(model.get_submodule(member.slot.layer), _NORMS) and member.slot.tensor.endswith("weight")
 
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from paring.data.batches import known_length, rows_in, tensors_of
 from paring.data.job import Job
 from paring.data.seeding import seeded
 from paring.errors import DataError, ParingError, TaskError, TimeUpError
+from paring.train.constraint import Constraint, HeldZeros
 from paring.train.guard import Guard
 from paring.train.mode import train_mode_
 from paring.train.optimizer import make_optimizer, set_learning_rate_
@@ -51,16 +53,18 @@ def fit_(
     training: Training,
     job: Job,
     now: Clock = time.monotonic,
+    constraint: Constraint | None = None,
 ) -> Trained:
     """Train the network in place until the last epoch or `job.deadline_s`; the learning rate ends at zero either way.
 
-    The network ends in eval mode. The same seed gives the same weights, unless the deadline cuts in. Raises DataError
-    where the data is at fault; TaskError where the loss is; TechniqueError where the training diverges twice (the
-    network then has its last good weights); TimeUpError where no step fits before the deadline.
+    The `constraint` holds throughout; without one, weights that are zero stay zero. The network ends in eval mode. The
+    same seed gives the same weights, unless the deadline cuts in. Raises DataError where the data is at fault; TaskError
+    where the loss is; TechniqueError where the training diverges twice (the network then has its last good weights);
+    TimeUpError where no step fits before the deadline.
     """
     with _threads(job.threads), seeded(job.seed):
         try:
-            return _Run(model, loss, training, job, now).over(train)
+            return _Run(model, loss, training, job, now, constraint or HeldZeros(model)).over(train)
         finally:
             model.eval()
             with_layout_(model, torch.contiguous_format)
@@ -69,8 +73,11 @@ def fit_(
 class _Run:
     """One call of `fit_`."""
 
-    def __init__(self, model: nn.Module, loss: Loss, training: Training, job: Job, now: Clock) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss, training: Training, job: Job, now: Clock, constraint: Constraint
+    ) -> None:
         self.model, self.loss, self.training, self.job, self.now = model, loss, training, job, now
+        self.constraint = constraint
         self.device = device_of(model)
         self.channels_last = is_convolutional(model)
         if self.channels_last:
@@ -158,23 +165,26 @@ class _Run:
         share = pace.progress(drawn.epoch, drawn.step + 0.5, start_s)
         rate = self.training.learning_rate * one_cycle(share, self.training.warmup)
         set_learning_rate_(self.optimizer, rate * self.guard.learning_rate_factor)
-        value = self._step(drawn)
+        value = self._step(drawn, share)
         self.step_s = self.now() - start_s
         done = pace.of_steps(drawn.epoch, drawn.step + 1)
         self.trained = Trained(self.trained.steps + 1, self.trained.rows + rows, done, value)
 
-    def _step(self, drawn: Drawn) -> float:
-        loss = self._loss(self.model, drawn)
-        value = loss.item()
+    def _step(self, drawn: Drawn, share: float) -> float:
         self.optimizer.zero_grad()
-        if not torch.isfinite(loss):
+        with self.constraint.shown_(share):
+            loss = self._loss(self.model, drawn)
+            value = loss.item()
+            if math.isfinite(value):
+                loss.backward()  # type: ignore[no-untyped-call]
+        if not math.isfinite(value):
             self._diverged("the loss", drawn)
             return value
-        loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         if torch.isfinite(norm):
             self.guard.good()
             self.optimizer.step()
+            self.constraint.settle_()
         else:
             self._diverged("the gradient", drawn)
         return value
@@ -202,6 +212,7 @@ class _Run:
             raise TimeUpError("no training step fits before the deadline: give more time.")
         if not self.guard.is_finite():
             self.guard.restore_()
+        self.constraint.finish_()
 
 
 @contextmanager

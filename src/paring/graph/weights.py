@@ -1,0 +1,129 @@
+"""Weights: the matrices of a network as (outputs, inputs), whatever layer holds them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.errors import TechniqueError
+
+Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight, of two or more dimensions, or a vector as a column: its name, its layer's name, and the layer."""
+
+    name: str
+    layer: str
+    module: nn.Module
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The weight itself."""
+        return self.module.get_parameter(self.name.rpartition(".")[2])
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Values like the weight -> (outputs, inputs): positions of the kernel one after the other, each all inputs.
+
+        Inputs that lie side by side in memory as runtimes lay activations out are neighbours here.
+        """
+        if values.ndim == 1:
+            return values[:, None]
+        if self._inputs_first:
+            values = values.transpose(0, 1)
+        return values.movedim(1, -1).flatten(1)
+
+    def like(self, rows: Tensor) -> Tensor:
+        """The inverse of `rows`."""
+        shape = list(self.parameter.shape)
+        if len(shape) == 1:
+            return rows[:, 0]
+        if self._inputs_first:
+            shape[:2] = shape[1::-1]
+        values = rows.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+        return (values.transpose(0, 1) if self._inputs_first else values).contiguous()
+
+    @property
+    def _inputs_first(self) -> bool:
+        """Whether dimension 0 holds the inputs."""
+        return isinstance(self.module, TRANSPOSED) and self.parameter.ndim > 1
+
+    @property
+    def inputs_at_once(self) -> int:
+        """How many inputs lie side by side: a run of weights that a pattern may not cross."""
+        shape = self.parameter.shape
+        return int(shape[0] if self._inputs_first else (*shape, 1)[1])
+
+    @property
+    def groups(self) -> int:
+        """Groups of outputs that read different inputs."""
+        return int(self.module.groups) if isinstance(self.module, Convolution) else 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs of one output, as `rows` has them."""
+        outputs = int(self.parameter.shape[1 if self._inputs_first else 0])
+        return outputs, self.parameter.numel() // max(outputs, 1)
+
+    @property
+    def followed(self) -> bool:
+        """Whether the layer gives a plain matrix product of this weight with its input."""
+        return isinstance(self.module, nn.Linear | Convolution)
+
+    def patches(self, inputs: Tensor) -> Tensor:
+        """What the weight of a followed layer is multiplied with, shape (groups, positions, n), n as in `rows`."""
+        if isinstance(self.module, Convolution):
+            return _convolved(self.module, inputs)
+        return inputs.reshape(1, -1, inputs.shape[-1])
+
+
+def _convolved(module: Convolution, inputs: Tensor) -> Tensor:
+    """The patches of a convolution: another one, whose filters each pick one place, gives them."""
+    space = len(module.kernel_size)
+    if inputs.ndim == space + 1:
+        inputs = inputs[None]
+    padding: Any = module.padding
+    if module.padding_mode != "zeros":
+        inputs = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+        padding = 0
+    width = module.in_channels // module.groups
+    positions = int(torch.tensor(module.kernel_size).prod())
+    n = width * positions
+    picks = torch.eye(n, dtype=inputs.dtype).reshape(n, *module.kernel_size, width).movedim(-1, 1)
+    grouped = picks.repeat(module.groups, *[1] * (space + 1))
+    found = CONVOLVE[space](inputs, grouped, None, module.stride, padding, module.dilation, module.groups)
+    return found.reshape(len(inputs), module.groups, n, -1).permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def matrices(model: nn.Module, *, vectors: bool = False) -> tuple[Matrix, ...]:
+    """Every floating-point weight of two or more dimensions that is multiplied, tied ones once; no lookup tables.
+
+    With `vectors` those of one dimension too: biases, and factors and shifts of normalisation.
+    """
+    return tuple(_matrices(model, 1 if vectors else 2))
+
+
+def _matrices(model: nn.Module, least_dimensions: int) -> Iterator[Matrix]:
+    for name, parameter in model.named_parameters():
+        layer = name.rpartition(".")[0]
+        module = model.get_submodule(layer)
+        if parameter.ndim >= least_dimensions and parameter.is_floating_point() and not isinstance(module, TABLES):
+            yield Matrix(name, layer, module)
+
+
+def check_layers(asked: Collection[str], known: Collection[str], setting: str) -> None:
+    """Raise TechniqueError, with the closest names, for a layer that the network does not have."""
+    for layer in asked:
+        if layer not in known:
+            close = ", ".join(difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.0)) or "none has any"
+            raise TechniqueError(f"{setting} names {layer!r}, which holds no weights: use a layer that does ({close}).")

@@ -1,0 +1,155 @@
+"""What is observed of a network's weights for the criteria of pruning: gradients, inputs and responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from paring.data.batches import in_pieces, model_call
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.fingerprint import fingerprint
+from paring.graph.weights import Matrix, matrices
+from paring.ops.importance import Observed
+from paring.ops.reconstruction import dampened
+from paring.train.gradients import sample_gradients
+
+ROWS_AT_ONCE = 8
+"""Rows whose patches are held in memory together."""
+
+BYTES_AT_ONCE = 256 * 2**20
+"""Products of inputs that are summed up in one pass over the calibration rows; what is more takes another pass."""
+
+See: TypeAlias = Callable[[Matrix, Tensor, Tensor], None]
+"""A weight, its layer's inputs and outputs for some rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """What can be observed of a network in eval mode; each pass over data is made once and remembered by the job."""
+
+    model: nn.Module
+    job: Job
+
+    @cached_property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The weights that are multiplied with something."""
+        return matrices(self.model)
+
+    @cached_property
+    def _told(self) -> str:
+        return fingerprint(self.model)
+
+    def of(self, what: Observed, parameter: str) -> Tensor:
+        """The value at every weight of a parameter, of its shape. TechniqueError where it can't be had."""
+        if what in ("gradient", "squared_gradient"):
+            gradients = self.job.once(f"gradients of {self._told}", lambda: sample_gradients(self.model, self.job))
+            return gradients[parameter][what == "squared_gradient"]
+        matrix = next((each for each in self.matrices if each.name == parameter), None)
+        if matrix is None:
+            raise TechniqueError(f"{what} is observed of weights that are multiplied, and {parameter!r} is none.")
+        return matrix.like(self._of_layer(what, matrix).expand(-1, matrix.shape[1]))
+
+    def _of_layer(self, what: Observed, matrix: Matrix) -> Tensor:
+        """What the layer is given or gives, shape (outputs, n) or (outputs, 1)."""
+        if what == "response":
+            return self._found(matrix, self.job.once(f"responses of {self._told}", self._responses))
+        if what == "input_norm":
+            each = self._found(matrix, self.job.once(f"input norms of {self._told}", self._input_norms))
+        else:
+            each = torch.stack([torch.linalg.inv(2 * dampened(gram)).diagonal() for gram in self.gram(matrix)])
+        return each.repeat_interleave(matrix.shape[0] // matrix.groups, 0)
+
+    def gram(self, matrix: Matrix) -> Tensor:
+        """X X^T over the inputs of the calibration rows, shape (groups, n, n), in float64."""
+        batch = next(batch for batch in _batches(self.matrices) if matrix in batch)
+        key = f"products of inputs of {batch[0].name} and so on in {self._told}"
+        return self._found(matrix, self.job.once(key, lambda: self._grams(batch)))
+
+    def _found(self, matrix: Matrix, seen: Mapping[str, Tensor]) -> Tensor:
+        if matrix.name not in seen:
+            raise TechniqueError(f"{matrix.layer!r} is not called as a layer: what it is given can't be observed.")
+        return seen[matrix.name]
+
+    def _grams(self, batch: Sequence[Matrix]) -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+
+        def see(matrix: Matrix, inputs: Tensor, _: Tensor) -> None:
+            patches = matrix.patches(inputs).double()
+            total[matrix.name] = total.get(matrix.name, 0) + patches.transpose(1, 2) @ patches
+
+        self._watch(batch, see)
+        return total
+
+    def _input_norms(self) -> dict[str, Tensor]:
+        """The Euclidean norm of every input of every layer, each (groups, n)."""
+        total: dict[str, Tensor] = {}
+
+        def see(matrix: Matrix, inputs: Tensor, _: Tensor) -> None:
+            total[matrix.name] = total.get(matrix.name, 0) + matrix.patches(inputs).double().square().sum(1)
+
+        self._watch(self.matrices, see)
+        return {name: value.sqrt() for name, value in total.items()}
+
+    def _responses(self) -> dict[str, Tensor]:
+        """log sum exp over rows and positions of what every layer gives, each (outputs, 1)."""
+        total: dict[str, Tensor] = {}
+
+        def see(matrix: Matrix, _: Tensor, outputs: Tensor) -> None:
+            units = outputs.movedim(-1 if isinstance(matrix.module, nn.Linear) else 1, 0).flatten(1).double()
+            before = [total[matrix.name]] if matrix.name in total else []
+            total[matrix.name] = torch.cat([units, *before], 1).logsumexp(1, keepdim=True)
+
+        self._watch(self.matrices, see)
+        return total
+
+    def _watch(self, watched: Sequence[Matrix], see: See) -> None:
+        """Show all that these layers are given and give for the calibration rows, some rows at a time."""
+
+        def hook(matrix: Matrix, _: nn.Module, given: tuple[Any, ...], outputs: Any) -> None:
+            if given and isinstance(given[0], Tensor) and isinstance(outputs, Tensor):
+                see(matrix, given[0].float(), outputs.float())
+
+        followed = (each for each in watched if each.followed)
+        handles = [each.module.register_forward_hook(partial(hook, each)) for each in followed]
+        try:
+            with torch.no_grad(), _unfused():
+                for inputs, _ in self.job.calibrate:
+                    for piece in in_pieces(inputs, ROWS_AT_ONCE):
+                        self.job.check_time()
+                        model_call(self.model, piece)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _batches(every: Sequence[Matrix]) -> Iterator[list[Matrix]]:
+    """The weights in runs whose products of inputs fit into memory together; at least one in each."""
+    batch: list[Matrix] = []
+    taken = 0
+    for matrix in every:
+        size = 8 * matrix.groups * matrix.shape[1] ** 2
+        if batch and taken + size > BYTES_AT_ONCE:
+            yield batch
+            batch, taken = [], 0
+        batch.append(matrix)
+        taken += size
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Fused transformer layers don't call their parts, so nothing could be observed there."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

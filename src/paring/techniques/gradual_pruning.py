@@ -1,0 +1,123 @@
+"""Gradual pruning: the zeros grow while the network is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.weights import Matrix, matrices
+from paring.techniques.fine_tune import FineTune
+from paring.techniques.prune_weights import PruneWeights
+from paring.train.constraint import Constraint
+
+UPDATES = 100
+"""How many times the weights are chosen anew while the zeros grow."""
+
+
+def cubic(share: float) -> float:
+    """Of the final sparsity when that share of its time is over: 1 - (1 - t)^3. Zhu and Gupta 2017, eq. 1, from 0."""
+    return 1 - (1 - min(share, 1.0)) ** 3
+
+
+@dataclass(frozen=True)
+class GradualPruning(FineTune):
+    """Fine-tuning in which weights become zero little by little, as `prune` says; then the rest is trained on.
+
+    The share of zeros follows the cubic schedule of Zhu and Gupta (2017) and is reached when `until` of the training is
+    over. With `regrow` a weight that was taken away is kept in secret, goes on learning by the gradient at its place,
+    and comes back when it matters again (dynamic network surgery, Guo et al. 2016; there with two thresholds and a
+    chance that falls, here until the zeros are all there). Zeros are baked in at the end.
+    """
+
+    prune: PruneWeights = field(default_factory=lambda: PruneWeights(0.8, scope="global"))
+    until: float = 0.7
+    regrow: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.until <= 1:
+            raise TechniqueError(f"until={self.until} must be above 0 and at most 1: it is a share of the training.")
+        if self.prune.reconstruct:
+            raise TechniqueError(f"{self.prune} solves for weights that training then changes: leave reconstruct out.")
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, the pruning with its own."""
+        return {**super().settings(), "prune": {"technique": self.prune.name, **self.prune.settings()}}
+
+    def __str__(self) -> str:
+        """As people read a recipe."""
+        return f"{self.name}({self.prune}, {'regrow=True, ' if self.regrow else ''}epochs={self.epochs})"
+
+    def constraint(self, student: nn.Module, job: Job) -> Constraint:
+        """Zeros that grow."""
+        return _GrowingZeros(self, student, job)
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """The pruning's own settings, grown."""
+        if job.task.train is not None:
+            for prune in PruneWeights.variants(model, job):
+                yield cls(prune=prune)
+
+
+class _GrowingZeros(Constraint):
+    """Masks that are chosen anew a hundred times, until all zeros are there."""
+
+    def __init__(self, technique: GradualPruning, model: nn.Module, job: Job) -> None:
+        self.technique, self.model, self.job = technique, model, job
+        self.matrices = matrices(model, vectors=technique.prune.vectors)
+        self.masks: list[tuple[nn.Parameter, Tensor]] = []
+        self.updates = -1
+
+    @contextmanager
+    def shown_(self, share: float) -> Iterator[None]:
+        """The network sees the weights with their zeros; the kept ones are put back for the step that follows."""
+        self._choose(share)
+        if not self.technique.regrow:
+            yield
+            return
+        kept = [parameter.detach().clone() for parameter, _ in self.masks]
+        self._bake_()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (parameter, _), value in zip(self.masks, kept, strict=True):
+                    parameter.copy_(value)
+
+    def settle_(self) -> None:
+        """Zeros again, unless what was taken away may come back."""
+        if not self.technique.regrow:
+            self._bake_()
+
+    def finish_(self) -> None:
+        """All zeros, also where the training was cut short."""
+        self._choose(1.0)
+        self._bake_()
+
+    def _choose(self, share: float) -> None:
+        """Masks for this moment of the training."""
+        update = min(int(share / self.technique.until * UPDATES), UPDATES)
+        if update == self.updates:
+            return
+        self.updates = update
+        prune = self.technique.prune.at(cubic(update / UPDATES))
+        if prune is not None:
+            pruned = {each.name: each for each in self._pruned(prune)}
+            self.masks = [(each.parameter, pruned[each.name].parameter.detach() != 0) for each in self.matrices]
+            self.settle_()
+
+    def _pruned(self, prune: PruneWeights) -> tuple[Matrix, ...]:
+        return matrices(prune.apply(self.model, self.job), vectors=prune.vectors)
+
+    @torch.no_grad()
+    def _bake_(self) -> None:
+        for parameter, mask in self.masks:
+            parameter.mul_(mask)

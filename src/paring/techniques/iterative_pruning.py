@@ -1,0 +1,98 @@
+"""Iterative pruning: some weights or channels go, the network is trained, more go; with rewinding, lottery tickets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.weights import matrices
+from paring.techniques.fine_tune import FineTune
+from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.prune_weights import PruneWeights
+
+Pruning = PruneWeights | PruneChannels
+
+
+@dataclass(frozen=True)
+class IterativePruning(FineTune):
+    """Prune a little, fine-tune, prune more: `rounds` times, with an equal part of the `epochs` in each.
+
+    Han et al. 2015, Learning both Weights and Connections, section 3.4. With `rewind` the weights that stay go back to
+    what they were as this technique began, before each training: iterative magnitude pruning with rewinding (Frankle et
+    al. 2020). The lottery tickets of Frankle and Carbin (2019) rewind to weights from before any training: for those,
+    begin with the untrained network. Only single weights can be rewound, since they keep their places.
+    """
+
+    prune: Pruning = field(default_factory=lambda: PruneWeights(0.8, scope="global"))
+    rounds: int = 4
+    rewind: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds < 1:
+            raise TechniqueError(f"rounds={self.rounds} must be 1 or more.")
+        if self.rewind and isinstance(self.prune, PruneChannels):
+            raise TechniqueError("rewind=True needs weights that keep their places: prune by PruneWeights.")
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, the pruning with its own."""
+        return {**super().settings(), "prune": {"technique": self.prune.name, **self.prune.settings()}}
+
+    def __str__(self) -> str:
+        """As people read a recipe."""
+        rewound = ", rewind=True" if self.rewind else ""
+        return f"{self.name}({self.prune}, rounds={self.rounds}{rewound}, epochs={self.epochs})"
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        """The network after all rounds. Raises TaskError without training data."""
+        network = model
+        training = FineTune(**{name: getattr(self, name) for name in FineTune.__dataclass_fields__})
+        training = training.with_epochs(math.ceil(self.epochs / self.rounds))
+        for number, prune in enumerate(self._steps(), 1):
+            job.say(f"round {number} of {self.rounds}: {prune}")
+            network = prune.apply(network, job)
+            if self.rewind:
+                _rewind_(network, model)
+            network = training.apply(network, self._hurried(job, number))
+        return network
+
+    def _hurried(self, job: Job, number: int) -> Job:
+        """The job with a deadline for one of the rounds that are left."""
+        if job.deadline_s is None:
+            return job
+        rounds_left = self.rounds - number
+        return replace(job, deadline_s=job.deadline_s - job.time_left_s() * rounds_left / (rounds_left + 1))
+
+    def _steps(self) -> Iterator[Pruning]:
+        """The prunings whose effects add up to the whole: as many weights of those that are left in each round."""
+        if isinstance(self.prune, PruneChannels):
+            yield from [self.prune.part(self.rounds)] * self.rounds
+            return
+        for number in range(1, self.rounds + 1):
+            prune = self.prune.at(number / self.rounds)
+            if prune is not None:
+                yield prune
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """Channels and weights, in rounds."""
+        if job.task.train is not None:
+            for prune in PruneChannels.variants(model, job):
+                yield cls(prune=prune)
+
+
+@torch.no_grad()
+def _rewind_(network: nn.Module, model: nn.Module) -> None:
+    """The first network's weights, where the second has no zeros."""
+    start = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    zeros = [(each, each.parameter.detach() == 0) for each in matrices(network)]
+    network.load_state_dict(start)
+    for matrix, gone in zeros:
+        matrix.parameter.masked_fill_(gone, 0)

@@ -1,0 +1,234 @@
+"""Weight pruning: zeros among the weights, one by one or in patterns; the shapes stay."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.fingerprint import fingerprint
+from paring.graph.macs import layer_costs
+from paring.graph.weights import Matrix, check_layers, matrices
+from paring.ops.importance import Criterion, Evidence, criterion_of, weight_importance
+from paring.ops.reconstruction import reconstructed
+from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, pattern_of, zero_share
+from paring.techniques.base import ModuleTechnique
+from paring.techniques.evidence import Observations
+from paring.types import Coverage, LayerChange
+
+Scope = Literal["layer", "global"]
+SCOPES: tuple[Scope, ...] = ("layer", "global")
+DEFAULT_SPARSITY = 0.5
+
+
+@dataclass(frozen=True)
+class PruneWeights(ModuleTechnique):
+    """Set weights of convolutions and linear layers to zero, the least important first.
+
+    How many: `sparsity`, the share of zeros (half, where nothing else is said), in each layer or, with `scope`
+    "global", in all together; or `threshold`, which takes all weights below it in magnitude; or a pattern such as
+    "2:4", which says it itself. Zeros that are there already count. `pattern` "1x4" makes zeros in blocks of outputs
+    times inputs. `sparsities` sets single layers; `layers` leaves all others alone; biases and the vectors of
+    normalisation are left alone unless `vectors` asks for them. `criterion` is a name from `ops.importance` or a
+    function. With `reconstruct` the weights that stay are solved for the layer's former outputs
+    on the calibration rows (see `ops.reconstruction`).
+
+    A training that follows holds the zeros. No runtime that paring knows today is faster with them: they make the
+    stored network smaller. TechniqueError where a layer would lose all its weights.
+    """
+
+    sparsity: float | None = None
+    threshold: float | None = None
+    pattern: str = "1x1"
+    scope: Scope = "layer"
+    criterion: str | Criterion = "magnitude_l1"
+    reconstruct: bool = False
+    vectors: bool = False
+    layers: tuple[str, ...] = ()
+    sparsities: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        told = [("sparsity", self.sparsity), *((f"sparsity of {layer!r}", share) for layer, share in self.sparsities)]
+        for name, share in told:
+            if share is not None and not 0 <= share < 1:
+                raise TechniqueError(f"{name}={share} must be at least 0 and below 1: the share of zeros.")
+        if self.threshold is not None and not 0 < self.threshold < float("inf"):
+            raise TechniqueError(f"threshold={self.threshold} must be above 0: smaller weights become zero.")
+        if self.scope not in SCOPES:
+            raise TechniqueError(f"scope={self.scope!r} is unknown: choose one of {', '.join(SCOPES)}.")
+        criterion_of(self.criterion)
+        self._check_one_amount(pattern_of(self.pattern))
+
+    def _check_one_amount(self, pattern: Pattern) -> None:
+        """Two ways to say how many weights go contradict each other."""
+        fixed = isinstance(pattern, NOfM)
+        amounts = {
+            f"sparsity={self.sparsity}": self.sparsity is not None,
+            f"threshold={self.threshold}": self.threshold is not None,
+            f"pattern={self.pattern!r}": fixed,
+        }
+        given = [name for name, said in amounts.items() if said]
+        if len(given) > 1:
+            raise TechniqueError(f"{' and '.join(given)} each say how many weights go: give one of them.")
+        if self.sparsities and (fixed or self.threshold is not None):
+            raise TechniqueError(f"{given[0]} leaves no choice to sparsities={self.sparsities}: give one of them.")
+        if self.threshold is not None and (self.pattern != "1x1" or self.criterion != "magnitude_l1"):
+            raise TechniqueError(
+                f"threshold={self.threshold} is for single weights by their magnitude: leave pattern and criterion as "
+                "they are, or give a sparsity."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """All settings; a criterion that is a function is told by its name and a digest of what it does."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "criterion": self._told_criterion,
+        }
+
+    @cached_property
+    def _told_criterion(self) -> str:
+        return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        """A copy in eval mode with zeros. TechniqueError where no layer fits the pattern, or one would lose all."""
+        network = copy.deepcopy(model).eval()
+        chosen = self._chosen(network)
+        observations = Observations(network, job)
+        masks = self._masks(chosen, observations)
+        for matrix, mask in zip(chosen, masks, strict=True):
+            if not mask.any():
+                raise TechniqueError(
+                    f"{self} leaves nothing of {matrix.layer!r}: remove less, or leave that layer out."
+                )
+        pruned = [self._pruned(matrix, mask, observations) for matrix, mask in zip(chosen, masks, strict=True)]
+        with torch.no_grad():
+            for matrix, values in zip(chosen, pruned, strict=True):
+                matrix.parameter.copy_(matrix.like(values))
+        return network
+
+    def at(self, share: float) -> Self | None:
+        """The pruning that has come so far, for schedules: 0 is the beginning, 1 is all of it; None where none goes."""
+        pattern = pattern_of(self.pattern)
+        if isinstance(pattern, NOfM):
+            gone = math.floor((pattern.m - pattern.n) * share + 1e-9)
+            return replace(self, pattern=f"{pattern.m - gone}:{pattern.m}") if gone else None
+        if self.threshold is not None:
+            return replace(self, threshold=self.threshold * share) if share else None
+        own = tuple((layer, each * share) for layer, each in self.sparsities)
+        return replace(self, sparsity=self.share * share, sparsities=own)
+
+    @property
+    def share(self) -> float:
+        """The share of zeros where layers have none of their own."""
+        return DEFAULT_SPARSITY if self.sparsity is None else self.sparsity
+
+    def _pruned(self, matrix: Matrix, mask: Tensor, observations: Observations) -> Tensor:
+        """The weight with its zeros, shape (outputs, inputs)."""
+        weight = matrix.rows(matrix.parameter.detach())
+        if not self.reconstruct or mask.all():
+            return weight * mask
+        observations.job.check_time()
+        parts = zip(weight.chunk(matrix.groups), mask.chunk(matrix.groups), observations.gram(matrix), strict=True)
+        return torch.cat([reconstructed(*part) for part in parts])
+
+    def _chosen(self, model: nn.Module) -> list[Matrix]:
+        """The weights that are asked for and fit. TechniqueError for names that are unknown or don't fit."""
+        every = matrices(model, vectors=self.vectors)
+        if not every:
+            raise TechniqueError(
+                f"{self.name} finds no floating-point weights of convolutions or linear layers: prune a network before "
+                "it is quantized."
+            )
+        known = {matrix.layer for matrix in every}
+        named = {layer for layer, _ in self.sparsities}
+        check_layers(self.layers, known, "layers")
+        check_layers(sorted(named), known, "sparsities")
+        asked = [matrix for matrix in every if not self.layers or matrix.layer in {*self.layers, *named}]
+        fitting = [matrix for matrix in asked if not self._misfit(matrix)]
+        wanted = {*self.layers, *named}.difference(matrix.layer for matrix in fitting)
+        for matrix in asked if wanted or not fitting else ():
+            if not fitting or matrix.layer in wanted:
+                raise TechniqueError(f"pattern={self.pattern!r} does not fit {matrix.layer!r}: {self._misfit(matrix)}.")
+        return fitting
+
+    def _misfit(self, matrix: Matrix) -> str:
+        """Why a weight can't have the pattern; runs of inputs don't reach from one position of a kernel to the next."""
+        return pattern_of(self.pattern).misfit(matrix.shape[0], matrix.inputs_at_once)
+
+    def _masks(self, chosen: Sequence[Matrix], observations: Observations) -> list[Tensor]:
+        """What stays of each weight, shape (outputs, inputs)."""
+        pattern = pattern_of(self.pattern)
+        if self.threshold is not None:
+            return [matrix.rows(matrix.parameter.detach()).abs() >= self.threshold for matrix in chosen]
+        scores = [self._scores(matrix, observations) for matrix in chosen]
+        if isinstance(pattern, NOfM):
+            return [pattern.mask(each) for each in scores]
+        assert isinstance(pattern, Blocks)
+        pooled = [pattern.pooled(each) for each in scores]
+        return [pattern.spread(mask) for mask in self._lowest(chosen, pooled)]
+
+    def _lowest(self, chosen: Sequence[Matrix], scores: Sequence[Tensor]) -> list[Tensor]:
+        """Masks of what stays: the lowest of each layer go, or of all that have no share of their own together."""
+        own = dict(self.sparsities)
+        masks: dict[int, Tensor] = {}
+        together = [at for at, matrix in enumerate(chosen) if self.scope == "global" and matrix.layer not in own]
+        if together:
+            masks.update(zip(together, lowest([scores[at] for at in together], self.share), strict=True))
+        for at, matrix in enumerate(chosen):
+            if at not in masks:
+                masks[at] = lowest([scores[at]], own.get(matrix.layer, self.share))[0]
+        return [masks[at] for at in range(len(chosen))]
+
+    def _scores(self, matrix: Matrix, observations: Observations) -> Tensor:
+        """Importance of every weight, shape (outputs, inputs); what is zero already goes first."""
+        weight = matrix.rows(matrix.parameter.detach().float())
+        evidence = Evidence.of(
+            weight, lambda what: matrix.rows(observations.of(what, matrix.name)), observations.job.seed
+        )
+        scores = weight_importance(self.criterion, evidence, matrix.layer)
+        return torch.where(weight == 0, scores.min() - 1, scores)
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        """Every weighted layer: its share of zeros before and after, or why it was left alone."""
+        costs = layer_costs(after, job.calibrate[0][0])
+        changes = [
+            LayerChange(
+                layer, *self._change(_held(before, layer), _held(after, layer), layer), cost.parameters, cost.macs
+            )
+            for layer, cost in costs.items()
+        ]
+        return Coverage(str(self), tuple(changes))
+
+    def _change(self, old: Sequence[Matrix], new: Sequence[Matrix], layer: str) -> tuple[bool, str]:
+        """Whether a layer has other weights, and what people should know."""
+        if not old:
+            return False, "a table that is looked up, not multiplied"
+        if self.layers and layer not in {*self.layers, *(name for name, _ in self.sparsities)}:
+            return False, "was not asked for"
+        if all(map(self._misfit, old)):
+            return False, f"pattern {self.pattern} does not fit: {self._misfit(old[0])}"
+        were, are = (zero_share(torch.cat([each.parameter.detach().flatten() for each in held])) for held in (old, new))
+        if all(torch.equal(one.parameter, other.parameter) for one, other in zip(old, new, strict=True)):
+            return False, f"as it was: {were:.1%} of the weights are zero"
+        return True, f"{are:.1%} of the weights are zero" + (f" (were {were:.1%})" if were else "")
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """Shares of zeros of all layers together, blocks that a kernel could skip, two of four."""
+        for share in (0.8, 0.9, 0.7):
+            yield cls(sparsity=share, scope="global")
+        yield cls(sparsity=0.8, pattern="1x4")
+        yield cls(pattern="2:4")
+
+
+def _held(model: nn.Module, layer: str) -> list[Matrix]:
+    """The weights that a layer itself holds."""
+    return [matrix for matrix in matrices(model) if matrix.layer == layer]

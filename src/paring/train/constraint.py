@@ -1,0 +1,54 @@
+"""Constraints: what holds of the weights through a training, such as zeros that a pruning left."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from paring.graph.weights import matrices
+
+
+class Constraint(ABC):
+    """Called by the training loop: `shown_` around each forward and backward, `settle_` after each step of the weights.
+
+    The gradient is taken at the weights that are shown, and applied to those that are kept (the straight-through
+    estimator of Bengio et al. 2013, where the two differ).
+    """
+
+    @contextmanager
+    def shown_(self, share: float) -> Iterator[None]:
+        """The weights as the network is to see them, `share` of the training being done."""
+        yield
+
+    @abstractmethod
+    def settle_(self) -> None:
+        """Bring the weights back to what holds."""
+
+    def finish_(self) -> None:
+        """The training is over: from now on the weights are what they are."""
+        self.settle_()
+
+
+class HeldZeros(Constraint):
+    """The weights that are exactly zero now stay so.
+
+    A weight that training made is hardly ever zero, one that pruning took away always is. Matrices that are zero as a
+    whole are left free: so networks begin whose last layer of a branch is meant to start from nothing.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._zeros: list[tuple[Tensor, Tensor]] = []
+        for matrix in matrices(model):
+            zeros = matrix.parameter.detach() == 0
+            if zeros.any() and not zeros.all():
+                self._zeros.append((matrix.parameter, zeros))
+
+    @torch.no_grad()
+    def settle_(self) -> None:
+        """Set them to zero again."""
+        for parameter, zeros in self._zeros:
+            parameter.masked_fill_(zeros, 0)

@@ -1,0 +1,189 @@
+"""Criteria of pruning against their formulas, and what they are given against the plain way to compute it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.weights import matrices
+from paring.ops.importance import (
+    CRITERIA,
+    Evidence,
+    Observed,
+    activation_softmax,
+    geometric_median,
+    importance,
+    magnitude_l1,
+    magnitude_l2,
+    norm_scale,
+    weight_importance,
+)
+from paring.ops.sparsity import zero_share
+from paring.techniques.evidence import Observations
+from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.prune_weights import PruneWeights
+from paring.types import Task
+from tests.structures import images, trained
+
+
+def test_magnitudes_by_hand() -> None:
+    weight = torch.tensor([[3.0, -4.0, 12.0], [1.0, 0.0, 1.0]])
+    evidence = Evidence(weight, torch.zeros(2, 0), torch.tensor([[-2.0], [0.5]]))
+    assert magnitude_l1(evidence).tolist() == [[3.0, 4.0, 12.0], [1.0, 0.0, 1.0]]
+    assert importance("magnitude_l1", evidence, "layer").tolist() == [19.0, 2.0]
+    assert magnitude_l2(evidence).sum(1).sqrt().tolist() == pytest.approx([13.0, 2**0.5])
+    assert norm_scale(evidence).tolist() == [2.0, 0.5]
+    bare = Evidence.of(weight)
+    assert torch.equal(importance("norm_scale", bare, "layer"), importance("magnitude_l2", bare, "layer"))
+
+
+def test_those_near_the_geometric_median_go_first() -> None:
+    evidence = Evidence.of(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.1], [-6.0, -8.0]]))
+    distances = geometric_median(evidence)
+    assert distances.tolist() == pytest.approx(
+        [5 + 0.1 + 10, 5 + 15 + 4.9204, 0.1 + 4.9204 + 10.0802, 10 + 15 + 10.0802], 1e-4
+    )
+
+
+def observed(values: dict[Observed, Tensor]) -> Evidence:
+    return Evidence.of(torch.tensor([[1.0, -2.0], [3.0, 0.5]]), values.__getitem__)
+
+
+def test_criteria_of_observations_by_hand() -> None:
+    evidence = observed(
+        {
+            "gradient": torch.tensor([[0.5, 0.5], [-1.0, 2.0]]),
+            "squared_gradient": torch.tensor([[4.0, 1.0], [2.0, 0.0]]),
+            "input_norm": torch.tensor([[10.0, 1.0], [10.0, 1.0]]),
+            "inverse_hessian": torch.tensor([[0.5, 2.0], [0.5, 2.0]]),
+        }
+    )
+    found = {name: weight_importance(name, evidence, "layer").tolist() for name in CRITERIA if name in WANTED}
+    assert found == WANTED
+
+
+WANTED = {
+    "squared_gradient": [[4.0, 1.0], [2.0, 0.0]],
+    "fisher": [[4.0, 4.0], [18.0, 0.0]],
+    "taylor": [[0.5, 1.0], [3.0, 1.0]],
+    "wanda": [[10.0, 2.0], [30.0, 0.5]],
+    "obs": [[2.0, 2.0], [18.0, 0.125]],
+}
+
+
+def net() -> nn.Module:
+    layers = (
+        nn.Conv2d(3, 4, 3, 2, 1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, (3, 2), groups=2, dilation=(1, 2)),
+    )
+    return trained(nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(24, 5)))
+
+
+def data(rows: int = 12) -> list[tuple[Tensor, Tensor]]:
+    return [(images(rows, size=8), torch.arange(rows) % 5)]
+
+
+def test_gradients_are_those_of_single_samples() -> None:
+    model, batches = net(), data()
+    seen = Observations(model, Job.of(Task(model, batches, train=batches)))
+    inputs, targets = batches[0]
+    weight = model.get_parameter("3.weight")
+    each = torch.stack(
+        [
+            torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), weight)[0]
+            for x, y in zip(inputs, targets, strict=True)
+        ]
+    )
+    torch.testing.assert_close(seen.of("gradient", "3.weight"), each.mean(0))
+    torch.testing.assert_close(seen.of("squared_gradient", "3.weight"), each.square().sum(0))
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("layer", ["0", "3", "6"])
+def test_the_products_of_inputs_predict_the_outputs(layer: str) -> None:
+    """|W X|^2 over all positions is what the layer gives without its bias: so patches and weights have one order."""
+    model, batches = net(), data()
+    seen = Observations(model, Job.of(Task(model, batches)))
+    given: list[Tensor] = []
+    model.get_submodule(layer).register_forward_hook(lambda module, inputs, outputs: given.append(outputs))
+    model(batches[0][0])
+    matrix = next(each for each in matrices(model) if each.layer == layer)
+    outputs = given[0].movedim(1, -1).flatten(0, -2) - model.get_parameter(f"{layer}.bias")
+    rows = matrix.rows(matrix.parameter.detach()).double()
+    parts = zip(rows.chunk(matrix.groups), seen.gram(matrix), strict=True)
+    energies = torch.cat([(part @ gram * part).sum(1) for part, gram in parts])
+    torch.testing.assert_close(energies, outputs.double().square().sum(0), rtol=1e-4, atol=1e-4)
+    norms = matrix.rows(seen.of("input_norm", matrix.name))
+    diagonal = seen.gram(matrix).diagonal(dim1=1, dim2=2).sqrt().repeat_interleave(len(rows) // matrix.groups, 0)
+    torch.testing.assert_close(norms.double(), diagonal.double())
+
+
+def test_responses_are_the_logarithm_of_summed_exponentials() -> None:
+    model, batches = net(), data()
+    job = Job.of(Task(model, batches))
+    seen = Observations(model, job)
+    outputs = model[0](batches[0][0]).movedim(1, 0).flatten(1)
+    torch.testing.assert_close(seen.of("response", "0.weight").flatten(1)[:, 0].float(), outputs.logsumexp(1))
+    evidence = Evidence.of(model[0].weight.detach().flatten(1), lambda what: seen.of(what, "0.weight").flatten(1))
+    assert float(activation_softmax(evidence).exp().sum()) == pytest.approx(1.0)
+
+
+def test_every_criterion_prunes_channels_and_all_that_judge_weights_prune_weights() -> None:
+    model, batches = net(), data()
+    job = Job.of(Task(model, batches, train=batches))
+    kept = {}
+    for name in CRITERIA:
+        smaller = PruneChannels(0.5, name, round_to=1).apply(model, job)
+        kept[name] = smaller.get_parameter("0.weight").shape[0]
+        if name in {"activation_softmax", "norm_scale", "geometric_median"}:
+            with pytest.raises(TechniqueError, match="the criterion judges whole channels of '0'"):
+                PruneWeights(0.5, criterion=name).apply(model, job)
+        else:
+            sparse = PruneWeights(0.5, criterion=name).apply(model, job)
+            shares = [zero_share(matrix.parameter) for matrix in matrices(sparse)]
+            assert shares == pytest.approx([0.5, 0.5, 0.5], abs=0.02)
+    assert set(kept.values()) == {2}
+
+
+def test_chance_is_the_same_for_the_same_seed() -> None:
+    weight = torch.zeros(4, 5)
+    one, same, other = (weight_importance("random", Evidence.of(weight, seed=seed), "layer") for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (None, "a criterion of gradients needs training data: give the task `train`, or choose a criterion of weights"),
+        ([(images(4), None)], "a criterion of gradients needs labels, and `train` has none"),
+        ([(images(4), torch.tensor([0, 1, 2, 77]))], "the gradient of the loss of one row can't be taken: IndexError"),
+    ],
+)
+def test_gradients_that_cannot_be_taken_are_told(
+    train: list[tuple[Tensor, Tensor | None]] | None, message: str
+) -> None:
+    model = net()
+    job = Job.of(Task(model, data(), train=train))
+    with pytest.raises(TechniqueError, match=message):
+        PruneWeights(0.5, criterion="taylor").apply(model, job)
+
+
+def test_a_layer_that_is_not_called_is_told() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.inner.weight)
+
+    model = trained(Own())
+    with pytest.raises(TechniqueError, match="'inner' is not called as a layer: what it is given can't be observed"):
+        PruneWeights(0.5, criterion="wanda").apply(model, Job.of(Task(model, [(torch.randn(4, 4), None)])))

@@ -1,0 +1,212 @@
+"""PruneWeights as users see it: how many weights go, which, where, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paring.errors import TechniqueError
+from paring.techniques.prune_weights import PruneWeights
+from tests.structures import images, job_of, trained
+
+
+def net() -> nn.Sequential:
+    return trained(  # type: ignore[return-value]
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 4, 2, 2),
+            nn.Flatten(),
+            nn.Linear(4 * 64, 12),
+            nn.Linear(12, 5, bias=False),
+        )
+    )
+
+
+def zeros(model: nn.Module) -> dict[str, float]:
+    return {name: float((value == 0).double().mean()) for name, value in model.named_parameters()}
+
+
+X = images(6, size=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": 1.0}, "sparsity=1.0 must be at least 0 and below 1: the share of zeros"),
+        ({"sparsity": -0.1}, "sparsity=-0.1 must be"),
+        ({"sparsity": float("nan")}, "sparsity=nan must be"),
+        ({"sparsities": (("0", 2.0),)}, "sparsity of '0'=2.0 must be"),
+        ({"threshold": 0.0}, "threshold=0.0 must be above 0"),
+        ({"threshold": float("nan")}, "threshold=nan must be above 0"),
+        ({"scope": "all"}, "scope='all' is unknown: choose one of layer, global"),
+        ({"criterion": "magnitude_l3"}, "criterion='magnitude_l3' is unknown: choose magnitude_l"),
+        ({"pattern": "4x"}, "pattern='4x' is unknown: use '1x1' for single weights"),
+        ({"sparsity": 0.5, "threshold": 0.1}, "sparsity=0.5 and threshold=0.1 each say how many weights go"),
+        ({"sparsity": 0.5, "pattern": "2:4"}, "sparsity=0.5 and pattern='2:4' each say how many weights go"),
+        ({"pattern": "2:4", "sparsities": (("0", 0.5),)}, "pattern='2:4' leaves no choice to sparsities"),
+        ({"threshold": 0.1, "pattern": "1x4"}, "threshold=0.1 is for single weights by their magnitude"),
+        ({"threshold": 0.1, "criterion": "wanda"}, "threshold=0.1 is for single weights by their magnitude"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(TechniqueError, match=message):
+        PruneWeights(**settings)  # type: ignore[arg-type]
+
+
+def test_the_smallest_of_every_layer_go_and_biases_and_norms_stay() -> None:
+    model = net().train()
+    before = copy.deepcopy(model.state_dict())
+    sparse = PruneWeights(0.75).apply(model, job_of(model, X))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module.training for module in sparse.modules())
+    for name, value in sparse.named_parameters():
+        old = model.get_parameter(name)
+        if value.ndim == 1:
+            assert torch.equal(value, old)
+        else:
+            assert float((value == 0).float().mean()) == 0.75
+            assert old[value == 0].abs().max() <= value[value != 0].abs().min()
+            assert torch.equal(value[value != 0], old[value != 0])
+
+
+def test_one_threshold_for_all_layers_or_one_share() -> None:
+    model = net()
+    sparse = PruneWeights(0.6, scope="global").apply(model, job_of(model, X))
+    pairs = [(model.get_parameter(name), value) for name, value in sparse.named_parameters() if value.ndim > 1]
+    old, new = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in zip(*pairs, strict=True))
+    assert float((new == 0).float().mean()) == pytest.approx(0.6, abs=1e-3)
+    assert old[new == 0].abs().max() <= old[new != 0].abs().min()
+    assert len({round(share, 2) for share in zeros(sparse).values() if share}) > 1
+    tau = float(old.detach()[new != 0].abs().min())
+    same = PruneWeights(threshold=tau).apply(model, job_of(model, X))
+    assert all(torch.equal(a, b) for a, b in zip(same.parameters(), sparse.parameters(), strict=True))
+
+
+def test_layers_of_their_own_share_and_layers_left_alone() -> None:
+    model = net()
+    sparse = PruneWeights(0.5, sparsities=(("6", 0.9), ("5", 0.0))).apply(model, job_of(model, X))
+    shares = zeros(sparse)
+    assert (shares["0.weight"], shares["5.weight"], shares["6.weight"]) == (0.5, 0.0, 0.9)
+    only = zeros(PruneWeights(0.5, layers=("5",)).apply(model, job_of(model, X)))
+    assert [name for name, share in only.items() if share] == ["5.weight"]
+    everything = zeros(PruneWeights(0.5, vectors=True).apply(model, job_of(model, X)))
+    assert all(share == pytest.approx(0.5, abs=0.1) for share in everything.values())
+
+
+def test_patterns_run_along_the_inputs_at_one_position_of_the_kernel() -> None:
+    model = trained(nn.Sequential(nn.Conv2d(8, 4, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(4, 4, 2, 2)))
+    job = job_of(model, images(2, channels=8, size=4))
+    two_of_four = PruneWeights(pattern="2:4").apply(model, job)
+    kept = two_of_four.get_parameter("0.weight") != 0
+    assert (kept.reshape(4, 2, 4, 3, 3).sum(2) == 2).all()
+    assert ((two_of_four.get_parameter("2.weight") != 0).sum(0) == 2).all()
+    blocks = PruneWeights(0.5, pattern="1x4").apply(model, job)
+    runs = (blocks.get_parameter("0.weight") != 0).reshape(4, 2, 4, 3, 3).sum(2)
+    assert set(runs.unique().tolist()) == {0, 4}
+    tall = PruneWeights(0.5, pattern="4x1").apply(model, job)
+    assert set((tall.get_parameter("0.weight") != 0).sum(0).unique().tolist()) == {0, 4}
+
+
+def test_a_pattern_that_does_not_divide_a_layer_leaves_it_alone_and_says_so() -> None:
+    model, technique = net(), PruneWeights(0.5, pattern="1x4")
+    job = job_of(model, X)
+    told = {change.layer: change for change in technique.coverage(model, technique.apply(model, job), job).layers}
+    assert not told["0"].changed
+    assert told["0"].reason == "pattern 1x4 does not fit: 8 outputs of 3 inputs are not divided by blocks of 1x4"
+    assert told["5"].reason == "50.0% of the weights are zero"
+    with pytest.raises(TechniqueError, match="pattern='1x4' does not fit '0': 8 outputs of 3 inputs"):
+        PruneWeights(0.5, pattern="1x4", layers=("0", "5")).apply(model, job)
+    with pytest.raises(TechniqueError, match="pattern='1x7' does not fit '0'"):
+        PruneWeights(0.5, pattern="1x7").apply(model, job)
+
+
+@pytest.mark.parametrize("setting", [{"layers": ("hed",)}, {"sparsities": (("hed", 0.5),)}])
+def test_an_unknown_layer_is_refused_with_the_closest(setting: dict[str, object]) -> None:
+    model = nn.Sequential()
+    model.add_module("head", nn.Linear(4, 4))
+    with pytest.raises(TechniqueError, match=r"names 'hed', which holds no weights: use a layer that does \(head\)"):
+        PruneWeights(**setting).apply(trained(model), job_of(model, torch.randn(2, 4)))  # type: ignore[arg-type]
+
+
+def test_a_layer_that_would_lose_all_its_weights_is_named() -> None:
+    model = net()
+    model[6].weight.detach().mul_(1e-6)
+    for technique in (PruneWeights(0.9, scope="global"), PruneWeights(threshold=1e-3)):
+        with pytest.raises(TechniqueError, match="leaves nothing of '6': remove less, or leave that layer out"):
+            technique.apply(model, job_of(model, X))
+
+
+def test_zeros_that_are_there_count_and_a_sparse_network_stays_as_it_is() -> None:
+    model = net()
+    job = job_of(model, X)
+    sparse = PruneWeights(0.8).apply(model, job)
+    for share in (0.8, 0.6):
+        again = PruneWeights(share).apply(sparse, job)
+        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), sparse.parameters(), strict=True))
+    told = PruneWeights(0.6).coverage(sparse, again, job)
+    assert not any(layer.changed for layer in told.layers)
+    assert told.layers[0].reason == "as it was: 79.6% of the weights are zero"
+    assert zeros(PruneWeights(0.9).apply(sparse, job))["5.weight"] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_network_without_floating_point_weights_is_refused() -> None:
+    class Quantized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.ones(4, 4, dtype=torch.int8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.get_buffer("weight").float()
+
+    model = Quantized()
+    with pytest.raises(TechniqueError, match=r"no floating-point weights .* prune a network before it is quantized"):
+        PruneWeights().apply(model, job_of(model, torch.randn(2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (
+            lambda evidence: torch.ones(3, 3),
+            r"gave shape \(3, 3\) for '5': it must return a tensor of shape \(12,\), or",
+        ),
+        (lambda evidence: evidence.weight * torch.nan, "gave nan for channel 0, weight 0, of '5': it must be finite"),
+        (lambda evidence: evidence.weight.sum(1), "the criterion judges whole channels of '5'"),
+    ],
+)
+def test_a_function_with_a_wrong_answer_is_refused(criterion: object, message: str) -> None:
+    model = net()
+    with pytest.raises(TechniqueError, match=message):
+        PruneWeights(criterion=criterion, layers=("5",)).apply(model, job_of(model, X))  # type: ignore[arg-type]
+
+
+def test_a_function_decides_and_is_told_by_name() -> None:
+    def last_first(evidence: object) -> Tensor:
+        return -torch.arange(12.0 * 256).reshape(12, 256)
+
+    model, technique = net(), PruneWeights(0.5, criterion=last_first, layers=("5",))
+    weight = technique.apply(model, job_of(model, X)).get_parameter("5.weight")
+    assert not weight[6:].any()
+    assert "last_first" in json.dumps(technique.settings())
+
+
+@pytest.mark.parametrize("pattern", ["1x1", "2:4", "1x4"])
+def test_reconstruction_brings_the_outputs_nearer(pattern: str) -> None:
+    torch.manual_seed(0)
+    grouped = nn.Conv2d(4, 8, 3, padding=1, groups=2)
+    model = trained(nn.Sequential(grouped, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 8)))
+    rows = (torch.randn(256, 64) @ torch.randn(64, 64) / 8).reshape(256, 4, 4, 4)
+    job, share = job_of(model, rows), None if ":" in pattern else 0.6
+    layers = () if pattern == "1x1" else ("3",)
+
+    def error(solved: bool) -> float:
+        technique = PruneWeights(share, pattern=pattern, reconstruct=solved, layers=layers)
+        return float((technique.apply(model, job)(rows) - model(rows)).detach().square().mean())
+
+    assert error(True) < 0.7 * error(False)

@@ -1,0 +1,179 @@
+"""Zeros through trainings: they are held, they grow, they go and come back, and rounds of pruning and training."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.weights import matrices
+from paring.ops.sparsity import zero_share
+from paring.techniques.fine_tune import FineTune
+from paring.techniques.gradual_pruning import GradualPruning, cubic
+from paring.techniques.iterative_pruning import IterativePruning
+from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.prune_weights import PruneWeights
+from paring.types import Batch, Task
+
+
+@cache
+def digits() -> tuple[list[Batch], list[Batch]]:
+    data = load_digits()
+    images = torch.from_numpy(data.data).float().div(16)
+    labels = torch.from_numpy(data.target).long()
+    batches: list[Batch] = list(zip(images.split(64), labels.split(64), strict=True))
+    return batches[:20], batches[20:]
+
+
+def fresh() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(64, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10)
+    ).eval()
+
+
+@cache
+def taught() -> nn.Module:
+    train, evaluate = digits()
+    model = fresh()
+    return FineTune(epochs=12, label_weight=1.0, learning_rate=0.1).apply(
+        model, Job.of(Task(model, evaluate, train=train))
+    )
+
+
+def job(seed: int = 0) -> Job:
+    train, evaluate = digits()
+    return Job.of(Task(taught(), evaluate, train=train), seed=seed, threads=1)
+
+
+def score(model: nn.Module) -> float:
+    with torch.no_grad():
+        found = [(model(x).argmax(1) == y).float() for x, y in digits()[1]]
+    return float(torch.cat(found).mean())
+
+
+def zeros(model: nn.Module) -> list[float]:
+    return [round(zero_share(each.parameter.detach()), 2) for each in matrices(model)]
+
+
+def overall(model: nn.Module) -> float:
+    return zero_share(torch.cat([each.parameter.detach().flatten() for each in matrices(model)]))
+
+
+def test_a_training_holds_the_zeros_and_mends_the_network() -> None:
+    sparse = PruneWeights(0.85).apply(taught(), job())
+    again = FineTune(epochs=6).apply(sparse, job())
+    for old, new in zip(matrices(sparse), matrices(again), strict=True):
+        assert torch.equal(old.parameter == 0, new.parameter == 0)
+        assert not torch.equal(old.parameter, new.parameter)
+    assert score(again) > score(sparse) + 0.1
+    assert score(again) > score(taught()) - 0.05
+
+
+def test_a_matrix_that_begins_with_nothing_but_zeros_is_trained() -> None:
+    model = copy.deepcopy(taught())
+    model[5].weight.detach().zero_()
+    assert FineTune(epochs=2).apply(model, job()).get_parameter("5.weight").any()
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+def test_zeros_grow_while_the_network_is_trained(regrow: bool) -> None:
+    prune = PruneWeights(0.8, scope="global")
+    technique = GradualPruning(epochs=8, prune=prune, regrow=regrow)
+    grown = technique.apply(taught(), job())
+    assert overall(grown) == pytest.approx(0.8, abs=1e-3)
+    assert score(grown) > score(taught()) - 0.04
+    same = technique.apply(taught(), job())
+    assert all(torch.equal(a, b) for a, b in zip(grown.state_dict().values(), same.state_dict().values(), strict=True))
+
+
+def test_with_regrowth_other_weights_stay_than_those_that_were_large() -> None:
+    prune = PruneWeights(0.8)
+    first = {each.name: each.parameter != 0 for each in matrices(prune.apply(taught(), job()))}
+
+    def alike(regrow: bool) -> float:
+        grown = GradualPruning(epochs=6, prune=prune, regrow=regrow).apply(taught(), job())
+        kept = [(each.parameter != 0)[first[each.name]] for each in matrices(grown)]
+        return float(torch.cat(kept).double().mean())
+
+    assert alike(True) < alike(False) < 1
+
+
+def test_a_training_that_is_cut_short_ends_with_all_zeros() -> None:
+    train, evaluate = digits()
+    technique = GradualPruning(epochs=1, prune=PruneWeights(0.8), until=1.0)
+    short = Job.of(Task(taught(), evaluate, train=train[:2]), threads=1)
+    assert zeros(technique.apply(taught(), short)) == [0.8, 0.8, 0.8]
+
+
+def test_patterns_grow_too() -> None:
+    technique = GradualPruning(epochs=2, prune=PruneWeights(pattern="2:8", layers=("3",)))
+    assert zeros(technique.apply(taught(), job())) == [0.0, 0.75, 0.0]
+    steps = [technique.prune.at(share) for share in (0.0, 0.1, 0.5, 1.0)]
+    assert [step and step.pattern for step in steps] == [None, None, "5:8", "2:8"]
+
+
+def test_the_cubic_schedule() -> None:
+    assert [cubic(share) for share in (0.0, 0.5, 1.0, 1.5)] == [0.0, 0.875, 1.0, 1.0]
+
+
+def test_rounds_of_pruning_and_training() -> None:
+    said: list[str] = []
+    base = job()
+    told = Job(base.task, base.calibrate, threads=1, say=said.append)
+    model = IterativePruning(epochs=6, rounds=3, prune=PruneWeights(0.75)).apply(taught(), told)
+    assert zeros(model) == [0.75, 0.75, 0.75]
+    assert score(model) > score(taught()) - 0.04
+    assert [line for line in said if line.startswith("round")] == [
+        "round 1 of 3: PruneWeights(sparsity=0.25)",
+        "round 2 of 3: PruneWeights(sparsity=0.5)",
+        "round 3 of 3: PruneWeights(sparsity=0.75)",
+    ]
+
+
+def test_channels_go_in_rounds_too() -> None:
+    technique = IterativePruning(epochs=4, rounds=2, prune=PruneChannels(0.75, round_to=1))
+    model = technique.apply(taught(), job())
+    assert [tuple(each.parameter.shape) for each in matrices(model)] == [(12, 64), (8, 12), (10, 8)]
+    assert score(model) > 0.8
+
+
+def test_rewinding_takes_what_stays_back_to_where_it_began() -> None:
+    start = fresh()
+    still = IterativePruning(epochs=3, rounds=3, rewind=True, learning_rate=1e-9, prune=PruneWeights(0.6))
+    model = still.apply(start, job())
+    for old, new in zip(matrices(start), matrices(model), strict=True):
+        kept = new.parameter != 0
+        torch.testing.assert_close(new.parameter[kept], old.parameter[kept], atol=1e-5, rtol=0)
+    assert zeros(model) == [0.6, 0.6, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GradualPruning(until=0.0), "until=0.0 must be above 0 and at most 1"),
+        (lambda: GradualPruning(prune=PruneWeights(reconstruct=True)), "leave reconstruct out"),
+        (lambda: GradualPruning(epochs=0), "epochs=0 must be 1 or more"),
+        (lambda: IterativePruning(rounds=0), "rounds=0 must be 1 or more"),
+        (
+            lambda: IterativePruning(prune=PruneChannels(), rewind=True),
+            "rewind=True needs weights that keep their places",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(TechniqueError, match=message):
+        make()
+
+
+def test_recipes_read_as_people_say_them() -> None:
+    assert str(GradualPruning(epochs=5)) == "GradualPruning(PruneWeights(sparsity=0.8, scope=global), epochs=5)"
+    told = "IterativePruning(PruneChannels(ratio=0.25), rounds=4, epochs=30)"
+    assert str(IterativePruning(prune=PruneChannels(0.25))) == told

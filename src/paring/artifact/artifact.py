@@ -1,7 +1,7 @@
 """Artifact: a folder that holds a network and all that is needed to run, verify and serve it.
 
     DIR/manifest.json   what it is (see Manifest)
-    DIR/network.*       the network: ONNX, or a torch.export archive
+    DIR/network.*       the network: ONNX, a torch.export archive, or ONNX with its zeros left out (see `sparse`)
     DIR/golden.npz      a few inputs and the outputs they gave: the proof that it runs right on another host
 
 No file holds pickled objects, and every file's sha256 stands in the manifest.
@@ -20,11 +20,13 @@ import numpy as np
 
 from paring.artifact.files import replacing_folder, sha256_of, write_json
 from paring.artifact.manifest import Manifest
+from paring.artifact.sparse import SPARSE
 from paring.errors import ArtifactError
 from paring.types import Arrays, TensorSpec
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+NETWORKS = ("network.onnx", "network.pt2", SPARSE)
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ class Artifact:
 
     @property
     def network(self) -> Path:
-        """The file that the backend loads."""
+        """The network's file; `sparse.readable` gives the one that a backend loads."""
         for name in self.manifest.files:
-            if name in ("network.onnx", "network.pt2"):
+            if name in NETWORKS:
                 return self.path / name
-        raise ArtifactError(f"{self.path} holds no network: its manifest lists neither network.onnx nor network.pt2.")
+        raise ArtifactError(f"{self.path} holds no network: its manifest lists none of {', '.join(NETWORKS)}.")
 
     @property
     def size_bytes(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paring import registry
 from paring.artifact import Artifact
+from paring.artifact.sparse import readable
 from paring.backends.base import Backend
 from paring.backends.cores import check_threads, usable_cores
 from paring.errors import ArtifactError, BackendError
@@ -24,7 +25,8 @@ def load(
     """
     artifact = Artifact.chosen(path)
     backend, signature = backend_of(artifact, backends), artifact.manifest.signature
-    session = backend.load(artifact.network, threads=thread_count(artifact, threads), device=device)
+    with readable(artifact.network) as network:
+        session = backend.load(network, threads=thread_count(artifact, threads), device=device)
     return session if signature.graph_output_names == signature.output_names else _Named(session, signature)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from paring.artifact.files import write_scratch_array
+from paring.artifact.sparse import readable
 from paring.backends.base import Backend
 from paring.backends.channel import Channel, ignore_interrupts
 from paring.backends.checks import in_one_sentence
@@ -65,7 +66,8 @@ class Worker:
     def load(self, command: dict[str, Any]) -> dict[str, Any]:
         """Load the network."""
         backend = _backend_class(command["class"]).with_options(command["options"])
-        self._session = backend.load(Path(command["network"]), threads=command["threads"], device=command["device"])
+        with readable(Path(command["network"])) as network:
+            self._session = backend.load(network, threads=command["threads"], device=command["device"])
         return {}
 
     @property

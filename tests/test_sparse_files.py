@@ -1,0 +1,102 @@
+"""Sparse networks on disk: zeros take a bit, the file comes back byte for byte, and it runs as before."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+import paring
+from paring.artifact.sparse import SPARSE, packed, readable
+from paring.errors import ArtifactError
+from paring.techniques.int8_static import Int8Static
+from paring.types import Array, Budget, Task
+
+TYPES = [np.float32, np.float16, np.float64, np.int8, np.uint8, np.int32]
+
+
+def graph(constants: list[Array]) -> onnx.ModelProto:
+    """A graph that holds these constants and nothing that runs."""
+    tensors = [numpy_helper.from_array(value, f"c{number}") for number, value in enumerate(constants)]
+    result = helper.make_tensor_value_info("c0", TensorProto.FLOAT, None)
+    return helper.make_model(helper.make_graph([], "constants", [], [result], tensors))
+
+
+@given(st.integers(0, 999), st.lists(st.sampled_from(TYPES), min_size=1, max_size=4), st.floats(0, 1))
+def test_every_file_comes_back_byte_for_byte(seed: int, types: list[type], share: float) -> None:
+    generator = np.random.default_rng(seed)
+    constants = []
+    for kind in types:
+        values = generator.normal(size=int(generator.integers(1, 9000))) * 50
+        values[generator.random(len(values)) < share] = 0
+        constants.append(np.where(values == 0, 128 if kind is np.uint8 else 0, np.clip(values, 0, 99)).astype(kind))
+    constants.append(constants[0])  # The same bytes twice.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        onnx.save(graph(constants), file)
+        before = file.read_bytes()
+        smaller = packed(file)
+        assert smaller.stat().st_size <= len(before)
+        assert [path.name for path in Path(folder).iterdir()] == [smaller.name]
+        with readable(smaller) as whole:
+            assert whole.read_bytes() == before
+
+
+def test_zeros_cost_a_bit_and_no_more(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    weights[:90_000] = 0
+    onnx.save(graph([weights]), tmp_path / "network.onnx")
+    smaller = packed(tmp_path / "network.onnx")
+    assert smaller.name == SPARSE
+    assert smaller.stat().st_size < 100_000 / 8 + 10_000 * 4 + 3000
+
+
+def test_a_dense_network_is_left_as_it_is(tmp_path: Path) -> None:
+    onnx.save(graph([np.arange(9000, dtype=np.float32)]), tmp_path / "network.onnx")
+    assert packed(tmp_path / "network.onnx") == tmp_path / "network.onnx"
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"", lambda content: b"x" * 99])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: object) -> None:
+    onnx.save(graph([np.zeros(9000, dtype=np.float32)]), tmp_path / "network.onnx")
+    file = packed(tmp_path / "network.onnx")
+    assert callable(damage)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ArtifactError, match=r"network\.sparse can't be unpacked"), readable(file):
+        pass
+
+
+def test_a_search_for_size_stores_a_pruned_network_without_its_zeros(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.mul_(torch.rand_like(layer.weight) > 0.9)
+    rows = torch.randn(1200, 64)
+    with torch.no_grad():
+        data = [(rows, model(rows).argmax(1))]
+    task = Task(model, data)
+    result = paring.optimize(
+        task,
+        budget=Budget(max_drop=0.1, objective="size"),
+        out=tmp_path,
+        time_limit_s=300,
+        techniques=[Int8Static()],
+        backends=["onnxruntime"],
+        progress=False,
+    )
+    best = tmp_path / "best"
+    assert (best / SPARSE).is_file()
+    assert result.best.size_bytes < 0.35 * 64 * 256 * 5
+    assert paring.verify(best).ok
+    session = paring.load(best)
+    (name,) = session.run({"input": rows[:3].numpy()}).values()
+    assert name.shape == (3, 4)

@@ -20,6 +20,9 @@ from paring.train.constraint import Constraint
 UPDATES = 100
 """How many times the weights are chosen anew while the zeros grow."""
 
+FADING = 0.9
+"""What is left after each step of a weight that is not seen, beside what its gradient adds."""
+
 
 def cubic(share: float) -> float:
     """Of the final sparsity when that share of its time is over: 1 - (1 - t)^3. Zhu and Gupta 2017, eq. 1, from 0."""
@@ -31,9 +34,10 @@ class GradualPruning(FineTune):
     """Fine-tuning in which weights become zero little by little, as `prune` says; then the rest is trained on.
 
     The share of zeros follows the cubic schedule of Zhu and Gupta (2017) and is reached when `until` of the training is
-    over. With `regrow` a weight that was taken away is kept in secret, goes on learning by the gradient at its place,
-    and comes back when it matters again (dynamic network surgery, Guo et al. 2016; there with two thresholds and a
-    chance that falls, here until the zeros are all there). Zeros are baked in at the end.
+    over. With `regrow` a weight that was taken away goes on learning in secret by the gradient at its place, and comes
+    back when it matters again (dynamic network surgery, Guo et al. 2016; there with two thresholds and a chance that
+    falls, here until the zeros are all there, and fading: what the network does not see has no effect that would ever
+    stop its growth). Zeros are baked in at the end.
     """
 
     prune: PruneWeights = field(default_factory=lambda: PruneWeights(0.8, scope="global"))
@@ -84,7 +88,7 @@ class _GrowingZeros(Constraint):
             yield
             return
         kept = [parameter.detach().clone() for parameter, _ in self.masks]
-        self._bake_()
+        self._weaken_(0.0)
         try:
             yield
         finally:
@@ -93,14 +97,13 @@ class _GrowingZeros(Constraint):
                     parameter.copy_(value)
 
     def settle_(self) -> None:
-        """Zeros again, unless what was taken away may come back."""
-        if not self.technique.regrow:
-            self._bake_()
+        """Zeros again; what may come back fades towards them."""
+        self._weaken_(FADING if self.technique.regrow else 0.0)
 
     def finish_(self) -> None:
         """All zeros, also where the training was cut short."""
         self._choose(1.0)
-        self._bake_()
+        self._weaken_(0.0)
 
     def _choose(self, share: float) -> None:
         """Masks for this moment of the training."""
@@ -118,6 +121,7 @@ class _GrowingZeros(Constraint):
         return matrices(prune.apply(self.model, self.job), vectors=prune.vectors)
 
     @torch.no_grad()
-    def _bake_(self) -> None:
+    def _weaken_(self, factor: float) -> None:
+        """Multiply what was taken away."""
         for parameter, mask in self.masks:
-            parameter.mul_(mask)
+            parameter.mul_(torch.where(mask, 1.0, factor))

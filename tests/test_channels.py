@@ -228,11 +228,93 @@ def test_a_layer_norm_takes_its_statistics_over_what_is_left() -> None:
     assert smaller.get_submodule("norm1").normalized_shape == (13,)
 
 
-def test_attention_heads_stay_and_say_why() -> None:
-    groups = by_name(trained(Encoder()), torch.randint(0, 11, (4, 5)))
-    assert not groups["up"].frozen
-    for name in ("query", "key", "value"):
-        assert groups[name].frozen == "unflatten in the network's own forward splits them into 2 x 8"
+class Heads(nn.Module):
+    """Attention as people write it; each head has a width of 4."""
+
+    def __init__(self, style: str, heads: int = 4, key_heads: int = 4) -> None:
+        super().__init__()
+        self.style, self.num_heads, self.key_heads = style, heads, key_heads
+        width = heads * 4
+        self.embed = nn.Embedding(11, 12)
+        if style == "fused":
+            self.qkv = nn.Linear(12, 3 * width)
+        else:
+            self.query, self.key, self.value = (nn.Linear(12, 4 * n) for n in (heads, key_heads, key_heads))
+        self.bias = nn.Embedding(9, heads)
+        self.merge = nn.Linear(width, 12)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        rows, length = tokens.shape
+        if self.style == "fused":
+            parts = self.qkv(x).view(rows, length, 3, self.num_heads, 4).transpose(1, 3).unbind(2)
+        else:
+            parts = [layer(x).view(rows, length, -1, 4).transpose(1, 2) for layer in (self.query, self.key, self.value)]
+        y = getattr(self, self.style)(*parts).transpose(1, 2)
+        z: Tensor = self.merge(y.reshape(rows, length, -1))
+        return z
+
+    def fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value)
+
+    def grouped(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+    def repeated(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        rows, heads, length, width = key.shape
+        times = query.shape[1] // heads
+        key, value = (
+            part[:, :, None].expand(rows, heads, times, length, width).reshape(rows, -1, length, width)
+            for part in (key, value)
+        )
+        return F.scaled_dot_product_attention(query, key, value)
+
+    def plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        places = torch.arange(query.shape[2])
+        bias = self.bias(places[:, None] - places[None] + query.shape[2] - 1).permute(2, 0, 1)[None]
+        return (query @ key.transpose(-1, -2) * 0.5 + bias).softmax(-1) @ value
+
+
+@pytest.mark.parametrize(
+    ("style", "key_heads"), [("fused", 4), ("grouped", 2), ("repeated", 2), ("plain", 4), ("grouped", 4)]
+)
+def test_heads_of_attention_go_as_a_whole(style: str, key_heads: int) -> None:
+    model, tokens = trained(Heads(style, key_heads=key_heads)), torch.randint(0, 11, (3, 5))
+    groups = by_name(model, tokens)
+    heads = groups["qkv" if style == "fused" else "query"]
+    assert heads.channels == key_heads
+    assert not heads.frozen
+    smaller = assert_same_as_silenced(model, tokens)
+    assert smaller.get_parameter("merge.weight").shape == (12, 8)
+
+
+def test_a_module_that_counts_its_heads_is_told() -> None:
+    model, tokens = trained(Encoder()), torch.randint(0, 11, (4, 5))
+    traced = trace(model, tokens)
+    groups, removal = groups_of(traced), {"query": (0,)}
+    assert {group.name: group.counted for group in groups}["query"] == ("",)
+    smaller = remove_channels(model, groups, removal)
+    check_removal(traced, model, smaller, tokens, groups, removal)
+    assert (smaller.heads, model.heads) == (1, 2)
+
+
+class Conv1D(nn.Module):
+    """A linear layer of one's own, inputs first, that keeps its size in an attribute."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.nf = outputs
+        self.weight = nn.Parameter(torch.ones(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.nf)
+
+
+def test_a_layer_of_ones_own_keeps_its_size_in_line() -> None:
+    model = trained(nn.Sequential(Conv1D(12, 6), nn.GELU(), Conv1D(4, 12)))
+    smaller = assert_same_as_silenced(model, torch.randn(5, 6))
+    assert (smaller[0].nf, model[0].nf) == (6, 12)
 
 
 def test_named_inputs_and_two_outputs() -> None:
@@ -253,7 +335,6 @@ def test_named_inputs_and_two_outputs() -> None:
         (nn.PixelShuffle(2), "pixel_shuffle in '1' is an operator whose channels are not followed"),
         (nn.Softmax(1), "softmax in '1' mixes them"),
         (nn.ConstantPad3d((0, 0, 0, 0, 0, 4), 0.0), "pad in '1' changes their number from 8 to 12"),
-        (nn.Unflatten(1, (2, 4)), "unflatten in '1' splits them into 2 x 4"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -40,10 +40,11 @@ X = images(6, size=4)
     [
         ({"sparsity": 1.0}, "sparsity=1.0 must be at least 0 and below 1: the share of zeros"),
         ({"sparsity": -0.1}, "sparsity=-0.1 must be"),
-        ({"sparsity": float("nan")}, "sparsity=nan must be"),
+        ({"sparsity": float("nan")}, "sparsity=nan must be a finite float or None"),
+        ({"sparsity": "0.5"}, "sparsity='0.5' must be a finite float or None"),
         ({"sparsities": (("0", 2.0),)}, "sparsity of '0'=2.0 must be"),
         ({"threshold": 0.0}, "threshold=0.0 must be above 0"),
-        ({"threshold": float("nan")}, "threshold=nan must be above 0"),
+        ({"threshold": float("inf")}, "threshold=inf must be a finite float or None"),
         ({"scope": "all"}, "scope='all' is unknown: choose one of layer, global"),
         ({"criterion": "magnitude_l3"}, "criterion='magnitude_l3' is unknown: choose magnitude_l"),
         ({"pattern": "4x"}, "pattern='4x' is unknown: use '1x1' for single weights"),

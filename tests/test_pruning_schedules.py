@@ -98,7 +98,7 @@ def test_with_regrowth_other_weights_stay_than_those_that_were_large() -> None:
     first = {each.name: each.parameter != 0 for each in matrices(prune.apply(taught(), job()))}
 
     def alike(regrow: bool) -> float:
-        grown = GradualPruning(epochs=6, prune=prune, regrow=regrow).apply(taught(), job())
+        grown = GradualPruning(epochs=4, learning_rate=0.2, prune=prune, regrow=regrow).apply(taught(), job())
         kept = [(each.parameter != 0)[first[each.name]] for each in matrices(grown)]
         return float(torch.cat(kept).double().mean())
 

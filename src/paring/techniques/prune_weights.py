@@ -20,12 +20,12 @@ from paring.graph.weights import Matrix, check_layers, matrices
 from paring.ops.importance import Criterion, Evidence, criterion_of, weight_importance
 from paring.ops.reconstruction import reconstructed
 from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, pattern_of, zero_share
+from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique
 from paring.techniques.evidence import Observations
 from paring.types import Coverage, LayerChange
 
 Scope = Literal["layer", "global"]
-SCOPES: tuple[Scope, ...] = ("layer", "global")
 DEFAULT_SPARSITY = 0.5
 
 
@@ -56,14 +56,13 @@ class PruneWeights(ModuleTechnique):
     sparsities: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         told = [("sparsity", self.sparsity), *((f"sparsity of {layer!r}", share) for layer, share in self.sparsities)]
         for name, share in told:
             if share is not None and not 0 <= share < 1:
                 raise TechniqueError(f"{name}={share} must be at least 0 and below 1: the share of zeros.")
-        if self.threshold is not None and not 0 < self.threshold < float("inf"):
+        if self.threshold is not None and not self.threshold > 0:
             raise TechniqueError(f"threshold={self.threshold} must be above 0: smaller weights become zero.")
-        if self.scope not in SCOPES:
-            raise TechniqueError(f"scope={self.scope!r} is unknown: choose one of {', '.join(SCOPES)}.")
         criterion_of(self.criterion)
         self._check_one_amount(pattern_of(self.pattern))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -47,11 +47,15 @@ def bound(node: Node) -> dict[str, Any]:
 
 @dataclass
 class Call:
-    """One operator: `arguments` by name; `known` holds the atoms of every tensor before it."""
+    """One operator: `arguments` by name; `known` holds the atoms of every tensor before it.
+
+    `counted` gathers the modules that see channels as a dimension of their own, and so may know how many there are.
+    """
 
     node: Node
     atoms: Atoms
     known: Mapping[Node, Value]
+    counted: list[tuple[str, Ids]]
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,6 +122,24 @@ class Call:
     def couple(self, first: Ids | None, second: Ids | None) -> Ids | None:
         """The operator needs two dimensions to keep the same size."""
         return self.atoms.couple(first, second, f"{self.where} joins them with a dimension of fixed size")
+
+    def meeting(self, nodes: Iterable[Node], back: int, size: int) -> Ids | None:
+        """Couple a dimension of several tensors, counted from behind; one of another size, as 1, takes no part."""
+        first: Ids | None = None
+        for number, ids in enumerate([self._at(node, back) for node in nodes if self._size(node, back) == size > 1]):
+            if number == 0:
+                first = ids
+            elif first is not None or ids is not None:
+                first = self.couple(first, ids)
+        return first
+
+    def _at(self, node: Node, back: int) -> Ids | None:
+        return self.dims_of(node)[-back]
+
+    @staticmethod
+    def _size(node: Node, back: int) -> int:
+        shape = shape_of(node)
+        return shape[-back] if len(shape) >= back else 1
 
     def produce(self, ids: Ids | None) -> Ids | None:
         """Channels that a layer's weight makes."""

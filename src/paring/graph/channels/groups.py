@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -25,12 +25,16 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
-    """Channels that can be removed one by one, each from all members at once. `frozen` says why none can be."""
+    """Channels that can be removed one by one, each from all members at once. `frozen` says why none can be.
+
+    `counted` names the modules that see them as a dimension of their own, as attention sees its heads.
+    """
 
     name: str
     layers: tuple[str, ...]
     members: tuple[Member, ...]
     frozen: str = ""
+    counted: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -70,8 +74,19 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
         if any(slot in atoms.producers for slot in counts):
             gathered[tuple(counts.items())].append(root)
     order = {name: position for position, name in enumerate(traced.names)}
-    groups = [_group(atoms, classes, roots) for roots in gathered.values()]
+    counted = _counted(traced)
+    groups = [replace(_group(atoms, classes, r), counted=counted.get(frozenset(r), ())) for r in gathered.values()]
     return _named(sorted(groups, key=lambda group: (order[group.main.slot.tensor], bool(group.frozen))))
+
+
+def _counted(traced: Trace) -> dict[frozenset[int], tuple[str, ...]]:
+    """The modules that see exactly these channels, by what stands for each, as a dimension of their own."""
+    found: dict[frozenset[int], tuple[str, ...]] = defaultdict(tuple)
+    for module, ids in traced.counted:
+        roots = frozenset(map(traced.atoms.find, ids.tolist()))
+        if len(roots) == len(ids) and module not in found[roots]:
+            found[roots] += (module,)
+    return found
 
 
 def frozen_layers(traced: Trace) -> dict[str, str]:
@@ -113,5 +128,5 @@ def _named(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
         seen[group.name] += 1
         number = seen[group.name]
         name = group.name if number == 1 else f"{group.name}#{number}"
-        result.append(ChannelGroup(name, group.layers, group.members, group.frozen))
+        result.append(replace(group, name=name))
     return tuple(result)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from torch.fx import Node
+
 from paring.graph.channels.atoms import Dims, Ids
-from paring.graph.channels.calls import Call, fixed
+from paring.graph.channels.calls import Call, fixed, shape_of
 
 
 def _grouped(call: Call, ids: Ids | None, groups: int) -> Ids | None:
@@ -81,16 +83,32 @@ def addmm(call: Call) -> Dims:
 
 
 def matmul(call: Call) -> Dims:
-    """(..., n, k) @ (..., k, m): the inner dimension is read, the outer ones go on; a vector has only the inner one."""
-    first, second = (node for node in call.node.args[:2])
+    """(..., n, k) @ (..., k, m): the inner dimension is read, the outer ones meet; a vector has only the inner one."""
+    left, right = call.node.args[:2]
+    assert isinstance(left, Node)
+    assert isinstance(right, Node)
+    return _product(call, left, right)
+
+
+def baddbmm(call: Call) -> Dims:
+    """(b, n, m) + (b, n, k) @ (b, k, m)."""
+    product = _product(call, call.arguments["batch1"], call.arguments["batch2"])
+    added = call.arguments["self"]
+    for back, ids in zip((3, 2, 1), product, strict=True):
+        if ids is not None and len(shape_of(added)) >= back and shape_of(added)[-back] > 1:
+            call.couple(ids, call.dims_of(added)[-back])
+    return product
+
+
+def _product(call: Call, first: Node, second: Node) -> Dims:
     left, right = call.dims_of(first), call.dims_of(second)
     call.consume(left[-1], right[-2] if len(right) > 1 else right[-1])
-    for ids in (*left[:-2], *right[:-2]):
-        call.freeze(ids, "multiplies matrices stacked along them")
     tail = (left[-2:-1] if len(left) > 1 else ()) + (right[-1:] if len(right) > 1 else ())
     if len(right) > 1:
         call.produce(right[-1])
-    return fixed(len(call.out_shape) - len(tail)) + tail
+    shape = call.out_shape[: len(call.out_shape) - len(tail)]
+    stacked = [call.meeting((first, second), len(shape) - at + 2, size) for at, size in enumerate(shape)]
+    return (*stacked, *tail)
 
 
 def batch_norm(call: Call) -> Dims:
@@ -144,11 +162,20 @@ def embedding(call: Call) -> Dims:
 
 
 def attention(call: Call) -> Dims:
-    """(..., queries, d), (..., keys, d), (..., keys, v) -> (..., queries, v); d sets the scale, so it stays."""
+    """(..., heads, queries, d), (..., heads, keys, d), (..., heads, keys, v) -> (..., heads, queries, v).
+
+    The width d sets the scale, so it stays. Heads meet; where those of keys are fewer, each serves several queries.
+    """
     for name in ("query", "key"):
-        for ids in call.dims(name):
-            call.freeze(ids, "scales by their number")
-    values = call.dims("value")
-    for ids in (*values[:-1], *call.dims("attn_mask")):
-        call.freeze(ids, "holds them as heads or positions")
-    return (*fixed(len(values) - 1), values[-1])
+        call.freeze(call.dims(name)[-1], "scales by their number")
+    nodes = [node for name in ("query", "key", "value", "attn_mask") if isinstance(node := call.arguments[name], Node)]
+    for node in nodes:
+        call.freeze(call.dims_of(node)[-2], "holds them as positions")
+    shape = call.out_shape[:-2]
+    stacked = [call.meeting(nodes, len(shape) - at + 2, size) for at, size in enumerate(shape)]
+    if stacked:
+        for name in ("key", "value"):
+            heads = call.dims(name)[-3]
+            if call.shape(name)[-3] != shape[-1]:
+                call.couple(None if heads is None else heads.repeat(shape[-1] // len(heads)), stacked[-1])
+    return (*stacked, None, call.dims("value")[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -39,7 +39,7 @@ def without(tensor: Tensor, gone: Mapping[int, set[int]]) -> Tensor:
     return tensor.detach().clone()
 
 
-def remove_channels(model: nn.Module, groups: Iterable[ChannelGroup], removal: Removal) -> nn.Module:
+def remove_channels(model: nn.Module, groups: Sequence[ChannelGroup], removal: Removal) -> nn.Module:
     """A copy of the network in eval mode without these channels; tied parameters stay tied."""
     result = copy.deepcopy(model).eval()
     by_tensor: dict[str, dict[int, set[int]]] = defaultdict(dict)
@@ -47,9 +47,12 @@ def remove_channels(model: nn.Module, groups: Iterable[ChannelGroup], removal: R
         by_tensor[slot.tensor][slot.dim] = indices
     tensors, aliases = state(result), state_names(result)
     touched: set[str] = set()
+    for group in groups:
+        _recount_(result, group, group.channels - len(removal.get(group.name, ())))
     for name, gone in by_tensor.items():
         old = tensors[name]
         new = without(old, gone)
+        _respell_(result.get_submodule(name.rpartition(".")[0]), tuple(old.shape), tuple(new.shape))
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
         for alias in aliases[name]:
@@ -59,6 +62,25 @@ def remove_channels(model: nn.Module, groups: Iterable[ChannelGroup], removal: R
     for module in {id(result.get_submodule(name)): result.get_submodule(name) for name in touched}.values():
         _resize_(module)
     return result
+
+
+def _recount_(model: nn.Module, group: ChannelGroup, kept: int) -> None:
+    """A module that sees channels as heads has their number; the name tells it from any other of the same size."""
+    for name in group.counted:
+        module = model.get_submodule(name)
+        for attribute, value in list(vars(module).items()):
+            if "head" in attribute and type(value) is int and value == group.channels:
+                setattr(module, attribute, kept)
+
+
+def _respell_(module: nn.Module, old: tuple[int, ...], new: tuple[int, ...]) -> None:
+    """A layer of one's own may keep the size of its weight in attributes; torch's are brought in line by `_resize_`."""
+    if type(module).__module__.startswith("torch.nn."):
+        return
+    for before, after in zip(old, new, strict=True):
+        for attribute, value in list(vars(module).items()):
+            if type(value) is int and value == before != after and old.count(before) == 1:
+                setattr(module, attribute, after)
 
 
 def _resize_(module: nn.Module) -> None:

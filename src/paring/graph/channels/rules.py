@@ -21,6 +21,7 @@ def _table() -> Mapping[str, Rule]:
         layers.linear: "linear",
         layers.addmm: "addmm",
         layers.matmul: "matmul mm bmm",
+        layers.baddbmm: "baddbmm",
         layers.batch_norm: "batch_norm instance_norm",
         layers.group_norm: "group_norm",
         layers.layer_norm: "layer_norm rms_norm",
@@ -35,7 +36,7 @@ def _table() -> Mapping[str, Rule]:
         " adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
         " max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d"
         " upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d lp_pool2d",
-        shapes.reduction: "mean sum amax amin max min var std prod logsumexp any all argmax argmin",
+        shapes.reduction: "mean sum amax amin max min var std prod logsumexp any all argmax argmin linalg_vector_norm",
         shapes.along: "softmax log_softmax cumsum roll flip sort",
         shapes.reshape: "view reshape flatten unflatten squeeze unsqueeze _unsafe_view view_as reshape_as",
         shapes.permute: "permute transpose t numpy_T swapaxes swapdims",
@@ -43,6 +44,7 @@ def _table() -> Mapping[str, Rule]:
         shapes.stack: "stack",
         shapes.cut: "slice narrow pad constant_pad_nd repeat expand expand_as",
         shapes.select: "select",
+        shapes.index: "index",
         shapes.pieces: "split split_with_sizes chunk unbind",
         shapes.gated: "glu",
     }
@@ -54,6 +56,8 @@ RULES = _table()
 
 def followed(call: Call) -> Value:
     """The dimensions of what an operator gives; an unknown operator freezes what it takes."""
+    if call.node.meta.get("val") is None:
+        return ()  # It gives nothing, as assertions do.
     rule = RULES.get(call.operator)
     target = call.node.target
     if rule is None and isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from paring.graph.channels.atoms import Dims, Ids
-from paring.graph.channels.calls import Call, Value, fixed, shape_of
+from paring.graph.channels.calls import Call, Value, fixed, layer_of, shape_of
+
+FUSED = 3
+"""Queries, keys and values that one layer makes."""
 
 
 def same(call: Call) -> Dims:
@@ -20,19 +23,7 @@ def same(call: Call) -> Dims:
 def elementwise(call: Call) -> Dims:
     """Broadcast from the right; dimensions that meet are coupled."""
     shape = call.out_shape
-    result: list[Ids | None] = []
-    for back in range(len(shape), 0, -1):
-        meeting = [
-            call.dims_of(node)[-back]
-            for node in call.tensors()
-            if len(shape_of(node)) >= back and shape_of(node)[-back] == shape[-back] > 1
-        ]
-        first = meeting[0] if meeting else None
-        for other in meeting[1:]:
-            if first is not None or other is not None:
-                first = call.couple(first, other)
-        result.append(first)
-    return tuple(result)
+    return tuple(call.meeting(call.tensors(), back, shape[-back]) for back in range(len(shape), 0, -1))
 
 
 def spatial(call: Call) -> Value:
@@ -56,7 +47,9 @@ def _axes(dim: Any, rank: int) -> set[int]:
 
 
 def reduction(call: Call) -> Value:
-    """Sums, means and the like: a reduced dimension must stay, the others go on."""
+    """Sums, means and the like: a reduced dimension must stay, the others go on; of two tensors one by one."""
+    if "other" in call.arguments:
+        return elementwise(call)
     dims = call.dims("self")
     axes = _axes(call.arguments.get("dim"), len(dims))
     for axis in axes:
@@ -98,16 +91,26 @@ def _merged(call: Call, dims: Dims, shape: tuple[int, ...]) -> Ids | None:
 
 
 def _split(call: Call, ids: Ids | None, shape: tuple[int, ...]) -> Dims:
-    """Atoms of one dimension over several: possible where they vary along one of them only."""
+    """Atoms of one dimension over several: those along one of them stay apart, the others are coupled with them.
+
+    So the heads of an attention, (heads * width) seen as (heads, width), go each as a whole.
+    """
     if ids is None or not shape:
         return fixed(len(shape))
-    grid = ids.reshape(shape)
-    for axis in range(len(shape)):
-        line = np.moveaxis(grid, axis, 0).reshape(shape[axis], -1)
-        if (line == line[:, :1]).all():
-            return tuple(line[:, 0].copy() if at == axis else None for at in range(len(shape)))
-    call.freeze(ids, f"splits them into {' x '.join(map(str, shape))}")
-    return fixed(len(shape))
+    lines = [np.moveaxis(ids.reshape(shape), axis, 0).reshape(size, -1) for axis, size in enumerate(shape)]
+    varying = [axis for axis, line in enumerate(lines) if (line != line[:1]).any()]
+    if not varying:
+        return fixed(len(shape))
+    axis = varying[_apart(tuple(shape[axis] for axis in varying))]
+    for column in lines[axis].T[1:]:
+        call.atoms.join(lines[axis][:, 0], column)
+    call.counted.append((layer_of(call.node), lines[axis][:, 0]))
+    return tuple(lines[axis][:, 0].copy() if at == axis else None for at in range(len(shape)))
+
+
+def _apart(shape: tuple[int, ...]) -> int:
+    """Which of several dimensions holds what can go: the first, as heads do, unless that tells three matrices apart."""
+    return 1 if len(shape) > 2 and shape[0] == FUSED else 0
 
 
 def _segments(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[slice, slice]]:
@@ -159,9 +162,9 @@ def permute(call: Call) -> Dims:
 
 
 def concatenate(call: Call) -> Dims:
-    """Channels one after the other; the remaining dimensions meet."""
-    parts = [call.dims_of(node) for node in call.arguments["tensors"]]
+    """Channels one after the other; the remaining dimensions meet. Empty tensors of any rank take no part."""
     rank = len(call.out_shape)
+    parts = [call.dims_of(node) for node in call.arguments["tensors"] if len(shape_of(node)) == rank]
     axis = call.axis("dim", rank)
     result: list[Ids | None] = []
     for at in range(rank):
@@ -222,6 +225,14 @@ def select(call: Call) -> Dims:
     axis = call.axis("dim", len(dims))
     call.freeze(dims[axis], "picks one of them by its number")
     return (*dims[:axis], *dims[axis + 1 :])
+
+
+def index(call: Call) -> Dims:
+    """What tensors of numbers pick from the leading dimensions: those must stay, the others go on."""
+    dims, picked = call.dims("self"), call.arguments["indices"]
+    for ids in dims[: len(picked)]:
+        call.freeze(ids, "picks some of them by their numbers")
+    return (*fixed(len(call.out_shape) - len(dims) + len(picked)), *dims[len(picked) :])
 
 
 def pieces(call: Call) -> Value:

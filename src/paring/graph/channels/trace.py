@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from paring.data.batches import tensors_of
 from paring.errors import TechniqueError
-from paring.graph.channels.atoms import Atoms, Dims, Slot
+from paring.graph.channels.atoms import Atoms, Dims, Ids, Slot
 from paring.graph.channels.calls import Call, Value, fixed, is_tensor
 from paring.graph.channels.rules import followed
 from paring.types import Inputs
@@ -22,13 +22,17 @@ from paring.types import Inputs
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced network: the graph, the atoms of all tensors, and which parameter each placeholder stands for."""
+    """A traced network: the graph, the atoms of all tensors, and which parameter each placeholder stands for.
+
+    `counted` tells which modules see which channels as a dimension of their own, as attention sees its heads.
+    """
 
     program: ExportedProgram
     atoms: Atoms
     known: dict[Node, Value]
     states: dict[Node, str]
     names: dict[str, tuple[str, ...]]
+    counted: list[tuple[str, Ids]]
 
     def dims(self, node: Node) -> Dims:
         """Atoms of one tensor of the graph."""
@@ -75,7 +79,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     first = {alias: name for name, group in names.items() for alias in group}
     signature = program.graph_signature
     placeholders = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    traced = Trace(program, Atoms(), {}, {}, names)
+    traced = Trace(program, Atoms(), {}, {}, names, [])
     born = _born(model, traced.atoms, names)
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -117,7 +121,7 @@ def _value(node: Node, traced: Trace) -> Value:
     if node.target is operator.getitem and isinstance(source, Node):
         index: Any = node.args[1]
         return cast(Value, traced.known[source][index])
-    return followed(Call(node, traced.atoms, traced.known))
+    return followed(Call(node, traced.atoms, traced.known, traced.counted))
 
 
 def _freeze_outputs(node: Node, traced: Trace) -> None:

@@ -174,6 +174,6 @@ def test_settings_that_make_no_sense_are_refused(make: object, message: str) -> 
 
 
 def test_recipes_read_as_people_say_them() -> None:
-    assert str(GradualPruning(epochs=5)) == "GradualPruning(PruneWeights(sparsity=0.8, scope=global), epochs=5)"
-    told = "IterativePruning(PruneChannels(ratio=0.25), rounds=4, epochs=30)"
+    assert str(GradualPruning(epochs=5)) == "GradualPruning(prune=PruneWeights(sparsity=0.8, scope=global), epochs=5)"
+    told = "IterativePruning(prune=PruneChannels(ratio=0.25), rounds=4, epochs=30)"
     assert str(IterativePruning(prune=PruneChannels(0.25))) == told

@@ -33,6 +33,9 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
                 "MixedPrecision": "paring.techniques.mixed_precision:MixedPrecision",
                 "RemoveBlocks": "paring.techniques.remove_blocks:RemoveBlocks",
                 "PruneChannels": "paring.techniques.prune_channels:PruneChannels",
+                "PruneWeights": "paring.techniques.prune_weights:PruneWeights",
+                "GradualPruning": "paring.techniques.gradual_pruning:GradualPruning",
+                "IterativePruning": "paring.techniques.iterative_pruning:IterativePruning",
                 "FineTune": "paring.techniques.fine_tune:FineTune",
             }
         ),

@@ -24,13 +24,15 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
-Names = Annotated[str | None, typer.Option(help="Comma-separated names; default: all.", show_default=False)]
+NAMES_HELP = "Comma-separated names, with settings where you want them, as 'FineTune(epochs=5)'; default: all."
+Names = Annotated[str | None, typer.Option(help=NAMES_HELP, show_default=False)]
 
 OPTIMIZE_EPILOG = (
     "[bold]Examples[/bold]\n\n"
     "  paring optimize examples/digits.py --out out/demo\n\n"
     "  paring optimize task.py:my_task --out out/run --max-drop 0.005 --objective throughput --batch-size 64\n\n"
-    "  paring optimize net.onnx --data rows.npz --out out/net --max-size 2MB --time-limit 10m"
+    "  paring optimize net.onnx --data rows.npz --out out/net --max-size 2MB --time-limit 10m\n\n"
+    "  paring optimize task.py --out out/half --techniques 'PruneChannels(ratio=0.5), FineTune, Int8Static'"
 )
 
 

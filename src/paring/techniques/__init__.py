@@ -8,11 +8,14 @@ from paring import registry
 
 __all__ = [
     "FineTune",
+    "GradualPruning",
     "HalfPrecision",
     "Int8Dynamic",
     "Int8Static",
+    "IterativePruning",
     "MixedPrecision",
     "PruneChannels",
+    "PruneWeights",
     "RemoveBlocks",
     "SmoothQuant",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.types import Coverage
+from paring.types import OBJECTIVES, Coverage, Objective
 
 if TYPE_CHECKING:
     import onnx
@@ -21,7 +21,13 @@ Role = Literal["alone", "before", "around"]
 
 
 class Technique:
-    """Common to both kinds. A subclass is a frozen dataclass that checks its settings in `__post_init__`."""
+    """Common to both kinds. A subclass is a frozen dataclass that checks its settings in `__post_init__`.
+
+    `improves` holds the objectives that it can serve on the runtimes there are: the search proposes settings of its own
+    for no other. An object is tried whatever the objective.
+    """
+
+    improves: ClassVar[tuple[Objective, ...]] = OBJECTIVES
 
     @property
     def name(self) -> str:
@@ -75,9 +81,11 @@ class TrainingTechnique(ModuleTechnique):
     """A module technique that takes gradient steps: it needs the task's `train` data, and time.
 
     One of its fields is `epochs`, the passes over the training data. The search chooses them for the settings that
-    `variants` proposes; of an object that was passed it keeps them, as far as the time limit holds them.
+    `variants` proposes; of an object that was passed it keeps them, as far as the time limit holds them. One that
+    `shrinks` makes the network smaller itself; any other mends what a smaller network lost.
     """
 
+    shrinks: ClassVar[bool] = False
     epochs: int
 
     def with_epochs(self, epochs: int) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from paring.graph.weights import Matrix, matrices
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_weights import PruneWeights
 from paring.train.constraint import Constraint
+from paring.types import Objective
 
 UPDATES = 100
 """How many times the weights are chosen anew while the zeros grow."""
@@ -40,6 +41,9 @@ class GradualPruning(FineTune):
     stop its growth). Zeros are baked in at the end.
     """
 
+    shrinks: ClassVar[bool] = True
+    improves: ClassVar[tuple[Objective, ...]] = PruneWeights.improves
+
     prune: PruneWeights = field(default_factory=lambda: PruneWeights(0.8, scope="global"))
     until: float = 0.7
     regrow: bool = False
@@ -57,7 +61,7 @@ class GradualPruning(FineTune):
 
     def __str__(self) -> str:
         """As people read a recipe."""
-        return f"{self.name}({self.prune}, {'regrow=True, ' if self.regrow else ''}epochs={self.epochs})"
+        return f"{self.name}(prune={self.prune}, {'regrow=True, ' if self.regrow else ''}epochs={self.epochs})"
 
     def constraint(self, student: nn.Module, job: Job) -> Constraint:
         """Zeros that grow."""
@@ -65,8 +69,8 @@ class GradualPruning(FineTune):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """The pruning's own settings, grown."""
-        if job.task.train is not None:
+        """The pruning's own settings, grown. Raises TechniqueError where there is nothing to train."""
+        for _ in super().variants(model, job):
             for prune in PruneWeights.variants(model, job):
                 yield cls(prune=prune)
 

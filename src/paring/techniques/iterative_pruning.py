@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -16,8 +16,6 @@ from paring.graph.weights import matrices
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_channels import PruneChannels
 from paring.techniques.prune_weights import PruneWeights
-
-Pruning = PruneWeights | PruneChannels
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,9 @@ class IterativePruning(FineTune):
     begin with the untrained network. Only single weights can be rewound, since they keep their places.
     """
 
-    prune: Pruning = field(default_factory=lambda: PruneWeights(0.8, scope="global"))
+    shrinks: ClassVar[bool] = True
+
+    prune: PruneWeights | PruneChannels = field(default_factory=lambda: PruneWeights(0.8, scope="global"))
     rounds: int = 4
     rewind: bool = False
 
@@ -48,7 +48,7 @@ class IterativePruning(FineTune):
     def __str__(self) -> str:
         """As people read a recipe."""
         rewound = ", rewind=True" if self.rewind else ""
-        return f"{self.name}({self.prune}, rounds={self.rounds}{rewound}, epochs={self.epochs})"
+        return f"{self.name}(prune={self.prune}, rounds={self.rounds}{rewound}, epochs={self.epochs})"
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network after all rounds. Raises TaskError without training data."""
@@ -70,7 +70,7 @@ class IterativePruning(FineTune):
         rounds_left = self.rounds - number
         return replace(job, deadline_s=job.deadline_s - job.time_left_s() * rounds_left / (rounds_left + 1))
 
-    def _steps(self) -> Iterator[Pruning]:
+    def _steps(self) -> Iterator[PruneWeights | PruneChannels]:
         """The prunings whose effects add up to the whole: as many weights of those that are left in each round."""
         if isinstance(self.prune, PruneChannels):
             yield from [self.prune.part(self.rounds)] * self.rounds
@@ -82,10 +82,10 @@ class IterativePruning(FineTune):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """Channels and weights, in rounds."""
-        if job.task.train is not None:
-            for prune in PruneChannels.variants(model, job):
-                yield cls(prune=prune)
+        """None: what it prunes, and how much, is for people to say. Raises TechniqueError that tells how."""
+        raise TechniqueError(
+            "what it prunes is for you to say: pass an object, as IterativePruning(prune=PruneChannels(0.3))."
+        )
 
 
 @torch.no_grad()

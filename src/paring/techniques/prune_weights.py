@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, pattern_of, zero_
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique
 from paring.techniques.evidence import Observations
-from paring.types import Coverage, LayerChange
+from paring.types import Coverage, LayerChange, Objective
 
 Scope = Literal["layer", "global"]
 DEFAULT_SPARSITY = 0.5
@@ -44,6 +44,8 @@ class PruneWeights(ModuleTechnique):
     A training that follows holds the zeros. No runtime that paring knows today is faster with them: they make the
     stored network smaller. TechniqueError where a layer would lose all its weights.
     """
+
+    improves: ClassVar[tuple[Objective, ...]] = ("size",)
 
     sparsity: float | None = None
     threshold: float | None = None

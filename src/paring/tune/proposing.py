@@ -9,7 +9,7 @@ from paring.backends.base import Backend
 from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_words
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Role, Technique, TrainingTechnique
 from paring.tune.candidate import check_storable
-from paring.types import NEEDS_MODULE
+from paring.types import NEEDS_MODULE, Objective
 
 Offer = TypeVar("Offer", bound=Technique | Backend)
 
@@ -39,23 +39,26 @@ def kind_of(technique: Technique | type[Technique]) -> type[Technique]:
 
 
 def out_of_place(
-    techniques: Sequence[Technique | type[Technique]], *, graph_only: bool, train_data: bool
+    techniques: Sequence[Technique | type[Technique]], objective: Objective, *, graph_only: bool, train_data: bool
 ) -> Iterator[tuple[str, str]]:
-    """Techniques that the task rules out, whatever the network: each name with the reason."""
+    """Techniques that the task or the objective rules out, whatever the network: each name with the reason."""
     module_kinds = [kind for kind in map(kind_of, techniques) if issubclass(kind, ModuleTechnique)]
     trains = any(issubclass(kind, TrainingTechnique) for kind in module_kinds)
-    shrinks = not all(issubclass(kind, TrainingTechnique) for kind in module_kinds)
+    shrinks = not all(map(only_mends, module_kinds))
     alone = any(role == "alone" for role in map(_role, techniques))
     for technique in techniques:
         if not issubclass(kind_of(technique), ModuleTechnique):
             if not alone and isinstance(technique, type):
                 yield told(technique), "it only serves another technique of graphs, and none was asked for."
             continue
-        if graph_only:
+        if useless(technique, objective):
+            served = " or ".join(technique.improves)
+            yield told(technique), f"no runtime here gains {objective} by it: it serves the objective {served}."
+        elif graph_only:
             yield told(technique), NEEDS_MODULE
         elif issubclass(kind_of(technique), TrainingTechnique) and not train_data:
             yield told(technique), "the task has no `train` data."
-        elif issubclass(kind_of(technique), TrainingTechnique) and not shrinks:
+        elif only_mends(kind_of(technique)) and not shrinks:
             yield (
                 told(technique),
                 "it mends what a smaller network lost, and no technique that makes one was asked for.",
@@ -69,15 +72,26 @@ def out_of_place(
 def any_fits(
     techniques: Sequence[Technique | type[Technique]],
     backends: Sequence[Backend | type[Backend]],
+    objective: Objective,
     *,
     graph_only: bool,
     train_data: bool,
 ) -> bool:
     """Whether any technique may come to be tried: the task does not rule it out, and a graph's has who reads graphs."""
-    ruled_out = {name for name, _ in out_of_place(techniques, graph_only=graph_only, train_data=train_data)}
+    ruled_out = {name for name, _ in out_of_place(techniques, objective, graph_only=graph_only, train_data=train_data)}
     fitting = [kind_of(technique) for technique in techniques if told(technique) not in ruled_out]
     read = any(backend.format == "onnx" for backend in backends)
     return any(read or not issubclass(kind, GraphTechnique) for kind in fitting)
+
+
+def only_mends(kind: type[Technique]) -> bool:
+    """Whether it is a training that makes nothing smaller itself."""
+    return issubclass(kind, TrainingTechnique) and not kind.shrinks
+
+
+def useless(technique: Technique | type[Technique], objective: Objective) -> bool:
+    """Whether settings of its own would not serve the objective; an object is somebody's choice."""
+    return isinstance(technique, type) and objective not in technique.improves
 
 
 def _role(technique: Technique | type[Technique]) -> Role | None:

@@ -12,7 +12,7 @@ from paring.backends.base import Backend
 from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
 from paring.tune.candidate import Candidate
-from paring.tune.proposing import executable, offered, out_of_place, permitted, unread
+from paring.tune.proposing import executable, offered, out_of_place, permitted, unread, useless
 from paring.tune.ranking import Ranking
 from paring.tune.trial import Trial
 from paring.types import Budget
@@ -55,7 +55,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         graph_only, train_data = self.model is None, self.job.task.train is not None
-        self.not_tried.update(out_of_place(self.techniques, graph_only=graph_only, train_data=train_data))
+        told = out_of_place(self.techniques, self.budget.objective, graph_only=graph_only, train_data=train_data)
+        self.not_tried.update(told)
         self.not_tried.update(unread(self.techniques, self.backends))
 
     def backend_variants(self, backend: Backend | type[Backend]) -> list[Backend]:
@@ -90,10 +91,14 @@ class Scene:
         model = self.model
         if model is None or not (isinstance(technique, type) and issubclass(technique, ModuleTechnique)):
             return []
+        if useless(technique, self.budget.objective):
+            return []
         return offered(technique.__name__, lambda: technique.parts(model, self.job), self.not_tried)
 
     def _offered(self, technique: type[Offered], offers: Callable[[], Iterable[Offered]]) -> list[Offered]:
         """What a technique proposes; one that proposes nothing is told as well."""
+        if useless(technique, self.budget.objective):
+            return []
         found = offered(technique.__name__, offers, self.not_tried)
         if not found:
             self.not_tried.setdefault(technique.__name__, "it proposes no settings of its own for this network.")

@@ -11,7 +11,7 @@ from paring.tune.candidate import Candidate
 from paring.tune.racer import Racer
 from paring.tune.ranking import LUCK
 from paring.tune.scene import Scene, Steps
-from paring.tune.trainers import Trainer, is_training, tell_untrained, trainers
+from paring.tune.trainers import Trainer, is_training, tell_unmended, trainers
 from paring.tune.trial import Trial
 
 STRUCTURE_VARIANTS = 5
@@ -38,7 +38,7 @@ def planned(scene: Scene) -> list[Recipe]:
     whole = combined([_settings(scene, technique) for technique, found in pairs if not found])
     structures: list[Recipe] = [*((part,) for found in parts for part in found), *whole]
     if not structures:
-        tell_untrained(scene, NO_STRUCTURE)
+        tell_unmended(scene, NO_STRUCTURE)
     return structures
 
 
@@ -61,7 +61,7 @@ def probed(scene: Scene, trials: Sequence[Trial], tail: Candidate, trainer: Trai
                 racers.append(Racer(structure, trainer, cost, trial.drop, deviation))
     worth = _worth_racing(scene, trials, racers)
     if not worth:
-        tell_untrained(scene, NO_GAIN if structures else NO_STRUCTURE)
+        tell_unmended(scene, NO_GAIN if structures else NO_STRUCTURE)
     return worth
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paring.techniques.base import Technique, TrainingTechnique
-from paring.tune.proposing import kind_of, told
+from paring.tune.proposing import kind_of, only_mends, told
 from paring.tune.scene import Scene
 
 TRAINER_VARIANTS = 3
@@ -32,7 +32,19 @@ def is_training(technique: Technique | type[Technique]) -> bool:
 
 
 def trainers(scene: Scene) -> list[Trainer]:
-    """The first settings of each technique that trains, then the second ones, and so on; none without training data."""
+    """Those that mend what a smaller network lost: first settings of each technique, then second ones, and so on.
+
+    None without training data.
+    """
+    return [trainer for trainer in _every(scene) if only_mends(type(trainer.technique))]
+
+
+def shrinkers(scene: Scene) -> list[Trainer]:
+    """Those that make the network smaller themselves, in the same order."""
+    return [trainer for trainer in _every(scene) if not only_mends(type(trainer.technique))]
+
+
+def _every(scene: Scene) -> list[Trainer]:
     if scene.job.task.train is None:
         return []
     ranked: list[tuple[int, Trainer]] = []
@@ -47,3 +59,10 @@ def tell_untrained(scene: Scene, reason: str) -> None:
     """Say why no technique that trains is tried; a reason that was told before stays."""
     for technique in filter(is_training, scene.techniques):
         scene.not_tried.setdefault(told(technique), reason)
+
+
+def tell_unmended(scene: Scene, reason: str) -> None:
+    """The same of those that only mend what a smaller network lost."""
+    for technique in scene.techniques:
+        if only_mends(kind_of(technique)):
+            scene.not_tried.setdefault(told(technique), reason)

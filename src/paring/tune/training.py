@@ -23,7 +23,7 @@ from paring.tune.racer import Racer, learnt_rate, milder
 from paring.tune.ranking import LUCK
 from paring.tune.scene import Rounds, Scene, Steps
 from paring.tune.structures import probed
-from paring.tune.trainers import Trainer, tell_untrained, trainers
+from paring.tune.trainers import Trainer, shrinkers, tell_untrained, trainers
 from paring.tune.trial import Trial
 
 RACE_SHARE = 0.2
@@ -65,22 +65,34 @@ class Training:
         self.trials = trials
         self.tails = leading_tails(scene, candidates, trials)
         self.trainers = trainers(scene)
+        self.shrinkers = shrinkers(scene)
 
     def rounds(self) -> Rounds:
         """Probe structures for speed, race the promising, train one for long, choose again, train another.
 
         Where a training can't use the user's data no other one could: there is no further one, which is told.
         """
-        if not self.trainers or not self.tails:
+        if not self.tails:
             return
-        racers = yield from probed(self.scene, self.trials, self.tails[0], self.trainers[0])
-        if not racers:
-            return
+        raced: list[Racer] = []
         try:
-            raced = yield from self._races(racers)
+            if self.trainers:
+                racers = yield from probed(self.scene, self.trials, self.tails[0], self.trainers[0])
+                raced = (yield from self._races(racers)) if racers else []
+            raced += yield from self._shrunk()
             yield from self._train_for_long(raced)
         except TrainDataError as error:
             tell_untrained(self.scene, f"no further training, since every one would fail as the last: {error}")
+
+    def _shrunk(self) -> Steps[list[Racer]]:
+        """Races of the trainings that make the network smaller themselves, from the original."""
+        lap_s = RACE_SHARE * self.scene.time_left_s() / max(1, len(self.shrinkers))
+        raced: list[Racer] = []
+        for trainer in self.shrinkers:
+            # What it will cost is not known before the first epoch, nor does it matter before that.
+            done = yield from self._raced(Racer((), trainer, cost=0.0, drop=0.0, deviation=0.0), lap_s)
+            raced += [done] if done else []
+        return raced
 
     def _races(self, racers: Sequence[Racer]) -> Steps[list[Racer]]:
         """Race the structures with the first training that works, and the other trainings where it is best."""
@@ -169,14 +181,15 @@ class Training:
         return trial.wall_time_s - self._untrained_s() if told is None else float(told)
 
     def _untrained_s(self) -> float:
-        """What a trial takes beside its training: as long as structures took that were not trained."""
-        trained = {trial.key for trial in self._trained()}
+        """What a trial takes beside its training: as long as structures took that were not trained, or the tails."""
+        trained, tails = {trial.key for trial in self._trained()}, {tail.key for tail in self.tails}
         walls = [t.wall_time_s for t in self.trials if t.stage == "training" and t.key not in trained]
+        walls = walls or [t.wall_time_s for t in self.trials if t.key in tails]
         return median(walls) if walls else 0.0
 
     def _trained(self) -> list[Trial]:
         """Trials of recipes with a training."""
-        names = {trainer.technique.name for trainer in self.trainers}
+        names = {trainer.technique.name for trainer in (*self.trainers, *self.shrinkers)}
         return [t for t in self.trials if any(step["technique"] in names for step in t.recipe)]
 
     def _train_for_long(self, raced: list[Racer]) -> Rounds:

@@ -138,9 +138,18 @@ def test_an_unknown_layer_is_refused_with_the_closest(setting: dict[str, object]
 def test_a_layer_that_would_lose_all_its_weights_is_named() -> None:
     model = net()
     model[6].weight.detach().mul_(1e-6)
-    for technique in (PruneWeights(0.9, scope="global"), PruneWeights(threshold=1e-3)):
-        with pytest.raises(TechniqueError, match="leaves nothing of '6': remove less, or leave that layer out"):
-            technique.apply(model, job_of(model, X))
+    with pytest.raises(TechniqueError, match="leaves nothing of '6': remove less, or leave that layer out"):
+        PruneWeights(threshold=1e-3).apply(model, job_of(model, X))
+
+
+def test_a_weak_layer_keeps_as_many_weights_as_it_has_outputs() -> None:
+    model = net()
+    model[6].weight.detach().mul_(1e-6)
+    sparse = PruneWeights(0.9, scope="global").apply(model, job_of(model, X))
+    assert int((sparse.get_parameter("6.weight") != 0).sum()) == 5
+    weights = [value for value in sparse.parameters() if value.ndim > 1]
+    kept = sum(int((value != 0).sum()) for value in weights) / sum(value.numel() for value in weights)
+    assert kept == pytest.approx(0.1, abs=1e-3)
 
 
 def test_zeros_that_are_there_count_and_a_sparse_network_stays_as_it_is() -> None:

@@ -95,7 +95,7 @@ def test_a_search_for_size_stores_a_pruned_network_without_its_zeros(tmp_path: P
     )
     best = tmp_path / "best"
     assert (best / SPARSE).is_file()
-    assert result.best.size_bytes < 0.35 * 64 * 256 * 5
+    assert result.best.size_bytes < 0.5 * 64 * 256 * 5, "a byte for each weight would be more"
     assert paring.verify(best).ok
     session = paring.load(best)
     (name,) = session.run({"input": rows[:3].numpy()}).values()

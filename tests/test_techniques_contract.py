@@ -16,11 +16,14 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.techniques.base import Technique
 from paring.techniques.fine_tune import FineTune
+from paring.techniques.gradual_pruning import GradualPruning
 from paring.techniques.half_precision import HalfPrecision
 from paring.techniques.int8_dynamic import Int8Dynamic
 from paring.techniques.int8_static import Int8Static
+from paring.techniques.iterative_pruning import IterativePruning
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.prune_weights import PruneWeights
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.techniques.smooth_quant import SmoothQuant
 from paring.testing.techniques import check_technique, check_variants
@@ -73,6 +76,11 @@ CASES = [
     (PruneChannels(0.5), convolutional),
     (PruneChannels(0.5), transformer),
     (RemoveBlocks(count=1), convolutional),
+    (PruneChannels(0.5, "taylor"), convolutional),
+    (PruneWeights(0.7, scope="global"), transformer),
+    (PruneWeights(pattern="2:4", criterion="wanda", reconstruct=True), convolutional),
+    (GradualPruning(epochs=1, prune=PruneWeights(0.5)), convolutional),
+    (IterativePruning(epochs=2, rounds=2, prune=PruneChannels(0.5)), convolutional),
     (FineTune(epochs=1), convolutional),
 ]
 

@@ -34,7 +34,7 @@ class PruneWeights(ModuleTechnique):
     """Set weights of convolutions and linear layers to zero, the least important first.
 
     How many: `sparsity`, the share of zeros (half, where nothing else is said), in each layer or, with `scope`
-    "global", in all together; or `threshold`, which takes all weights below it in magnitude; or a pattern such as
+    "global", in all together, where each layer keeps as many weights as it has outputs; or `threshold`, which takes all weights below it in magnitude; or a pattern such as
     "2:4", which says it itself. Zeros that are there already count. `pattern` "1x4" makes zeros in blocks of outputs
     times inputs. `sparsities` sets single layers; `layers` leaves all others alone; biases and the vectors of
     normalisation are left alone unless `vectors` asks for them. `criterion` is a name from `ops.importance` or a
@@ -182,7 +182,8 @@ class PruneWeights(ModuleTechnique):
         masks: dict[int, Tensor] = {}
         together = [at for at, matrix in enumerate(chosen) if self.scope == "global" and matrix.layer not in own]
         if together:
-            masks.update(zip(together, lowest([scores[at] for at in together], self.share), strict=True))
+            spared = [_spared(scores[at], chosen[at]) for at in together]
+            masks.update(zip(together, lowest(spared, self.share), strict=True))
         for at, matrix in enumerate(chosen):
             if at not in masks:
                 masks[at] = lowest([scores[at]], own.get(matrix.layer, self.share))[0]
@@ -228,6 +229,13 @@ class PruneWeights(ModuleTechnique):
             yield cls(sparsity=share, scope="global")
         yield cls(sparsity=0.8, pattern="1x4")
         yield cls(pattern="2:4")
+
+
+def _spared(scores: Tensor, matrix: Matrix) -> Tensor:
+    """Scores of a layer's units, infinite for as many of the highest as hold a weight for each output on average."""
+    units = math.ceil(scores.numel() * matrix.shape[0] / matrix.parameter.numel())
+    highest = scores.flatten().argsort(descending=True, stable=True)[:units]
+    return scores.flatten().index_fill(0, highest, torch.inf).reshape(scores.shape)
 
 
 def _held(model: nn.Module, layer: str) -> list[Matrix]:

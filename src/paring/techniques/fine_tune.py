@@ -17,7 +17,7 @@ from paring.settings import check_types
 from paring.techniques.base import TrainingTechnique
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.distiller import Distillation, Distiller, Teaching
-from paring.train.loop import fit_
+from paring.train.loop import Loss, fit_
 from paring.train.mixing import Mixing
 from paring.train.settings import Training
 from paring.types import Coverage, LayerChange
@@ -58,13 +58,14 @@ class FineTune(TrainingTechnique):
         distiller = Distiller(self._teaching(), job)
         # A class is decided by the larger score, which bfloat16 keeps; a number that is wanted exactly needs float32.
         training = self._training("auto" if distiller.ranks else "float32")
-        trained = fit_(student, job.task.train, distiller, training, job, constraint=self.constraint(student, job))
+        loss, constraint = self.shaped(distiller, student, job)
+        trained = fit_(student, job.task.train, loss, training, job, constraint=constraint)
         job.say(f"fine-tuned for {trained.steps:,} steps, {trained.rows:,} rows; last loss {trained.loss:.4f}")
         return student
 
-    def constraint(self, student: nn.Module, job: Job) -> Constraint:
-        """What holds of the student's weights through the training."""
-        return HeldZeros(student)
+    def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
+        """The loss of the training, from what the teacher says, and what holds of the student's weights."""
+        return taught, HeldZeros(student)
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every layer that holds weights: trained, or frozen."""

@@ -16,6 +16,7 @@ from paring.graph.weights import Matrix, matrices
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_weights import PruneWeights
 from paring.train.constraint import Constraint
+from paring.train.loop import Loss
 from paring.types import Objective
 
 UPDATES = 100
@@ -63,9 +64,9 @@ class GradualPruning(FineTune):
         """As people read a recipe."""
         return f"{self.name}(prune={self.prune}, {'regrow=True, ' if self.regrow else ''}epochs={self.epochs})"
 
-    def constraint(self, student: nn.Module, job: Job) -> Constraint:
-        """Zeros that grow."""
-        return _GrowingZeros(self, student, job)
+    def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
+        """The teacher's loss, and zeros that grow."""
+        return taught, _GrowingZeros(self, student, job)
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:

@@ -34,12 +34,12 @@ class PruneWeights(ModuleTechnique):
     """Set weights of convolutions and linear layers to zero, the least important first.
 
     How many: `sparsity`, the share of zeros (half, where nothing else is said), in each layer or, with `scope`
-    "global", in all together, where each layer keeps as many weights as it has outputs; or `threshold`, which takes all weights below it in magnitude; or a pattern such as
-    "2:4", which says it itself. Zeros that are there already count. `pattern` "1x4" makes zeros in blocks of outputs
-    times inputs. `sparsities` sets single layers; `layers` leaves all others alone; biases and the vectors of
-    normalisation are left alone unless `vectors` asks for them. `criterion` is a name from `ops.importance` or a
-    function. With `reconstruct` the weights that stay are solved for the layer's former outputs
-    on the calibration rows (see `ops.reconstruction`).
+    "global", in all together, where each layer keeps as many weights as it has outputs; or `threshold`, which takes
+    all weights below it in magnitude; or a pattern such as "2:4", which says it itself. Zeros that are there already
+    count. `pattern` "1x4" makes zeros in blocks of outputs times inputs. `sparsities` sets single layers; `layers`
+    leaves all others alone; so are biases and the vectors of normalisation, unless `vectors` asks for them. `criterion`
+    is a name from `ops.importance` or a function. With `reconstruct` the weights that stay are solved for the layer's
+    former outputs on the calibration rows (see `ops.reconstruction`).
 
     A training that follows holds the zeros. No runtime that paring knows today is faster with them: they make the
     stored network smaller. TechniqueError where a layer would lose all its weights.

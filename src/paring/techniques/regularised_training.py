@@ -1,0 +1,116 @@
+"""Regularised training: weights that are not needed shrink, so that a pruning that follows takes little away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from paring.data.batches import first_rows, sample
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.channels import ChannelGroup, channel_groups
+from paring.graph.weights import matrices
+from paring.ops.penalties import PENALTIES, l1
+from paring.techniques.fine_tune import FineTune
+from paring.train.constraint import Constraint, HeldZeros
+from paring.train.loop import Loss
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True)
+class RegularisedTraining(FineTune):
+    """Fine-tuning with strength * penalty added to the loss; a pruning is to follow.
+
+    `penalty`: "l1" and "l2" of all weights, "group_lasso" of the channels that can be pruned, each with all that makes
+    it, "norm_scale" the l1 of the factors of normalisation (Liu et al. 2017, Network Slimming, eq. 1). With `growing`
+    the strength rises from nothing, step by step, and only the half that is weakest at that moment is pressed: growing
+    regularisation (Wang et al. 2021, Neural Pruning via Growing Regularization; there the share that will be pruned).
+    """
+
+    penalty: Literal["l1", "l2", "group_lasso", "norm_scale"] = "l1"
+    strength: float = 1e-4
+    growing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.strength > 0:
+            raise TechniqueError(f"strength={self.strength} must be above 0, for example 0.0001.")
+
+    def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
+        """What the teacher says with the penalty added. TechniqueError where there is nothing to press."""
+        pressed = _Pressed(self, taught, student, _views(self.penalty, student, job))
+        return pressed, pressed
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """None: alone it makes nothing smaller. Raises TechniqueError that says so."""
+        raise TechniqueError("it prepares a pruning and makes nothing smaller itself: apply it before one, by hand.")
+
+
+View = Callable[[], Tensor]
+"""Weights as they are now, a row a channel, through which gradients flow."""
+
+
+class _Pressed(HeldZeros):
+    """The loss with its penalty; as a constraint it is told how far the training has come."""
+
+    def __init__(self, technique: RegularisedTraining, taught: Loss, student: nn.Module, views: Sequence[View]) -> None:
+        super().__init__(student)
+        self.technique, self.taught, self.views = technique, taught, views
+        self.measure = PENALTIES.get(technique.penalty, l1)
+        self.share = 0.0
+
+    @contextmanager
+    def shown_(self, share: float) -> Iterator[None]:
+        """The weights as they are; the share tells how strong the pressure is."""
+        self.share = share
+        yield
+
+    def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
+        """What the teacher says, and the penalty."""
+        weights = [view() for view in self.views]
+        strength = self.technique.strength
+        if self.technique.growing:
+            weights, strength = [_weaker_half(each) for each in weights], strength * self.share
+        return self.taught(student, inputs, targets) + strength * self.measure(weights)
+
+
+def _weaker_half(weights: Tensor) -> Tensor:
+    """The channels of the smaller norm; of factors, which have one number a channel, the smaller ones."""
+    order = weights.detach().square().sum(1).argsort(stable=True)
+    return weights[order[: max(1, len(order) // 2)]]
+
+
+def _views(penalty: str, student: nn.Module, job: Job) -> list[View]:
+    """The weights that a penalty is about."""
+    if penalty == "group_lasso":
+        inputs, _ = sample(first_rows(job.calibrate, 2))
+        groups = [group for group in channel_groups(student, inputs) if not group.frozen]
+        views = [_channels(student, group) for group in groups]
+    elif penalty == "norm_scale":
+        factors = [module.weight for module in student.modules() if isinstance(module, NORMS)]
+        views = [lambda each=each: each[:, None] for each in factors if each is not None]  # type: ignore[misc]
+    else:
+        views = [lambda matrix=matrix: matrix.rows(matrix.parameter) for matrix in matrices(student)]  # type: ignore[misc]
+    if not views:
+        what = {"group_lasso": "channels that can be pruned", "norm_scale": "normalisation with factors"}
+        raise TechniqueError(f"penalty={penalty!r} finds no {what.get(penalty, 'weights')} in this network.")
+    return views
+
+
+def _channels(student: nn.Module, group: ChannelGroup) -> View:
+    """All weights that make the channels of a group, a row a channel."""
+    parameters = dict(student.named_parameters())
+    producers = [member for member in group.members if member.produces]
+
+    def view() -> Tensor:
+        rows = [parameters[m.slot.tensor].movedim(m.slot.dim, 0)[m.indices.reshape(-1)] for m in producers]
+        return torch.cat([each.reshape(group.channels, -1) for each in rows], 1)
+
+    return view

@@ -153,6 +153,20 @@ def test_branches_inside_the_graph_read_the_values_under_their_new_names() -> No
             np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-5)
 
 
+class Gathered(nn.Module):
+    """Takes any number of inputs."""
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        return torch.stack([first, *others]).sum(0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_inputs_that_are_gathered_have_a_dynamic_batch(count: int) -> None:
+    model, inputs = Gathered().eval(), tuple(torch.randn(count, 3, 2))
+    graph = export_onnx(export_program(model, inputs), signature_of(model, inputs))
+    assert [value.type.tensor_type.shape.dim[0].dim_param != "" for value in graph.graph.input] == [True] * count
+
+
 def test_the_graph_says_nothing_of_where_it_was_made() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
     graph = export_onnx(export_program(model, torch.randn(2, 4)), signature_of(model, torch.randn(2, 4)))

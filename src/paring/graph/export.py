@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import traceback
 import warnings
@@ -102,16 +103,13 @@ def export_program(model: nn.Module, inputs: Any) -> ExportedProgram:
     """Trace the network with a dynamic batch. Raises ExportError that names the module and line that stopped it."""
     inputs = trace_sample(inputs)
     batch = torch.export.Dim("batch", min=1)
-    axes = mapped(inputs, lambda _: {0: batch})
-    arguments: dict[str, Any] = {"args": (), "dynamic_shapes": axes}
-    if isinstance(inputs, dict):
-        arguments["kwargs"] = inputs
-    else:
-        arguments["args"] = inputs if isinstance(inputs, tuple) else (inputs,)
-        arguments["dynamic_shapes"] = axes if isinstance(axes, tuple) else (axes,)
+    given, named = ((), inputs) if isinstance(inputs, dict) else (tensors_of(inputs), {})
+    axes, named_axes = (mapped(values, lambda _: {0: batch}) for values in (given, named))
     with quiet_exporter(), torch.no_grad():
         try:
-            return torch.export.export(model, **arguments, strict=False)
+            # By the names of the parameters, since `*inputs` holds several; those given by name have theirs already.
+            shapes = named_axes or dict(inspect.signature(model.forward).bind(*axes).arguments)
+            return torch.export.export(model, given, named, dynamic_shapes=shapes, strict=False)
         except Exception as error:
             raise ExportError(_export_message(model, error)) from error
 

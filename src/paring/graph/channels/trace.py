@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from paring.errors import TechniqueError
 from paring.graph.channels.atoms import Atoms, Dims, Ids, Slot
 from paring.graph.channels.calls import Call, Value, fixed, is_tensor
 from paring.graph.channels.rules import followed
+from paring.graph.export import quiet_exporter
 from paring.types import Inputs
 
 
@@ -43,9 +43,8 @@ def export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     """The graph of the network for one sample. TechniqueError where its control flow depends on the data."""
     arguments, named = ((), dict(inputs)) if isinstance(inputs, dict) else (tensors_of(inputs), {})
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # Recurrent layers list their weights anew at each call; only the graph is used, so that does no harm.
-            warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
+        # It warns of recurrent layers that list their weights anew at each call: only the graph is used.
+        with torch.no_grad(), quiet_exporter():
             return torch.export.export(model, arguments, kwargs=named, strict=False)
     except Exception as error:
         first = str(error).strip().splitlines()

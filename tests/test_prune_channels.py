@@ -220,6 +220,25 @@ def test_named_inputs() -> None:
     assert smaller.get_submodule("mix").in_features == 16
 
 
+def test_parts_are_the_groups_at_three_ratios_and_join_to_the_larger() -> None:
+    model = trained(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 2)))
+    job = job_of(model, torch.randn(4, 4))
+    parts = list(PruneChannels.parts(model, job))
+    assert [part.ratios for part in parts] == [(("0", 0.25),), (("0", 0.5),), (("0", 0.75),)], (
+        "8 channels are a multiple"
+    )
+    whole = parts[0].joined(parts[2]).joined(PruneChannels(0.0, ratios=(("2", 0.5),), round_to=8))
+    assert whole.ratios == (("0", 0.75), ("2", 0.5))
+    assert whole.apply(model, job)[0].out_features == 8
+
+
+def test_many_groups_are_measured_at_one_ratio() -> None:
+    layers = [layer for _ in range(13) for layer in (nn.Linear(16, 16), nn.ReLU())]
+    model = trained(nn.Sequential(*layers, nn.Linear(16, 2)))
+    parts = list(PruneChannels.parts(model, job_of(model, torch.randn(4, 16))))
+    assert [part.ratios[0][1] for part in parts] == [0.5] * 13
+
+
 def test_variants_are_a_ladder_without_repetition() -> None:
     model = trained(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)))
     job = job_of(model, torch.randn(4, 4))

@@ -24,6 +24,7 @@ from paring.techniques.iterative_pruning import IterativePruning
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.prune_channels import PruneChannels
 from paring.techniques.prune_weights import PruneWeights
+from paring.techniques.regularised_training import RegularisedTraining
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.techniques.smooth_quant import SmoothQuant
 from paring.testing.techniques import check_technique, check_variants
@@ -80,6 +81,7 @@ CASES = [
     (PruneWeights(0.7, scope="global"), transformer),
     (PruneWeights(pattern="2:4", criterion="wanda", reconstruct=True), convolutional),
     (GradualPruning(epochs=1, prune=PruneWeights(0.5)), convolutional),
+    (RegularisedTraining(epochs=1, penalty="group_lasso"), convolutional),
     (IterativePruning(epochs=2, rounds=2, prune=PruneChannels(0.5)), convolutional),
     (FineTune(epochs=1), convolutional),
 ]

@@ -36,6 +36,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
                 "PruneWeights": "paring.techniques.prune_weights:PruneWeights",
                 "GradualPruning": "paring.techniques.gradual_pruning:GradualPruning",
                 "IterativePruning": "paring.techniques.iterative_pruning:IterativePruning",
+                "RegularisedTraining": "paring.techniques.regularised_training:RegularisedTraining",
                 "FineTune": "paring.techniques.fine_tune:FineTune",
             }
         ),

@@ -16,6 +16,7 @@ __all__ = [
     "MixedPrecision",
     "PruneChannels",
     "PruneWeights",
+    "RegularisedTraining",
     "RemoveBlocks",
     "SmoothQuant",
 ]

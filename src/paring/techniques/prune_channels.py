@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import math
 from collections.abc import Iterator
@@ -10,68 +9,29 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from paring.data.batches import first_rows, sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.fingerprint import fingerprint
 from paring.graph.channels import (
     ChannelGroup,
-    Member,
     Removal,
-    Trace,
-    check_removal,
     frozen_layers,
-    groups_of,
-    remove_channels,
-    trace,
 )
 from paring.graph.macs import layer_costs
-from paring.ops.importance import Criterion, Evidence, Observed, criterion_of, importance
+from paring.ops.importance import Criterion, criterion_of, importance
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique
-from paring.techniques.evidence import Observations
+from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.layer_coverage import nothing_fits
-from paring.types import Coverage, Inputs, LayerChange
+from paring.types import Coverage, LayerChange
 
 LADDER = (0.5, 0.375, 0.625, 0.25, 0.75)
 MULTIPLES = (16, 8)
-SAMPLE_ROWS = 2
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What a pruning works on: the network in eval mode, its trace, its groups and a sample."""
-
-    model: nn.Module
-    traced: Trace
-    groups: tuple[ChannelGroup, ...]
-    inputs: Inputs
-    observations: Observations
-
-    @classmethod
-    def of(cls, model: nn.Module, job: Job) -> _Plan:
-        """Trace the network on the first rows that may be observed. TechniqueError where that fails."""
-        network = copy.deepcopy(model).eval()
-        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
-        traced = trace(network, inputs)
-        return cls(network, traced, groups_of(traced), inputs, Observations(network, job))
-
-    def without(self, removal: Removal) -> nn.Module:
-        """The smaller network, proven. TechniqueError where it does not do what the original does."""
-        smaller = remove_channels(self.model, self.groups, removal)
-        check_removal(self.traced, self.model, smaller, self.inputs, self.groups, removal)
-        return smaller
-
-    def refusal(self, group: ChannelGroup, rows: tuple[int, ...]) -> str:
-        """Why the channels of this group alone can't be removed; empty where they can."""
-        try:
-            self.without({group.name: rows})
-        except TechniqueError as error:
-            return str(error)
-        return ""
+PART_RATIOS = (0.25, 0.5, 0.75)
+MOST_PARTS = 36
+"""With more the search would measure for too long, so that each group is measured at one ratio only."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +89,7 @@ class PruneChannels(ModuleTechnique):
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network with fewer channels; an unchanged copy where every group is frozen or too small."""
-        plan = _Plan.of(model, job)
+        plan = ChannelPlan.of(model, job)
         removal = self._removal(plan)
         if not removal:
             return plan.model
@@ -139,7 +99,7 @@ class PruneChannels(ModuleTechnique):
             job.say(f"{self.name}: {error}; trying its groups one by one")
             return self._what_works(plan, removal, error)
 
-    def _what_works(self, plan: _Plan, removal: Removal, error: TechniqueError) -> nn.Module:
+    def _what_works(self, plan: ChannelPlan, removal: Removal, error: TechniqueError) -> nn.Module:
         """The network without the channels of the groups that pass the check alone."""
         working: dict[str, tuple[int, ...]] = {}
         asked = {layer for layer, ratio in self.ratios if ratio > 0}
@@ -155,14 +115,14 @@ class PruneChannels(ModuleTechnique):
             raise TechniqueError(f"{self.name} can't be applied: {error}.") from error
         return plan.without(working)
 
-    def _removal(self, plan: _Plan) -> Removal:
+    def _removal(self, plan: ChannelPlan) -> Removal:
         """Which channels go from which group."""
         ratios = self._ratios(plan.groups)
         removal: dict[str, tuple[int, ...]] = {}
         for group in plan.groups:
             count = 0 if group.frozen else group.channels - self.kept(group, ratios[group.name])
             if count:
-                scores = importance(self.criterion, _evidence(plan, group), group.name)
+                scores = importance(self.criterion, plan.evidence(group), group.name)
                 removal[group.name] = tuple(sorted(scores.argsort(stable=True)[:count].tolist()))
         return removal
 
@@ -190,7 +150,7 @@ class PruneChannels(ModuleTechnique):
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every weighted layer: its old and new size, or why it kept its size."""
-        plan = _Plan.of(before, job)
+        plan = ChannelPlan.of(before, job)
         removal = self._removal(plan)
         shapes = {name: parameter.shape for name, parameter in after.named_parameters(remove_duplicate=False)}
         changes = []
@@ -208,7 +168,7 @@ class PruneChannels(ModuleTechnique):
             changes.append(LayerChange(layer, bool(resized), reason, cost.parameters, cost.macs))
         return Coverage(str(self), tuple(changes))
 
-    def _reason(self, plan: _Plan, removal: Removal, layer: str) -> str:
+    def _reason(self, plan: ChannelPlan, removal: Removal, layer: str) -> str:
         """Why a layer kept its size."""
         groups = [group for group in plan.groups if layer in group.layers]
         if not groups:
@@ -227,7 +187,7 @@ class PruneChannels(ModuleTechnique):
 
         Raises TechniqueError where the network can't be traced, or no channels can go.
         """
-        plan = _Plan.of(model, job)
+        plan = ChannelPlan.of(model, job)
         free = [group for group in plan.groups if not group.frozen]
         if not free:
             raise nothing_fits("no channels can be removed", frozen_layers(plan.traced))
@@ -244,32 +204,25 @@ class PruneChannels(ModuleTechnique):
             least = f"what is kept is a multiple of {min(MULTIPLES)}"
             raise TechniqueError(f"its widest layer has {max(whole)} channels, and {least}.")
 
+    @classmethod
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
 
-def _evidence(plan: _Plan, group: ChannelGroup) -> Evidence:
-    """What is known of a group's weights by their role, one row a channel."""
-    model = plan.model
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        Measured each for what it gains and loses, they tell how much to take where.
+        """
+        groups = [group for group in ChannelPlan.of(model, job).groups if not group.frozen]
+        levels = PART_RATIOS if len(groups) * len(PART_RATIOS) <= MOST_PARTS else PART_RATIOS[1:2]
+        for group in groups:
+            seen = {group.channels}
+            for ratio in levels:
+                part = cls(ratio=0.0, ratios=((group.name, ratio),))
+                if part.kept(group, ratio) not in seen:
+                    seen.add(part.kept(group, ratio))
+                    yield part
 
-    def rows(member: Member, values: Tensor) -> Tensor:
-        each = values.detach().float().movedim(member.slot.dim, 0)
-        return each[member.indices.reshape(-1)].reshape(group.channels, -1)
-
-    def joined(members: list[Member]) -> Tensor:
-        parts = [rows(member, tensors[member.slot.tensor]) for member in members]
-        return torch.cat(parts, 1) if parts else torch.zeros(group.channels, 0)
-
-    def observe(what: Observed) -> Tensor:
-        return torch.cat([rows(member, plan.observations.of(what, member.slot.tensor)) for member in producers], 1)
-
-    producers = [member for member in group.members if member.produces]
-    consumers = [member for member in group.members if member.consumes]
-    scales = [member for member in group.members if _scales(model, member)]
-    return Evidence(joined(producers), joined(consumers), joined(scales), observe, plan.observations.job.seed)
-
-
-def _scales(model: nn.Module, member: Member) -> bool:
-    """Whether it is the factor of a normalisation."""
-    return isinstance(model.get_submodule(member.slot.layer), _NORMS) and member.slot.tensor.endswith("weight")
-
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    def joined(self, other: Self) -> Self:
+        """Both, each group at the larger of its two ratios."""
+        ratios = dict(self.ratios)
+        for layer, ratio in other.ratios:
+            ratios[layer] = max(ratio, ratios.get(layer, 0.0))
+        return replace(self, ratio=max(self.ratio, other.ratio), ratios=tuple(sorted(ratios.items())))

@@ -1,0 +1,89 @@
+"""Channels of a network: its groups, what is known of their weights, and networks without some of them, proven."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paring.data.batches import first_rows, sample
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.channels import (
+    ChannelGroup,
+    Member,
+    Removal,
+    Trace,
+    check_removal,
+    groups_of,
+    remove_channels,
+    trace,
+)
+from paring.ops.importance import Evidence, Observed
+from paring.techniques.evidence import Observations
+from paring.types import Inputs
+
+SAMPLE_ROWS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelPlan:
+    """What a pruning works on: the network in eval mode, its trace, its groups and a sample."""
+
+    model: nn.Module
+    traced: Trace
+    groups: tuple[ChannelGroup, ...]
+    inputs: Inputs
+    observations: Observations
+
+    @classmethod
+    def of(cls, model: nn.Module, job: Job) -> ChannelPlan:
+        """Trace the network on the first rows that may be observed. TechniqueError where that fails."""
+        network = copy.deepcopy(model).eval()
+        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+        traced = trace(network, inputs)
+        return cls(network, traced, groups_of(traced), inputs, Observations(network, job))
+
+    def without(self, removal: Removal) -> nn.Module:
+        """The smaller network, proven. TechniqueError where it does not do what the original does."""
+        smaller = remove_channels(self.model, self.groups, removal)
+        check_removal(self.traced, self.model, smaller, self.inputs, self.groups, removal)
+        return smaller
+
+    def refusal(self, group: ChannelGroup, rows: tuple[int, ...]) -> str:
+        """Why the channels of this group alone can't be removed; empty where they can."""
+        try:
+            self.without({group.name: rows})
+        except TechniqueError as error:
+            return str(error)
+        return ""
+
+    def evidence(self, group: ChannelGroup) -> Evidence:
+        """What is known of a group's weights by their role, one row a channel."""
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+        def rows(member: Member, values: Tensor) -> Tensor:
+            each = values.detach().float().movedim(member.slot.dim, 0)
+            return each[member.indices.reshape(-1)].reshape(group.channels, -1)
+
+        def joined(members: list[Member]) -> Tensor:
+            parts = [rows(member, tensors[member.slot.tensor]) for member in members]
+            return torch.cat(parts, 1) if parts else torch.zeros(group.channels, 0)
+
+        def observe(what: Observed) -> Tensor:
+            return torch.cat([rows(member, self.observations.of(what, member.slot.tensor)) for member in producers], 1)
+
+        producers = [member for member in group.members if member.produces]
+        consumers = [member for member in group.members if member.consumes]
+        scales = [member for member in group.members if _scales(self.model, member)]
+        return Evidence(joined(producers), joined(consumers), joined(scales), observe, self.observations.job.seed)
+
+
+def _scales(model: nn.Module, member: Member) -> bool:
+    """Whether it is the factor of a normalisation."""
+    return isinstance(model.get_submodule(member.slot.layer), _NORMS) and member.slot.tensor.endswith("weight")
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)

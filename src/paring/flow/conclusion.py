@@ -77,6 +77,7 @@ class Ending:
         fitting = any_fits(
             request.all_techniques(),
             self.prepared.usable_backends(),
+            request.budget.objective,
             graph_only=isinstance(request.task.model, Path),
             train_data=request.task.train is not None,
         )

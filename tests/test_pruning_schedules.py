@@ -14,6 +14,7 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.weights import matrices
 from paring.ops.sparsity import zero_share
+from paring.techniques.base import ModuleTechnique
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.gradual_pruning import GradualPruning, cubic
 from paring.techniques.iterative_pruning import IterativePruning
@@ -103,6 +104,24 @@ def test_with_regrowth_other_weights_stay_than_those_that_were_large() -> None:
         return float(torch.cat(kept).double().mean())
 
     assert alike(True) < alike(False) < 1
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [
+        PruneWeights(0.8),
+        PruneWeights(0.8, reconstruct=True),
+        GradualPruning(epochs=1, prune=PruneWeights(0.8)),
+        GradualPruning(epochs=1, prune=PruneWeights(0.8), regrow=True),
+        IterativePruning(epochs=2, rounds=2, prune=PruneWeights(0.8), rewind=True),
+    ],
+    ids=str,
+)
+def test_no_zero_is_negative(technique: ModuleTechnique) -> None:
+    """On disk a negative zero is a value like any other."""
+    for matrix in matrices(technique.apply(taught(), job())):
+        weights = matrix.parameter.detach()
+        assert not (weights[weights == 0].signbit()).any()
 
 
 def test_a_training_that_is_cut_short_ends_with_all_zeros() -> None:

@@ -41,4 +41,4 @@ def reconstructed(weight: Tensor, mask: Tensor, gram: Tensor) -> Tensor:
         if bool((energy <= enough).all()):
             break
         direction = preconditioned + direction * (energy / before.clamp_min(torch.finfo(torch.float64).tiny))
-    return solution.to(weight.dtype)
+    return solution.to(weight.dtype).masked_fill(~mask, 0)

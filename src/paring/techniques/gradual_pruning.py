@@ -129,4 +129,5 @@ class _GrowingZeros(Constraint):
     def _weaken_(self, factor: float) -> None:
         """Multiply what was taken away."""
         for parameter, mask in self.masks:
-            parameter.mul_(torch.where(mask, 1.0, factor))
+            gone = parameter * factor if factor else torch.zeros(())
+            parameter.copy_(torch.where(mask, parameter, gone))

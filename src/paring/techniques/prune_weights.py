@@ -135,7 +135,7 @@ class PruneWeights(ModuleTechnique):
         """The weight with its zeros, shape (outputs, inputs)."""
         weight = matrix.rows(matrix.parameter.detach())
         if not self.reconstruct or mask.all():
-            return weight * mask
+            return weight.masked_fill(~mask, 0)  # A product would leave negative zeros, which are stored as values.
         observations.job.check_time()
         parts = zip(weight.chunk(matrix.groups), mask.chunk(matrix.groups), observations.gram(matrix), strict=True)
         return torch.cat([reconstructed(*part) for part in parts])

@@ -20,6 +20,11 @@ def test_names_are_classes_and_names_with_settings_are_objects() -> None:
     assert chosen("backend", "onnxruntime(threads=1)") == [OnnxRuntime(threads=1)]
 
 
+def test_a_recipe_is_one_after_the_other() -> None:
+    found = chosen("technique", "PruneChannels(ratio=0.25)+FineTune(epochs=2) + Int8Static, Int8Static")
+    assert found == [(PruneChannels(0.25), FineTune(epochs=2), Int8Static()), Int8Static]
+
+
 @pytest.mark.parametrize(
     "technique",
     [

@@ -105,8 +105,14 @@ class Cheapen(sleepy.Cheapen):
             {"techniques": [Cheapen, sleepy.Cheapen()]},
             "Cheapen is called 'Cheapen' like tests.test_request.Cheapen: give",
         ),
+        ({"techniques": [()]}, "techniques holds an empty recipe: name its techniques, or leave it out."),
+        ({"techniques": [(PruneChannels(), Int8Static)]}, "Int8Static'>: give objects, as PruneChannels(ratio=0.5)."),
+        (
+            {"techniques": [(Int8Static(), PruneChannels())]},
+            "PruneChannels changes the module and stands behind Int8Static, which changes the graph: put techniques of",
+        ),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_what_is_no_technique_or_backend_is_refused(asked: Any, given: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as error:
@@ -135,4 +141,4 @@ def test_a_technique_whose_trials_could_not_be_written_down_is_refused(
 
 
 def test_a_criterion_of_any_kind_can_be_written_down(asked: Any) -> None:
-    assert asked(techniques=[PruneChannels(criterion=lambda weights: weights.producers[0].sum(1))]).techniques
+    assert asked(techniques=[PruneChannels(criterion=lambda evidence: evidence.weight.sum(1))]).techniques

@@ -21,6 +21,21 @@ def test_the_original_on_every_backend_comes_first() -> None:
     assert {str(c.backend) for c in there.asked if not c.recipe} == {"fast", "slow", "fast(lanes=2)", "slow(lanes=2)"}
 
 
+def test_whole_recipes_that_are_asked_for_come_next() -> None:
+    there = world(techniques=(), recipes=((Narrow(0.5), Int(6)), (Narrow(0.5), Teach(epochs=7))))
+    explore(there)
+    asked = [(str(candidate), candidate.stage) for candidate in there.asked if candidate.recipe]
+    assert [stage for _, stage in asked] == ["post-training"] * 2 + ["training"] * 2
+    assert all("Narrow" in told and ("Int" in told or "epochs=7" in told) for told, _ in asked)
+
+
+def test_a_recipe_that_trains_needs_training_data() -> None:
+    there = world(techniques=(), recipes=((Narrow(0.5), Teach(epochs=7)),), train=False)
+    explore(there)
+    assert not any(candidate.recipe for candidate in there.asked)
+    assert "the task has no `train` data." in there.scene.not_tried.values()
+
+
 def test_nothing_is_tried_twice() -> None:
     there = world()
     explore(there)

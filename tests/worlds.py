@@ -254,6 +254,7 @@ def world(
     budget: Budget | None = None,
     backends: tuple[type[Backend], ...] = (),
     precisions: dict[str, tuple[str, ...]] | None = None,
+    recipes: tuple[Recipe, ...] = (),
 ) -> World:
     budget = budget or Budget()
     model = nn.Linear(2, 2).eval()
@@ -272,6 +273,7 @@ def world(
         threads=2,
         time_left_s=lambda: made[0].clock_s,
         precisions=precisions or {},
+        recipes=recipes,
     )
     made.append(World(scene, time_s, []))
     return made[0]

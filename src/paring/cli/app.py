@@ -25,14 +25,16 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
 NAMES_HELP = "Comma-separated names, with settings where you want them, as 'FineTune(epochs=5)'; default: all."
+RECIPES_HELP = f"{NAMES_HELP[:-1]}. 'A + B' is one recipe."
 Names = Annotated[str | None, typer.Option(help=NAMES_HELP, show_default=False)]
+Recipes = Annotated[str | None, typer.Option(help=RECIPES_HELP, show_default=False)]
 
 OPTIMIZE_EPILOG = (
     "[bold]Examples[/bold]\n\n"
     "  paring optimize examples/digits.py --out out/demo\n\n"
     "  paring optimize task.py:my_task --out out/run --max-drop 0.005 --objective throughput --batch-size 64\n\n"
     "  paring optimize net.onnx --data rows.npz --out out/net --max-size 2MB --time-limit 10m\n\n"
-    "  paring optimize task.py --out out/half --techniques 'PruneChannels(ratio=0.5), FineTune, Int8Static'"
+    "  paring optimize task.py --out out/half --techniques 'PruneChannels + FineTune(epochs=9) + Int8Static'"
 )
 
 
@@ -65,7 +67,7 @@ def optimize(
     batch_size: Annotated[int, typer.Option(help="Rows in a batch.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Default: all cores.")] = None,
     time_limit: Annotated[str, typer.Option(help="For example 90s, 20m or 1.5h.")] = "20m",
-    techniques: Names = None,
+    techniques: Recipes = None,
     backends: Names = None,
     seed: Annotated[int, typer.Option(help="Of the split, the search and the training.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left in the folder.")] = False,

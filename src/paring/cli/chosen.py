@@ -16,24 +16,31 @@ def chosen(kind: registry.Kind, text: str | None) -> list[Any] | None:
     """The classes and objects of a comma-separated list; None (all) where nothing was typed.
 
     `PruneChannels, FineTune(epochs=5)` is a class, whose settings the search chooses, and an object, which is tried as
-    it is. Raises InputError for what can't be read, is not known or has no such setting.
+    it is; `PruneChannels(ratio=0.5) + FineTune(epochs=5) + Int8Static` is one recipe, tried as a whole. Raises
+    InputError for what can't be read, is not known or has no such setting.
     """
     if text is None:
         return None
     typed = _parts(text, f"--{kind}s")
     if not typed:
         raise InputError(f"--{kind}s is empty: name at least one of {', '.join(registry.names(kind))}.")
-    return [_made(kind, one) for one in typed]
+    return [_recipe(kind, one) for one in typed]
 
 
-def _parts(text: str, where: str) -> list[str]:
-    """What stands between the commas that are in no bracket."""
+def _recipe(kind: registry.Kind, text: str) -> Any:
+    """One of the kind, or techniques one after the other, of which a name alone stands for its defaults."""
+    made = [_made(kind, part) for part in _parts(text, text, "+" if kind == "technique" else ",")]
+    return made[0] if len(made) == 1 else tuple(one() if isinstance(one, type) else one for one in made)
+
+
+def _parts(text: str, where: str, separator: str = ",") -> list[str]:
+    """What stands between the separators that are in no bracket."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in OPENING) - (letter in CLOSING)
         if depth < 0:
             break
-        if letter == "," and not depth:
+        if letter == separator and not depth:
             parts.append("")
         else:
             parts[-1] += letter

@@ -18,7 +18,7 @@ from paring.flow.reasons import missed
 from paring.flow.result import Status
 from paring.measure.compare import Comparison
 from paring.measure.hardware import hardware
-from paring.techniques.base import Technique
+from paring.techniques.base import Recipe, Technique, described
 from paring.tune import Ranking, Speedup, Trial
 
 POINT_FIELDS = (
@@ -114,12 +114,14 @@ def _finalist_json(finalist: Finalist, trials: Sequence[Trial]) -> dict[str, Any
     }
 
 
-def _chosen(kinds: Iterable[Technique | Backend | type[Technique | Backend]] | None) -> list[str] | None:
+def _chosen(kinds: Iterable[Technique | Backend | type[Technique | Backend] | Recipe] | None) -> list[str] | None:
     """What was chosen to be tried, as people write it; None where that was all."""
     return None if kinds is None else [_called(kind) for kind in kinds]
 
 
-def _called(kind: Technique | Backend | type[Technique | Backend]) -> str:
+def _called(kind: Technique | Backend | type[Technique | Backend] | Recipe) -> str:
+    if isinstance(kind, tuple):
+        return described(kind)
     if isinstance(kind, type):
         return kind.name if issubclass(kind, Backend) else kind.__name__
     return str(kind)

@@ -42,7 +42,7 @@ def identity(request: Request, version: str, evaluate_digest: str) -> dict[str, 
         **asdict(request.budget),
         "threads": request.thread_count,
         "seed": request.seed,
-        "techniques": [fingerprint(technique) for technique in request.all_techniques()],
+        "techniques": [fingerprint(technique) for technique in (*request.all_techniques(), *request.recipes)],
         "backends": [fingerprint(backend) for backend in request.all_backends()],
     }
 

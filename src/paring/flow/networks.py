@@ -27,7 +27,7 @@ from paring.errors import DataError, ExportError, ParingError, TechniqueError, T
 from paring.graph.export import export_onnx, export_program, quiet_exporter
 from paring.graph.signature import load_model
 from paring.measure.size import network_files
-from paring.techniques.base import GraphTechnique, Recipe, Technique, TrainingTechnique
+from paring.techniques.base import Recipe, Technique, TrainingTechnique, check_order
 from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
@@ -64,7 +64,7 @@ class Networks:
         """The candidate's network on disk. Raises TechniqueError, TrainDataError, ExportError, NothingChangedError."""
         target = self._network_folder(candidate)
         if not target.is_dir():
-            self._check_order(candidate.recipe)
+            check_order(candidate.recipe)
             exported = self.exported(candidate.module_part, candidate.backend)
             graph, made = None, list[dict[str, Any]]()
             if candidate.graph_part:
@@ -194,18 +194,6 @@ class Networks:
                 # Not the error itself: its traceback would keep the network alive.
                 self._refused[key] = partial(kind, str(error))
             raise
-
-    @staticmethod
-    def _check_order(recipe: Recipe) -> None:
-        seen_graph = ""
-        for technique in recipe:
-            if isinstance(technique, GraphTechnique):
-                seen_graph = technique.name
-            elif seen_graph:
-                raise TechniqueError(
-                    f"{technique.name} changes the module and stands behind {seen_graph}, which changes the graph: "
-                    "put techniques of modules first."
-                )
 
 
 def _applied(technique: Any, before: Any, job: Job) -> tuple[Any, Coverage]:

@@ -22,7 +22,7 @@ from paring.flow.request import Executor, Request, resolved
 from paring.flow.result import Result
 from paring.flow.trials import TrialRunner
 from paring.report.progress import Progress, Silent, TerminalProgress
-from paring.techniques.base import Technique
+from paring.techniques.base import Recipe, Technique
 from paring.tune import Candidate, Scene, Search, Trial
 from paring.tune.playoff import MOST_CONTENDERS
 from paring.types import Budget, Task
@@ -37,7 +37,7 @@ def optimize(
     *,
     out: Path | str,
     time_limit_s: float = 1200,
-    techniques: Sequence[Technique | type[Technique] | str] | None = None,
+    techniques: Sequence[Technique | type[Technique] | str | Recipe] | None = None,
     backends: Sequence[Backend | type[Backend] | str] | None = None,
     threads: int | None = None,
     seed: int = 0,
@@ -51,9 +51,10 @@ def optimize(
     what an earlier run left in `out` is discarded, and its looks at the certification rows are told beside the next
     certificate. `techniques` and `backends` (None: all that are installed) take names and classes, whose variants are
     tried, and objects, which are tried as they are: a training that is an object has its own number of epochs, or as
-    many of them as the time limit holds. `executor` runs the trials of a round, as the built-in `map` does; threads are
-    safe and no faster: trials take turns, since two at a time would disturb each other's measurement. Raises InputError
-    (and its kinds) for what can't be used, BackendError where no runtime works here.
+    many of them as the time limit holds. A tuple of objects among the techniques is a whole recipe, tried as it is.
+    `executor` runs the trials of a round, as the built-in `map` does; threads are safe and no faster: trials take
+    turns, since two at a time would disturb each other's measurement. Raises InputError (and its kinds) for what can't
+    be used, BackendError where no runtime works here.
     """
     return run(
         Request(
@@ -128,6 +129,7 @@ class Hunt:
             model=None if isinstance(model, Path) else model,
             graph=self.prepared.networks.original_graph(),
             techniques=request.all_techniques(),
+            recipes=request.recipes,
             backends=self.prepared.usable_backends(),
             threads=request.thread_count,
             time_left_s=self.clock.search_left_s,

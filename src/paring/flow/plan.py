@@ -21,7 +21,7 @@ from paring.flow.reference import pace_of
 from paring.flow.request import Request
 from paring.techniques.base import described
 from paring.tune import Candidate, Ranking, Scene
-from paring.tune.post_training import first_baselines, first_techniques, other_baselines
+from paring.tune.post_training import asked_recipes, first_baselines, first_techniques, other_baselines
 from paring.tune.structures import planned
 
 TRIAL_S = 4.0
@@ -47,7 +47,7 @@ def make_plan(request: Request) -> dict[str, Any]:
         times = Times.of(request, networks, probes, splits)
         scene = _scene(request, probes, networks)
         known_s = time.monotonic() - begin_s
-        stages = (first_baselines(scene), first_techniques(scene), other_baselines(scene))
+        stages = (first_baselines(scene), asked_recipes(scene), first_techniques(scene), other_baselines(scene))
         known = {candidate.key: candidate for stage in stages for asked in stage for candidate in asked}
         structures = planned(scene)
     trained = [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures]
@@ -113,6 +113,7 @@ def _scene(request: Request, probes: Sequence[Probe], networks: Networks) -> Sce
         model=None if isinstance(model, Path) else model,
         graph=networks.original_graph(),
         techniques=request.all_techniques(),
+        recipes=request.recipes,
         backends=request.usable_backends(request.unusable(probes)),
         threads=request.thread_count,
         time_left_s=lambda: request.time_limit_s,

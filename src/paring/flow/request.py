@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +16,14 @@ from paring.backends.base import Backend, called
 from paring.backends.cores import check_threads, usable_cores
 from paring.backends.probe import Probe
 from paring.errors import BudgetError, InputError, OutputError, TaskError, in_words, quoted
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
+from paring.techniques.base import (
+    GraphTechnique,
+    ModuleTechnique,
+    Recipe,
+    Technique,
+    TrainingTechnique,
+    check_order,
+)
 from paring.tune import Candidate, Trial
 from paring.tune.candidate import check_storable
 from paring.tune.trainers import is_training
@@ -25,17 +33,21 @@ Executor: TypeAlias = Callable[[Callable[[Candidate], Trial], Iterable[Candidate
 """Runs the trials of a round, like the built-in `map`, in this process; they don't depend on each other."""
 
 SMALLEST_TIME_LIMIT_S = 10.0
+TECHNIQUES = (ModuleTechnique, GraphTechnique)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `optimize`; `techniques` and `backends` hold classes (tried in variants) or objects."""
+    """The arguments of `optimize`; `techniques` and `backends` hold classes (tried in variants) or objects.
+
+    A tuple among the techniques is a whole recipe, tried as it is.
+    """
 
     task: Task
     budget: Budget
     out: Path
     time_limit_s: float = 1200.0
-    techniques: Sequence[Technique | type[Technique]] | None = None
+    techniques: Sequence[Technique | type[Technique] | Recipe] | None = None
     backends: Sequence[Backend | type[Backend]] | None = None
     threads: int | None = None
     seed: int = 0
@@ -51,7 +63,9 @@ class Request:
         if not isinstance(self.out, Path):
             raise OutputError(f"out={quoted(self.out)} is no folder: pass its path, a str or a pathlib.Path.")
         self._check_numbers()
-        _check_all("technique", self.techniques or (), ModuleTechnique, GraphTechnique)
+        _check_recipes(self.recipes)
+        members = (technique for recipe in self.recipes for technique in recipe)
+        _check_all("technique", (*(self.all_techniques() if self.techniques else ()), *members), *TECHNIQUES)
         _check_all("backend", self.backends or (), Backend)
         if not callable(self.executor):
             raise InputError(f"executor={quoted(self.executor)} is not callable: pass a function like `map`, or none.")
@@ -78,13 +92,20 @@ class Request:
         return self.threads or usable_cores()
 
     def all_techniques(self) -> tuple[Technique | type[Technique], ...]:
-        """What was passed, else every technique that is installed."""
-        return installed("technique") if self.techniques is None else tuple(self.techniques)
+        """What was passed but for recipes, else every technique that is installed."""
+        if self.techniques is None:
+            return installed("technique")
+        return tuple(technique for technique in self.techniques if not isinstance(technique, tuple))
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The whole recipes that were passed."""
+        return tuple(recipe for recipe in self.techniques or () if isinstance(recipe, tuple))
 
     @property
     def trains(self) -> bool:
         """Whether a technique that trains takes part."""
-        return any(map(is_training, self.all_techniques()))
+        return any(map(is_training, (*self.all_techniques(), *chain.from_iterable(self.recipes))))
 
     def all_backends(self) -> tuple[Backend | type[Backend], ...]:
         """What was passed, else every backend that is installed."""
@@ -113,6 +134,17 @@ def resolved(kind: registry.Kind, given: Iterable[Any] | None) -> tuple[Any, ...
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise InputError(f"{kind}s={quoted(given)} is no list: write {kind}s=[...] around it.")
     return tuple(registry.find(kind, one) if isinstance(one, str) else one for one in given)
+
+
+def _check_recipes(recipes: Iterable[Recipe]) -> None:
+    """Raise InputError for a recipe without techniques, with classes, or in an order that can't be applied."""
+    for recipe in recipes:
+        if not recipe:
+            raise InputError("techniques holds an empty recipe: name its techniques, or leave it out.")
+        for technique in recipe:
+            if not isinstance(technique, TECHNIQUES):
+                raise InputError(f"a recipe holds {quoted(technique)}: give objects, as PruneChannels(ratio=0.5).")
+        check_order(recipe)
 
 
 def _check_all(kind: registry.Kind, given: Iterable[Any], *bases: type) -> None:

@@ -133,6 +133,19 @@ Recipe = tuple[Technique, ...]
 """Techniques, applied left to right: those of modules first, then those of graphs."""
 
 
+def check_order(recipe: Recipe) -> None:
+    """Raise TechniqueError where a technique of modules stands behind one of graphs."""
+    seen_graph = ""
+    for technique in recipe:
+        if isinstance(technique, GraphTechnique):
+            seen_graph = technique.name
+        elif seen_graph:
+            raise TechniqueError(
+                f"{technique.name} changes the module and stands behind {seen_graph}, which changes the graph: "
+                "put techniques of modules first."
+            )
+
+
 def described(recipe: Recipe) -> str:
     """A recipe in one line."""
     return " -> ".join(str(technique) for technique in recipe) or "original"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique, described
 from paring.tune.candidate import Candidate
 from paring.tune.hopeless import judged
 from paring.tune.proposing import offered
@@ -23,14 +23,24 @@ WORTH_AN_OPTION = 1.1
 
 def first_baselines(scene: Scene) -> Rounds:
     """The original on each backend with its default options."""
-    firsts = [scene.backend_variants(backend)[:1] for backend in scene.backends]
-    yield [Candidate((), backend, "baseline") for variants in firsts for backend in variants]
+    yield [Candidate((), backend, "baseline") for backend in scene.first_backends()]
 
 
 def other_baselines(scene: Scene, trials: Sequence[Trial] = ()) -> Rounds:
     """The original with every other option of each backend: the fastest of all is what a result has to beat."""
     others = [scene.backend_variants(backend)[1:] for backend in scene.backends]
     yield [judged(Candidate((), backend, "baseline"), trials) for variants in others for backend in variants]
+
+
+def asked_recipes(scene: Scene) -> Rounds:
+    """Whole recipes that were asked for, on every backend that reads what they make."""
+    for recipe in scene.recipes:
+        if described(recipe) in scene.not_tried:
+            continue
+        trains = any(isinstance(technique, TrainingTechnique) for technique in recipe)
+        reads_graphs = any(isinstance(technique, GraphTechnique) for technique in recipe)
+        backends = scene.graph_backends() if reads_graphs else scene.first_backends()
+        yield [Candidate(recipe, backend, "training" if trains else "post-training") for backend in backends]
 
 
 def first_techniques(scene: Scene) -> Rounds:
@@ -50,8 +60,7 @@ def first_techniques(scene: Scene) -> Rounds:
         for technique in scene.techniques
         if isinstance(technique, ModuleTechnique) and not isinstance(technique, TrainingTechnique)
         if scene.model is not None
-        for kind in scene.backends
-        for backend in scene.backend_variants(kind)[:1]
+        for backend in scene.first_backends()
     ]
 
 

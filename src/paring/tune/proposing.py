@@ -7,7 +7,15 @@ from typing import Any, TypeVar
 
 from paring.backends.base import Backend
 from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_words
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Role, Technique, TrainingTechnique
+from paring.techniques.base import (
+    GraphTechnique,
+    ModuleTechnique,
+    Recipe,
+    Role,
+    Technique,
+    TrainingTechnique,
+    described,
+)
 from paring.tune.candidate import check_storable
 from paring.types import NEEDS_MODULE, Objective
 
@@ -67,6 +75,15 @@ def out_of_place(
             yield told(technique), "it is tried with training behind it, and the task has no `train` data."
         elif isinstance(technique, type) and not trains:
             yield told(technique), "it is tried with training behind it, and no technique that trains was asked for."
+
+
+def unfit(recipes: Sequence[Recipe], *, graph_only: bool, train_data: bool) -> Iterator[tuple[str, str]]:
+    """Recipes that the task rules out: each with the reason."""
+    for recipe in recipes:
+        if graph_only and any(isinstance(technique, ModuleTechnique) for technique in recipe):
+            yield described(recipe), "the task is a graph: it needs the network as an nn.Module."
+        elif not train_data and any(isinstance(technique, TrainingTechnique) for technique in recipe):
+            yield described(recipe), "the task has no `train` data."
 
 
 def any_fits(

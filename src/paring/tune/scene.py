@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from paring.backends.base import Backend
 from paring.data.job import Job
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique
 from paring.tune.candidate import Candidate
-from paring.tune.proposing import executable, offered, out_of_place, permitted, unread, useless
+from paring.tune.proposing import executable, offered, out_of_place, permitted, unfit, unread, useless
 from paring.tune.ranking import Ranking
 from paring.tune.trial import Trial
 from paring.types import Budget
@@ -34,7 +34,8 @@ Rounds: TypeAlias = Steps[None]
 class Scene:
     """The network in both its forms, what may be tried on it, and how much time is left.
 
-    `techniques` and `backends` hold classes, whose variants are tried, and objects, which are tried as they are.
+    `techniques` and `backends` hold classes, whose variants are tried, and objects, which are tried as they are, as
+    `recipes` are as a whole.
     `model` is None for a task that is a graph. `precisions` tells in which precisions a backend of that name executes.
     `not_tried` gathers what is not proposed, with the reason: techniques that do not fit the task, the network or the
     format that a backend reads, or that fail as they propose; precisions that a backend lacks; options that can't work
@@ -50,6 +51,7 @@ class Scene:
     backends: tuple[Backend | type[Backend], ...]
     threads: int
     time_left_s: Callable[[], float]
+    recipes: tuple[Recipe, ...] = ()
     precisions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     not_tried: dict[str, str] = field(default_factory=dict)
 
@@ -57,6 +59,7 @@ class Scene:
         graph_only, train_data = self.model is None, self.job.task.train is not None
         told = out_of_place(self.techniques, self.budget.objective, graph_only=graph_only, train_data=train_data)
         self.not_tried.update(told)
+        self.not_tried.update(unfit(self.recipes, graph_only=graph_only, train_data=train_data))
         self.not_tried.update(unread(self.techniques, self.backends))
 
     def backend_variants(self, backend: Backend | type[Backend]) -> list[Backend]:
@@ -66,9 +69,13 @@ class Scene:
         variants = partial(backend.variants, self.budget, self.threads)
         return offered(backend.name, lambda: permitted(variants(), self.not_tried), self.not_tried)
 
+    def first_backends(self) -> list[Backend]:
+        """Each backend with its default options."""
+        return [backend for kind in self.backends for backend in self.backend_variants(kind)[:1]]
+
     def graph_backends(self) -> list[Backend]:
-        """Each backend that reads graphs, with its default options."""
-        return [self.backend_variants(b)[0] for b in self.backends if b.format == "onnx" and self.backend_variants(b)]
+        """Those that read graphs."""
+        return [backend for backend in self.first_backends() if backend.format == "onnx"]
 
     def graph_variants(self, technique: Any, backend: Backend, most: int | None = None) -> list[GraphTechnique]:
         """The first settings of a graph technique, those that the backend executes; none for another kind."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from paring.tune.candidate import Candidate
-from paring.tune.post_training import Refinement, first_baselines, first_techniques, other_baselines
+from paring.tune.post_training import Refinement, asked_recipes, first_baselines, first_techniques, other_baselines
 from paring.tune.scene import Round, Rounds, Scene
 from paring.tune.training import Training
 from paring.tune.trial import Trial
@@ -14,8 +14,9 @@ from paring.tune.trial import Trial
 class Search:
     """A staged, cost-aware search. The same scene and the same trials give the same candidates.
 
-    Stages: the original on each backend; the first settings of each technique; the backends' other options; more
-    settings, preparation and gentler forms around the leaders; then, with training data, structures.
+    Stages: the original on each backend; whole recipes that were asked for; the first settings of each technique; the
+    backends' other options; more settings, preparation and gentler forms around the leaders; then, with training data,
+    structures.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -28,6 +29,7 @@ class Search:
 
     def _chain(self) -> Iterator[Rounds]:
         yield first_baselines(self.scene)
+        yield asked_recipes(self.scene)
         yield first_techniques(self.scene)
         yield other_baselines(self.scene, self.trials)
         yield Refinement(self.scene, self._candidates, self.trials).rounds()

@@ -25,7 +25,7 @@ def test_whole_recipes_that_are_asked_for_come_next() -> None:
     there = world(techniques=(), recipes=((Narrow(0.5), Int(6)), (Narrow(0.5), Teach(epochs=7))))
     explore(there)
     asked = [(str(candidate), candidate.stage) for candidate in there.asked if candidate.recipe]
-    assert [stage for _, stage in asked] == ["post-training"] * 2 + ["training"] * 2
+    assert [stage for _, stage in asked] == ["post-training", "training", "training"], "slow reads no graphs"
     assert all("Narrow" in told and ("Int" in told or "epochs=7" in told) for told, _ in asked)
 
 

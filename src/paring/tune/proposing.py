@@ -81,7 +81,7 @@ def unfit(recipes: Sequence[Recipe], *, graph_only: bool, train_data: bool) -> I
     """Recipes that the task rules out: each with the reason."""
     for recipe in recipes:
         if graph_only and any(isinstance(technique, ModuleTechnique) for technique in recipe):
-            yield described(recipe), "the task is a graph: it needs the network as an nn.Module."
+            yield described(recipe), NEEDS_MODULE
         elif not train_data and any(isinstance(technique, TrainingTechnique) for technique in recipe):
             yield described(recipe), "the task has no `train` data."
 

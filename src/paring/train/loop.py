@@ -58,9 +58,9 @@ def fit_(
     """Train the network in place until the last epoch or `job.deadline_s`; the learning rate ends at zero either way.
 
     The `constraint` holds throughout; without one, weights that are zero stay zero. The network ends in eval mode. The
-    same seed gives the same weights, unless the deadline cuts in. Raises DataError where the data is at fault; TaskError
-    where the loss is; TechniqueError where the training diverges twice (the network then has its last good weights);
-    TimeUpError where no step fits before the deadline.
+    same seed gives the same weights, unless the deadline cuts in. Raises DataError where the data is at fault;
+    TaskError where the loss is; TechniqueError where the training diverges twice (the network then has its last good
+    weights); TimeUpError where no step fits before the deadline.
     """
     with _threads(job.threads), seeded(job.seed):
         try:

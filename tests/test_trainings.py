@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from torch import nn
@@ -13,7 +13,7 @@ from paring.data.job import Job
 from paring.tune import trainers
 from paring.tune.training import RACE_EPOCHS
 from paring.types import Budget
-from tests.worlds import Clumsy, Coach, Int, Narrow, Spoilt, Teach, World, explore, world
+from tests.worlds import Clumsy, Coach, Int, Narrow, Spoilt, Teach, Wane, World, explore, world
 
 
 @dataclass(frozen=True)
@@ -176,3 +176,21 @@ def test_what_no_training_mends_is_not_trained_to_the_end_of_the_time(monkeypatc
     explore(there)
     assert max(len(each) for each in trainings(there)) == 2
     assert there.clock_s > 4000
+
+
+@pytest.mark.parametrize("techniques", [(Int, Wane), (Int, Narrow, Teach, Wane), (Int, Wane(epochs=20))])
+def test_a_training_that_makes_the_network_smaller_is_tried_on_the_original(techniques: tuple[Any, ...]) -> None:
+    there = world(techniques=techniques)
+    explore(there)
+    recipes = [candidate.module_part for candidate in there.asked]
+    alone = [recipe for recipe in recipes if recipe and isinstance(recipe[0], Wane)]
+    assert max(training.epochs for recipe in alone for training in recipe if isinstance(training, Wane)) > RACE_EPOCHS
+    assert all(isinstance(technique, Wane) for recipe in alone for technique in recipe)
+    assert "Wane" not in there.scene.not_tried
+
+
+def test_it_is_not_proposed_for_an_objective_that_it_does_not_serve() -> None:
+    there = world(techniques=(Int, Wane), budget=Budget(objective="size"))
+    explore(there)
+    assert not any(isinstance(one, Wane) for candidate in there.asked for one in candidate.recipe)
+    assert there.scene.not_tried["Wane"] == "no runtime here gains size by it: it serves the objective latency."

@@ -16,7 +16,7 @@ from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Role, Technique, TrainingTechnique
 from paring.tune import Candidate, Ranking, Scene, Search, Speedup, Trial
-from paring.types import Budget, Coverage, Session, Task
+from paring.types import Budget, Coverage, Objective, Session, Task
 from tests.refusing import Unapplied
 
 GAINS = {"a": 0.02, "b": 0.10, "c": 0.20, "d": -0.01, "e": 0.10}
@@ -187,6 +187,14 @@ class Spoilt(Teach):
     """Comes upon rows of `train` that no training can use."""
 
 
+@dataclass(frozen=True)
+class Wane(Teach):
+    """Makes the network smaller as it trains it."""
+
+    shrinks: ClassVar[bool] = True
+    improves: ClassVar[tuple[Objective, ...]] = ("latency",)
+
+
 @dataclass
 class World:
     """A machine on which everything is known: speeds multiply, training takes the drop away."""
@@ -214,6 +222,10 @@ class World:
         for at, technique in enumerate(candidate.recipe, 1):
             part = candidate.recipe[:at]
             match technique:
+                case Wane(epochs=epochs) if Wane not in map(type, candidate.recipe[: at - 1]):
+                    ratio, drop = ratio * 1.8, drop + 0.05 / (1 + epochs)
+                    spent_s += 0.0 if part in self.trained else 4.0 * epochs
+                    self.trained.append(part)
                 case Teach(epochs=epochs, skill=skill):
                     drop = for_good + (drop - for_good) / (1 + skill * epochs)
                     spent_s += 0.0 if part in self.trained else 4.0 * epochs

@@ -9,7 +9,7 @@ import pytest
 
 from paring.flow.answer import Findings
 from paring.flow.reasons import NOT_COME_TO, WithoutWinner, missed
-from paring.techniques import FineTune, HalfPrecision, PruneChannels
+from paring.techniques import FineTune, HalfPrecision, PruneChannels, PruneWeights
 from paring.tune import Candidate, Miss, Ranking, Speedup, Trial
 from paring.tune.proposing import any_fits
 from paring.types import Budget
@@ -96,13 +96,14 @@ def test_what_fits_a_task_needs_a_backend_that_reads_it_and_data_to_train_on() -
         format = "torch"
 
     def fits(*techniques: Any, backend: type[Sleepy] = Modules, **task: bool) -> bool:
-        return any_fits(techniques, [backend], **{"graph_only": False, "train_data": False, **task})
+        return any_fits(techniques, [backend], "latency", **{"graph_only": False, "train_data": False, **task})
 
     assert not fits(HalfPrecision, PruneChannels, FineTune)
     assert fits(HalfPrecision, backend=Sleepy)
     assert fits(PruneChannels, FineTune, train_data=True)
     assert fits(PruneChannels(ratio=0.5))
     assert not fits(PruneChannels(ratio=0.5), graph_only=True)
+    assert not fits(PruneWeights, FineTune, train_data=True)
 
 
 def test_nothing_could_be_measured() -> None:

@@ -13,6 +13,7 @@ Reading it needs neither onnx nor torch.
 
 from __future__ import annotations
 
+import io
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -66,11 +67,12 @@ def packed(network: Path) -> Path:
     """The smaller file that stands in the network's place, or the network where its weights are not sparse."""
     content = network.read_bytes()
     runs = [run for run in _runs(network, content) if run.saved_bytes > 0]
-    if sum(run.saved_bytes for run in runs) < LEAST_SAVING * len(content):
+    archive = io.BytesIO()
+    np.savez(archive, **_arrays(content, runs))  # type: ignore[arg-type]
+    if archive.tell() > (1 - LEAST_SAVING) * len(content):
         return network
     target = network.with_name(SPARSE)
-    with target.open("wb") as stream:
-        np.savez(stream, **_arrays(content, runs))  # type: ignore[arg-type]
+    target.write_bytes(archive.getbuffer())
     network.unlink()
     return target
 
@@ -91,7 +93,7 @@ def _runs(network: Path, content: bytes) -> Iterator[_Run]:
 
 
 def _arrays(content: bytes, runs: list[_Run]) -> dict[str, Array]:
-    places = np.array([(run.start, run.items, run.values.itemsize) for run in runs], dtype=np.int64)
+    places = np.array([(run.start, run.items, run.values.itemsize) for run in runs], dtype=np.int64).reshape(-1, 3)
     kept = np.ones(len(content), dtype=bool)
     for start, items, size in places.tolist():
         kept[start : start + items * size] = False

@@ -50,7 +50,8 @@ def out_of_place(
     techniques: Sequence[Technique | type[Technique]], objective: Objective, *, graph_only: bool, train_data: bool
 ) -> Iterator[tuple[str, str]]:
     """Techniques that the task or the objective rules out, whatever the network: each name with the reason."""
-    module_kinds = [kind for kind in map(kind_of, techniques) if issubclass(kind, ModuleTechnique)]
+    useful = [technique for technique in techniques if not useless(technique, objective)]
+    module_kinds = [kind for kind in map(kind_of, useful) if issubclass(kind, ModuleTechnique)]
     trains = any(issubclass(kind, TrainingTechnique) for kind in module_kinds)
     shrinks = not all(map(only_mends, module_kinds))
     alone = any(role == "alone" for role in map(_role, techniques))

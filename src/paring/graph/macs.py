@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -44,17 +46,22 @@ def layer_costs(model: nn.Module, inputs: Inputs) -> dict[str, LayerCost]:
     return costs
 
 
+@contextmanager
+def unfused() -> Iterator[None]:
+    """The fused transformer layer is one opaque operator: no counter knows it, and its parts are not called."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _macs(model: nn.Module, inputs: Inputs) -> dict[str, int]:
     """MACs by qualified module name, children included; the network itself is ''."""
     counter = FlopCounterMode(display=False)
-    fused = torch.backends.mha.get_fastpath_enabled()
-    # The fused transformer layer is one opaque operator that no counter knows.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), counter:
-            model_call(model, mapped(inputs, lambda tensor: tensor[:1]))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with torch.no_grad(), unfused(), counter:
+        model_call(model, mapped(inputs, lambda tensor: tensor[:1]))
     root = type(model).__name__
     result: dict[str, int] = {}
     for path, counts in counter.get_flop_counts().items():

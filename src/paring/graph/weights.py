@@ -16,6 +16,7 @@ from paring.errors import TechniqueError
 Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 

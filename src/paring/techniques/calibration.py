@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from paring.backends.runner import graph_runner
-from paring.data.batches import tensors_of
+from paring.data.batches import in_pieces, tensors_of
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.ops.ranges import Histogram
@@ -40,13 +40,6 @@ def graph_inputs(graph: onnx.ModelProto, job: Job) -> Iterator[Arrays]:
                 "give batches with one tensor for each."
             )
         yield {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
-
-
-def in_pieces(arrays: Arrays, rows: int) -> Iterator[Arrays]:
-    """The batch, cut along axis 0 into pieces of at most that many rows."""
-    total = len(next(iter(arrays.values())))
-    for start in range(0, total, rows):
-        yield {name: value[start : start + rows] for name, value in arrays.items()}
 
 
 def with_outputs(graph: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

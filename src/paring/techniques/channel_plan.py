@@ -21,6 +21,7 @@ from paring.graph.channels import (
     remove_channels,
     trace,
 )
+from paring.graph.weights import NORMS
 from paring.ops.importance import Evidence, Observed
 from paring.techniques.evidence import Observations
 from paring.types import Inputs
@@ -65,8 +66,7 @@ class ChannelPlan:
         tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
 
         def rows(member: Member, values: Tensor) -> Tensor:
-            each = values.detach().float().movedim(member.slot.dim, 0)
-            return each[member.indices.reshape(-1)].reshape(group.channels, -1)
+            return member.rows(values.detach().float())
 
         def joined(members: list[Member]) -> Tensor:
             parts = [rows(member, tensors[member.slot.tensor]) for member in members]
@@ -83,7 +83,4 @@ class ChannelPlan:
 
 def _scales(model: nn.Module, member: Member) -> bool:
     """Whether it is the factor of a normalisation."""
-    return isinstance(model.get_submodule(member.slot.layer), _NORMS) and member.slot.tensor.endswith("weight")
-
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    return isinstance(model.get_submodule(member.slot.layer), NORMS) and member.slot.tensor.endswith("weight")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ from paring.data.batches import in_pieces, model_call
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.fingerprint import fingerprint
+from paring.graph.macs import unfused
 from paring.graph.weights import Matrix, matrices
 from paring.ops.importance import Observed
 from paring.ops.reconstruction import dampened
@@ -119,7 +119,7 @@ class Observations:
         followed = (each for each in watched if each.followed)
         handles = [each.module.register_forward_hook(partial(hook, each)) for each in followed]
         try:
-            with torch.no_grad(), _unfused():
+            with torch.no_grad(), unfused():
                 for inputs, _ in self.job.calibrate:
                     for piece in in_pieces(inputs, ROWS_AT_ONCE):
                         self.job.check_time()
@@ -142,14 +142,3 @@ def _batches(every: Sequence[Matrix]) -> Iterator[list[Matrix]]:
         taken += size
     if batch:
         yield batch
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Fused transformer layers don't call their parts, so nothing could be observed there."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from paring.backends.runner import graph_runner
+from paring.data.batches import in_pieces
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph, require_float_graph
@@ -18,7 +19,7 @@ from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.ranges import Histogram
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
-from paring.techniques.calibration import fingerprint, graph_inputs, in_pieces, observe
+from paring.techniques.calibration import fingerprint, graph_inputs, observe
 from paring.techniques.int8_static import Int8Static, distinct_placements
 from paring.techniques.layer_coverage import layer_coverage
 from paring.types import Arrays, Coverage

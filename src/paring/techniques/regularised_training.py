@@ -14,13 +14,11 @@ from paring.data.batches import first_rows, sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.channels import ChannelGroup, channel_groups
-from paring.graph.weights import matrices
+from paring.graph.weights import NORMS, matrices
 from paring.ops.penalties import PENALTIES, l1
 from paring.techniques.fine_tune import FineTune
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.loop import Loss
-
-NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
@@ -108,9 +106,4 @@ def _channels(student: nn.Module, group: ChannelGroup) -> View:
     """All weights that make the channels of a group, a row a channel."""
     parameters = dict(student.named_parameters())
     producers = [member for member in group.members if member.produces]
-
-    def view() -> Tensor:
-        rows = [parameters[m.slot.tensor].movedim(m.slot.dim, 0)[m.indices.reshape(-1)] for m in producers]
-        return torch.cat([each.reshape(group.channels, -1) for each in rows], 1)
-
-    return view
+    return lambda: torch.cat([member.rows(parameters[member.slot.tensor]) for member in producers], 1)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from paring.graph.channels.atoms import NOWHERE, Atoms, Ids, Slot
 from paring.graph.channels.trace import Trace, trace
@@ -21,6 +21,10 @@ class Member:
     indices: Ids
     produces: bool
     consumes: bool
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Of values like the parameter what belongs to each channel, shape (channels, n)."""
+        return values.movedim(self.slot.dim, 0)[self.indices.reshape(-1)].reshape(len(self.indices), -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,6 +160,15 @@ def question_and_image() -> Built:
 
 
 STAGES = {"hidden_sizes": [16, 32], "depths": [1, 1]}
+WINDOWS = {"image_size": 64, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
+PYRAMID = {
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "hidden_sizes": [32, 64],
+    "num_attention_heads": [2, 4],
+    "strides": [4, 2],
+    "mlp_ratios": [2, 2],
+}
 GROUPED = {"num_key_value_heads": 2, "pad_token_id": 0}
 
 ARCHITECTURES: dict[str, dict[str, Callable[[], Built]]] = {
@@ -191,49 +200,17 @@ ARCHITECTURES: dict[str, dict[str, Callable[[], Built]]] = {
         "BEiT": image("BeitForImageClassification", **VISION),
         "DINOv2": image("Dinov2ForImageClassification", **VISION),
         "ViT-MSN": image("ViTMSNForImageClassification", **VISION),
-        "Swin": image(
-            "SwinForImageClassification",
-            64,
-            image_size=64,
-            embed_dim=32,
-            depths=[1, 1],
-            num_heads=[2, 4],
-            window_size=4,
-        ),
-        "Swin V2": image(
-            "Swinv2ForImageClassification",
-            64,
-            image_size=64,
-            embed_dim=32,
-            depths=[1, 1],
-            num_heads=[2, 4],
-            window_size=4,
-        ),
+        "Swin": image("SwinForImageClassification", 64, **WINDOWS),
+        "Swin V2": image("Swinv2ForImageClassification", 64, **WINDOWS),
         "PVT": image(
             "PvtForImageClassification",
             64,
             image_size=64,
-            num_encoder_blocks=2,
-            depths=[1, 1],
-            hidden_sizes=[32, 64],
-            num_attention_heads=[2, 4],
             sequence_reduction_ratios=[4, 1],
             patch_sizes=[4, 2],
-            strides=[4, 2],
-            mlp_ratios=[2, 2],
+            **PYRAMID,
         ),
-        "SegFormer": image(
-            "SegformerForImageClassification",
-            64,
-            num_encoder_blocks=2,
-            depths=[1, 1],
-            hidden_sizes=[32, 64],
-            num_attention_heads=[2, 4],
-            sr_ratios=[4, 1],
-            patch_sizes=[7, 3],
-            strides=[4, 2],
-            mlp_ratios=[2, 2],
-        ),
+        "SegFormer": image("SegformerForImageClassification", 64, sr_ratios=[4, 1], patch_sizes=[7, 3], **PYRAMID),
     },
     "text encoder": {
         "BERT": text("BertForSequenceClassification"),

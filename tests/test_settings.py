@@ -68,10 +68,10 @@ def test_the_sentence_names_the_value_and_the_remedy(technique: Any, settings: d
 
 
 def test_what_fits_passes() -> None:
-    PruneChannels(ratio=0, criterion=lambda weights: weights.producers[0].sum(1), ratios=(("conv", 0),))
-    RemoveBlocks(blocks=("a", "b"))
-    Int8Static(percentile=100, exclude=())
-    SmoothQuant(np.float64(0.5))
+    assert PruneChannels(ratio=0, criterion=lambda evidence: evidence.weight.sum(1), ratios=(("conv", 0),)).ratio == 0
+    assert RemoveBlocks(blocks=("a", "b")).blocks == ("a", "b")
+    assert Int8Static(percentile=100, exclude=()).percentile == 100
+    assert SmoothQuant(np.float64(0.5)).alpha == 0.5
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import ClassVar, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paring.tune.allocation import Part, joined
+from paring.ops.allocation import least_harm_first
+from paring.techniques import PruneChannels
+from paring.techniques.base import Part
+from paring.tune.allocation import QUICK_ERROR, Shown, joined
+from paring.types import Budget
 from tests.worlds import GAINS, HARMS, Fast, Int, Narrow, Slow, Teach, Without, World, explore, world
 
 
@@ -29,8 +33,13 @@ class Near(Fast):
     name: ClassVar[str] = "near"
 
 
-def part(name: str) -> Part:
-    return Part(Without(names=(name,)), GAINS[name], HARMS[name])
+def part(name: str, gain: float | None = None, harm: float | None = None) -> Shown:
+    gain, harm = GAINS[name] if gain is None else gain, HARMS[name] if harm is None else harm
+    return Shown(Part(Without(names=(name,)), name, 1.0), gain, harm)
+
+
+def price(shown: Shown) -> float:
+    return max(shown.harm, 0.0) / (shown.gain + QUICK_ERROR)
 
 
 def names_of(steps: object) -> list[str]:
@@ -52,7 +61,7 @@ def test_of_parts_that_do_no_harm_the_one_that_gains_most_comes_first() -> None:
     st.integers(1, 6),
 )
 def test_steps_grow_and_never_leave_a_better_part_out(figures: list[tuple[float, float]], most: int) -> None:
-    parts = [Part(Without(names=(f"{i:02}",)), gain, harm) for i, (gain, harm) in enumerate(figures)]
+    parts = [part(f"{i:02}", gain, harm) for i, (gain, harm) in enumerate(figures)]
     steps = [set(step.names) for step in joined(parts, most) if isinstance(step, Without)]
     worth = [p for p in parts if p.gain > 0]
     assert len(steps) <= most
@@ -60,9 +69,9 @@ def test_steps_grow_and_never_leave_a_better_part_out(figures: list[tuple[float,
     if worth:
         assert len(steps[-1]) == min(len(worth), -(-len(parts) // 2))
     for step in steps:
-        taken = [p for p in worth if isinstance(p.technique, Without) and set(p.technique.names) <= step]
+        taken = [p for p in worth if p.part.layer in step]
         left = [p for p in worth if p not in taken]
-        assert all(one.price <= other.price for one in taken for other in left)
+        assert all(price(one) <= price(other) for one in taken for other in left)
 
 
 def structures(there: World) -> list[str]:
@@ -109,3 +118,47 @@ def test_parts_never_take_the_time_that_training_needs(time_s: float) -> None:
     there = world(techniques=(Int, Without, Teach), time_s=time_s)
     explore(there)
     assert there.clock_s >= -0.1 * time_s
+
+
+def level(layer: str, share: float, gain: float, harm: float) -> Shown:
+    return Shown(Part(PruneChannels(0.0, ratios=((layer, share),)), layer, share), gain, harm)
+
+
+def ratios_of(steps: object) -> list[dict[str, float]]:
+    assert isinstance(steps, list)
+    return [dict(step.ratios) for step in steps]
+
+
+def test_a_size_that_runs_no_faster_than_a_larger_one_is_never_taken() -> None:
+    levels = [level("a", 0.25, 0.1, 0.01), level("a", 0.35, 0.09, 0.02), level("a", 0.5, 0.2, 0.03)]
+    others = [level("b", 0.5, 0.0, 0.0), level("c", 0.5, 0.01, 0.5), level("d", 0.5, 0.01, 0.6)]
+    assert ratios_of(joined([*levels, *others], 5)) == [{"a": 0.25}, {"a": 0.5}, {"a": 0.5, "c": 0.5}]
+
+
+def test_a_latency_that_is_wanted_is_among_the_steps_however_far_it_goes() -> None:
+    levels = [level(layer, 0.5, 0.1, index / 10) for index, layer in enumerate("abcdef")]
+    assert [len(step) for step in ratios_of(joined(levels, 2))] == [2, 3]
+    assert [len(step) for step in ratios_of(joined(levels, 2, wanted_gain=0.45))] == [2, 5]
+
+
+def test_with_a_limit_on_latency_the_search_tries_a_structure_that_should_hold_it() -> None:
+    there = world(techniques=(Int, Without, Teach), budget=Budget(max_latency_ms=0.3))
+    explore(there)
+    assert structures(there)[-1] == "abce"
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(0, 9)), max_size=9), st.data())
+def test_no_choice_does_less_harm_for_the_gain_of_a_prefix(
+    choices: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    """Every prefix is optimal for what it gains: against all combinations of one choice, or none, of each place."""
+    places, gains, harms = ([choice[i] for choice in choices] for i in range(3))
+    order = least_harm_first(places, gains, harms)
+    prefix = order[: data.draw(st.integers(0, len(order)))]
+    taken = {places[index]: index for index in prefix}
+    gain, harm = (sum(figures[index] for index in taken.values()) for figures in (gains, harms))
+    options = [[None, *(i for i, other in enumerate(places) if other == place)] for place in dict.fromkeys(places)]
+    for combination in product(*options):
+        chosen = [index for index in combination if index is not None]
+        if sum(gains[index] for index in chosen) >= gain:
+            assert sum(harms[index] for index in chosen) >= harm

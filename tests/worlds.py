@@ -14,7 +14,15 @@ from torch import nn
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Role, Technique, TrainingTechnique
+from paring.techniques.base import (
+    GraphTechnique,
+    ModuleTechnique,
+    Part,
+    Recipe,
+    Role,
+    Technique,
+    TrainingTechnique,
+)
 from paring.tune import Candidate, Ranking, Scene, Search, Speedup, Trial
 from paring.types import Budget, Coverage, Objective, Session, Task
 from tests.refusing import Unapplied
@@ -143,9 +151,9 @@ class Without(Narrow):
         yield cls(names=("b",))
 
     @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         for name in GAINS:
-            yield cls(names=(name,))
+            yield Part(cls(names=(name,)), name, 1.0)
 
     def joined(self, other: Self) -> Self:
         return replace(self, names=tuple(sorted({*self.names, *other.names})))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
@@ -65,7 +65,7 @@ class ModuleTechnique(Technique, ABC):
         """
 
     @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """The smallest changes that can be joined, where it divides: the search measures each one alone.
 
         They take the place of `variants` where there is time for that; none where it does not divide.
@@ -75,6 +75,21 @@ class ModuleTechnique(Technique, ABC):
     def joined(self, other: Self) -> Self:
         """The change of this part and of the other one together. TechniqueError where it does not divide."""
         raise TechniqueError(f"{self.name} does not divide into parts that could be joined.")
+
+
+Divided = TypeVar("Divided", bound=ModuleTechnique, covariant=True)
+
+
+@dataclass(frozen=True)
+class Part(Generic[Divided]):
+    """One small change: what it takes away (`share`, above 0 and at most 1) of a layer, a group of layers or a block.
+
+    Of one `layer` there may be several parts, of which one takes the place of another.
+    """
+
+    technique: Divided
+    layer: str
+    share: float
 
 
 class TrainingTechnique(ModuleTechnique):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -22,7 +22,7 @@ from paring.graph.channels import (
 from paring.graph.macs import layer_costs
 from paring.ops.importance import Criterion, criterion_of, importance
 from paring.settings import check_types
-from paring.techniques.base import ModuleTechnique
+from paring.techniques.base import ModuleTechnique, Part
 from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.layer_coverage import nothing_fits
 from paring.types import Coverage, LayerChange
@@ -30,6 +30,9 @@ from paring.types import Coverage, LayerChange
 LADDER = (0.5, 0.375, 0.625, 0.25, 0.75)
 MULTIPLES = (16, 8)
 PART_RATIOS = (0.25, 0.5, 0.75)
+PART_MULTIPLES = (4, 16)
+"""Sizes of a part: which of them the machine runs fast is measured, and one that gains nothing is not taken."""
+
 MOST_PARTS = 36
 """With more the search would measure for too long, so that each group is measured at one ratio only."""
 
@@ -205,20 +208,21 @@ class PruneChannels(ModuleTechnique):
             raise TechniqueError(f"its widest layer has {max(whole)} channels, and {least}.")
 
     @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
 
-        Measured each for what it gains and loses, they tell how much to take where.
+        What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number. Measured
+        each for what it gains and loses, they tell how much to take where, and in which multiples.
         """
         groups = [group for group in ChannelPlan.of(model, job).groups if not group.frozen]
-        levels = PART_RATIOS if len(groups) * len(PART_RATIOS) <= MOST_PARTS else PART_RATIOS[1:2]
+        sizes = {group.name: _sizes(group, PART_RATIOS) for group in groups}
+        if sum(map(len, sizes.values())) > MOST_PARTS:
+            sizes = {group.name: _sizes(group, PART_RATIOS[1:2]) for group in groups}
         for group in groups:
-            seen = {group.channels}
-            for ratio in levels:
-                part = cls(ratio=0.0, ratios=((group.name, ratio),))
-                if part.kept(group, ratio) not in seen:
-                    seen.add(part.kept(group, ratio))
-                    yield part
+            for kept in sizes[group.name]:
+                # Four digits, as people read them, of the share that comes to this number once it is rounded.
+                share = math.ceil((1 - kept / group.channels) * 1e4 - 1e-6) / 1e4
+                yield Part(cls(0.0, round_to=PART_MULTIPLES[0], ratios=((group.name, share),)), group.name, share)
 
     def joined(self, other: Self) -> Self:
         """Both, each group at the larger of its two ratios."""
@@ -226,3 +230,13 @@ class PruneChannels(ModuleTechnique):
         for layer, ratio in other.ratios:
             ratios[layer] = max(ratio, ratios.get(layer, 0.0))
         return replace(self, ratio=max(self.ratio, other.ratio), ratios=tuple(sorted(ratios.items())))
+
+
+def _sizes(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:
+    """Numbers of channels to measure, about these shares of all, the largest first."""
+    found: set[int] = set()
+    for ratio in ratios:
+        wanted = group.channels * (1 - ratio)
+        fine, coarse = (multiple // math.gcd(multiple, group.width) for multiple in PART_MULTIPLES)
+        found |= {math.ceil(wanted / fine) * fine, max(1, round(wanted / coarse)) * coarse}
+    return sorted((kept for kept in found if kept < group.channels), reverse=True)

@@ -19,7 +19,7 @@ from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
 from paring.graph.macs import layer_costs
 from paring.settings import check_types
-from paring.techniques.base import ModuleTechnique
+from paring.techniques.base import ModuleTechnique, Part
 from paring.types import Batch, Coverage, Inputs, LayerChange
 
 JUDGED_ROWS = 256
@@ -98,10 +98,10 @@ class RemoveBlocks(ModuleTechnique):
             raise TechniqueError("no block of the network keeps the shape of its input and passes it on.")
 
     @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each block that can be removed."""
         for block in cls.candidates(model, job):
-            yield cls(blocks=(block,))
+            yield Part(cls(blocks=(block,)), block, 1.0)
 
     def joined(self, other: Self) -> Self:
         """The blocks of both."""

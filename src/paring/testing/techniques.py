@@ -19,7 +19,7 @@ from paring.data.batches import mapped, model_call, sample, tensors_of
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.export import export_onnx, export_program, signature_of
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Part, Technique
 from paring.types import Arrays, Coverage, named
 
 
@@ -74,10 +74,13 @@ def check_variants(technique: Technique, variants: Callable[[], Iterator[Techniq
             raise AssertionError(f"{technique.name} raises after {len(found)} of its variants: {error}") from error
 
 
-def check_parts(parts: Sequence[ModuleTechnique], model: nn.Module, job: Job) -> None:
+def check_parts(parts: Sequence[Part[ModuleTechnique]], model: nn.Module, job: Job) -> None:
     """Parts differ, and two of them joined are a technique that does what both do, whichever comes first."""
-    assert len({str(part) for part in parts}) == len(parts), f"{parts[0].name} has a part twice"
-    for one, other in pairwise(parts):
+    assert len({str(part.technique) for part in parts}) == len(parts), f"{parts[0].technique.name} has a part twice"
+    assert len({(part.layer, part.share) for part in parts}) == len(parts), "two parts take the same of the same layer"
+    for part in parts:
+        assert 0 < part.share <= 1, f"{part.technique} takes a share of {part.share}"
+    for one, other in pairwise(part.technique for part in parts):
         both, turned = one.joined(other), other.joined(one)
         check_settings(both)
         assert both == turned, f"{one} and {other} joined depend on their order"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
+from functools import reduce
 
-from paring.techniques.base import ModuleTechnique, Technique
+from paring.ops.allocation import least_harm_first
+from paring.techniques.base import ModuleTechnique, Part, Technique
 from paring.tune.candidate import Candidate
 from paring.tune.proposing import offered
 from paring.tune.scene import Scene, Steps
@@ -16,67 +17,103 @@ from paring.tune.trial import Trial
 FEWEST_PARTS = 3
 """With fewer there is hardly an order to find."""
 
-
 QUICK_ERROR = 0.05
 """How far the gain of a quick comparison may be off, as a share of the whole cost."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """One small change with what it showed alone: the share of the cost that it saves, and its drop untrained."""
+class Shown:
+    """A part with what it showed alone: the share of the cost that it saves, and its drop untrained."""
 
-    technique: ModuleTechnique
+    part: Part[ModuleTechnique]
     gain: float
     harm: float
 
-    @property
-    def price(self) -> tuple[float, float]:
-        """Harm for what it gains at best; of those that do none, the one that gains most comes first."""
-        return max(self.harm, 0.0) / (self.gain + QUICK_ERROR), -self.gain
 
-
-def joined(parts: Sequence[Part], most: int) -> list[ModuleTechnique]:
+def joined(shown: Sequence[Shown], most: int, wanted_gain: float = 0.0) -> list[ModuleTechnique]:
     """One part, two, and so on up to half of them, the cheapest in harm first: at most so many steps, evenly spread.
 
-    Parts that gain nothing are left out. The order supposes that gains and harms add up, which the joins, measured in
-    their turn, show to be true or not. A knapsack's greedy order by density (Dantzig 1957), here with figures that
-    were measured on the machine.
+    Where a gain is wanted, the first step that promises so much is among them, however far it goes. The order supposes
+    that gains and harms add up, which the joins, measured in their turn, show to be true or not.
     """
-    order = sorted((part for part in parts if part.gain > 0), key=lambda part: part.price)
-    chosen = order[: math.ceil(len(parts) / 2)]
-    steps = list(accumulate((part.technique for part in chosen), lambda whole, part: whole.joined(part)))
-    kept = {math.ceil(len(steps) * share / most) - 1 for share in range(1, most + 1)}
-    return [step for index, step in enumerate(steps) if index in kept]
+    steps = every_step(shown)
+    half = steps[: math.ceil(len(shown) / 2)]
+    kept = {math.ceil(len(half) * share / most) - 1 for share in range(1, most + 1)}
+    chosen = [step for index, step in enumerate(half) if index in kept]
+    target = next((step for step in steps if step.gain >= wanted_gain > 0), None)
+    if target is not None and target not in chosen:
+        chosen = sorted([*chosen[: most - 1], target], key=lambda step: step.gain)
+    return [step.technique for step in chosen]
 
 
-def divided(scene: Scene, technique: Technique | type[Technique]) -> list[ModuleTechnique]:
+@dataclass(frozen=True)
+class Step:
+    """Some parts joined, and what they promise to gain together."""
+
+    technique: ModuleTechnique
+    gain: float
+
+
+def every_step(shown: Sequence[Shown]) -> list[Step]:
+    """One part, two, and so on, each with the least harm for what it gains; those that gain nothing are left out."""
+    places, gains, harms = ([s.part.layer for s in shown], [s.gain for s in shown], [s.harm for s in shown])
+    taken: dict[str, Shown] = {}
+    steps: list[Step] = []
+    for index in least_harm_first(places, gains, harms, QUICK_ERROR):
+        taken[places[index]] = shown[index]
+        whole = reduce(lambda one, other: one.joined(other), (each.part.technique for each in taken.values()))
+        steps.append(Step(whole, sum(each.gain for each in taken.values())))
+    return steps
+
+
+def divided(scene: Scene, technique: Technique | type[Technique]) -> list[Part[ModuleTechnique]]:
     """The parts of a technique; none where they are too few to choose among."""
     parts = scene.module_parts(technique)
     return parts if len(parts) >= FEWEST_PARTS else []
 
 
+def part_alone(part: Part[ModuleTechnique], tail: Candidate) -> Candidate:
+    """A part in front of the tail."""
+    return replace(tail.behind((part.technique,)), part=(part.layer, part.share))
+
+
 def allocated(
-    scene: Scene, technique: Technique | type[Technique], tail: Candidate, tail_cost: float, until_s: float, most: int
+    scene: Scene, technique: Technique | type[Technique], tail: Candidate, tail_trial: Trial, until_s: float, most: int
 ) -> Steps[list[ModuleTechnique]]:
     """The steps of a technique that divides into parts, each part measured alone in front of the tail.
 
     Empty where it does not divide, or where measuring all parts would leave less than `until_s` seconds: then the
     technique's own settings have to do.
     """
-    techniques = divided(scene, technique)
-    measured: list[tuple[ModuleTechnique, Trial]] = []
+    parts = divided(scene, technique)
+    measured: list[tuple[Part[ModuleTechnique], Trial]] = []
     begin_s = scene.time_left_s()
-    for done, part in enumerate(techniques, 1):
-        trials = yield [tail.behind((part,))]
+    for done, part in enumerate(parts, 1):
+        trials = yield [part_alone(part, tail)]
         measured += [(part, t) for t in trials if t.drop is not None and t.speedup is not None]
         each_s = (begin_s - scene.time_left_s()) / done
-        if begin_s - each_s * len(techniques) < until_s:
+        if begin_s - each_s * len(parts) < until_s:
             return []
+    shown = compared(scene, measured, tail_trial)
+    # Joining is anybody's code too: where it fails, that is told, and the technique's own settings have to do.
+    name = measured[0][0].technique.name if measured else ""
+    wanted = _wanted_gain(scene, tail_trial)
+    return offered(name, lambda: joined(shown, most, wanted), scene.not_tried) if shown else []
+
+
+def compared(scene: Scene, measured: Sequence[tuple[Part[ModuleTechnique], Trial]], tail: Trial) -> list[Shown]:
+    """What the parts gain and lose beside the tail without them."""
     costs = [scene.ranking.cost(trial) for _, trial in measured]
     # The tail leads by quick figures, so by luck too: no network costs less whole than without one of its parts.
-    whole = max([tail_cost, *costs])
-    parts = [
-        Part(part, 1 - cost / whole, trial.drop or 0.0) for (part, trial), cost in zip(measured, costs, strict=True)
+    whole = max([scene.ranking.cost(tail), *costs])
+    return [
+        Shown(part, 1 - cost / whole, trial.drop or 0.0) for (part, trial), cost in zip(measured, costs, strict=True)
     ]
-    # Joining is anybody's code too: where it fails, that is told, and the technique's own settings have to do.
-    return offered(parts[0].technique.name, lambda: joined(parts, most), scene.not_tried) if parts else []
+
+
+def _wanted_gain(scene: Scene, tail: Trial) -> float:
+    """The share of its time that the tail has to save to hold the budget's latency; 0 where it holds it, or none is."""
+    limit_ms = scene.budget.max_latency_ms
+    if limit_ms is None or tail.latency_ms is None or not scene.ranking.about_speed:
+        return 0.0
+    return max(0.0, 1 - limit_ms / tail.latency_ms["p50"])

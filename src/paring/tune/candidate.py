@@ -16,12 +16,16 @@ Stage = Literal["baseline", "post-training", "training"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to try next. One that is `hopeless`, for the reason told there, becomes a row and is not run."""
+    """What to try next. One that is `hopeless`, for the reason told there, becomes a row and is not run.
+
+    `part` tells of a single part of a technique, tried alone, of which layer it takes how much.
+    """
 
     recipe: Recipe
     backend: Backend
     stage: Stage
     hopeless: str = ""
+    part: tuple[str, float] | None = None
 
     @property
     def key(self) -> str:

@@ -10,6 +10,7 @@ from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_w
 from paring.techniques.base import (
     GraphTechnique,
     ModuleTechnique,
+    Part,
     Recipe,
     Role,
     Technique,
@@ -19,7 +20,7 @@ from paring.techniques.base import (
 from paring.tune.candidate import check_storable
 from paring.types import NEEDS_MODULE, Objective
 
-Offer = TypeVar("Offer", bound=Technique | Backend)
+Offer = TypeVar("Offer", bound=Technique | Backend | Part[ModuleTechnique])
 
 
 def offered(name: str, offers: Callable[[], Iterable[Offer]], not_tried: dict[str, str]) -> list[Offer]:
@@ -30,7 +31,7 @@ def offered(name: str, offers: Callable[[], Iterable[Offer]], not_tried: dict[st
     found: list[Offer] = []
     try:
         for offer in offers():
-            check_storable(offer)
+            check_storable(offer.technique if isinstance(offer, Part) else offer)
             found.append(offer)
     except (OutputError, DataError, TimeUpError):
         raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from paring.backends.base import Backend
 from paring.data.job import Job
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Part, Recipe, Technique
 from paring.tune.candidate import Candidate
 from paring.tune.proposing import executable, offered, out_of_place, permitted, unfit, unread, useless
 from paring.tune.ranking import Ranking
@@ -93,7 +93,7 @@ class Scene:
             return self._offered(technique, lambda: islice(technique.variants(model, self.job), most))
         return [technique] if isinstance(technique, ModuleTechnique) else []
 
-    def module_parts(self, technique: Any) -> list[ModuleTechnique]:
+    def module_parts(self, technique: Any) -> list[Part[ModuleTechnique]]:
         """What a module technique divides into; none for another kind, without a module, or for an object."""
         model = self.model
         if model is None or not (isinstance(technique, type) and issubclass(technique, ModuleTechnique)):

@@ -36,7 +36,7 @@ def planned(scene: Scene) -> list[Recipe]:
     parts = [divided(scene, technique) for technique in scene.techniques]
     pairs = zip(scene.techniques, parts, strict=True)
     whole = combined([_settings(scene, technique) for technique, found in pairs if not found])
-    structures: list[Recipe] = [*((part,) for found in parts for part in found), *whole]
+    structures: list[Recipe] = [*((part.technique,) for found in parts for part in found), *whole]
     if not structures:
         tell_unmended(scene, NO_STRUCTURE)
     return structures
@@ -68,10 +68,10 @@ def probed(scene: Scene, trials: Sequence[Trial], tail: Candidate, trainer: Trai
 def _ladders(scene: Scene, trials: Sequence[Trial], tail: Candidate) -> Steps[list[list[ModuleTechnique]]]:
     """The steps of each technique that makes structures: its parts, joined, else its own settings."""
     until_s = scene.time_left_s() * (1 - PARTS_SHARE)
-    tail_cost = next(scene.ranking.cost(trial) for trial in trials if trial.key == tail.key)
+    tail_trial = next(trial for trial in trials if trial.key == tail.key)
     ladders: list[list[ModuleTechnique]] = []
     for technique in scene.techniques:
-        steps = yield from allocated(scene, technique, tail, tail_cost, until_s, STRUCTURE_VARIANTS)
+        steps = yield from allocated(scene, technique, tail, tail_trial, until_s, STRUCTURE_VARIANTS)
         ladders.append(steps or _settings(scene, technique))
     return ladders
 

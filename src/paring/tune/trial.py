@@ -40,7 +40,7 @@ class Trial:
     the backend that `reference` names; `at_length` tells that the times are those of a comparison at length, not of the
     search's quick ones; `elapsed_s` is what the run had spent when the trial ended, and
     `search_limit_s` what its search was allowed; `train_at_fault` marks a training that could not use the task's
-    `train`.
+    `train`. `part` is that of the candidate: a layer, a group of them or a block, and the share of it that was taken.
     """
 
     key: str
@@ -69,6 +69,7 @@ class Trial:
     elapsed_s: float = 0.0
     search_limit_s: float = 0.0
     frontier: bool = False
+    part: tuple[str, float] | None = None
 
     def __str__(self) -> str:
         """One line for people."""
@@ -87,6 +88,7 @@ class Trial:
             backend_text=str(candidate.backend),
             outcome=outcome,
             reason=reason,
+            part=candidate.part,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -96,5 +98,6 @@ class Trial:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Trial:
         """The inverse of `to_json`."""
-        speedup = values.get("speedup")
-        return cls(**{**values, "speedup": Speedup(**speedup) if speedup else None})
+        speedup, part = values.get("speedup"), values.get("part")
+        found = {"speedup": Speedup(**speedup) if speedup else None, "part": tuple(part) if part else None}
+        return cls(**{**values, **found})

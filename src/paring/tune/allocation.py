@@ -23,7 +23,7 @@ QUICK_ERROR = 0.05
 
 @dataclass(frozen=True)
 class Shown:
-    """A part with what it showed alone: the share of the cost that it saves, and its drop untrained."""
+    """A part with what it showed alone: the share of the cost that it saves, and what its drop adds, untrained."""
 
     part: Part[ModuleTechnique]
     gain: float
@@ -106,9 +106,8 @@ def compared(scene: Scene, measured: Sequence[tuple[Part[ModuleTechnique], Trial
     costs = [scene.ranking.cost(trial) for _, trial in measured]
     # The tail leads by quick figures, so by luck too: no network costs less whole than without one of its parts.
     whole = max([scene.ranking.cost(tail), *costs])
-    return [
-        Shown(part, 1 - cost / whole, trial.drop or 0.0) for (part, trial), cost in zip(measured, costs, strict=True)
-    ]
+    pairs = zip(measured, costs, strict=True)
+    return [Shown(part, 1 - cost / whole, (trial.drop or 0.0) - (tail.drop or 0.0)) for (part, trial), cost in pairs]
 
 
 def _wanted_gain(scene: Scene, tail: Trial) -> float:

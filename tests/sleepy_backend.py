@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -165,3 +165,25 @@ class Comatose(Sleepy):
         Path(self.began).touch()
         time.sleep(3600)
         return super().load(network, threads=threads, device=device)
+
+
+MS_PER_WEIGHT, LANES = 0.01, 16
+
+
+@dataclass(frozen=True)
+class Lanes(Sleepy):
+    """Takes its time for each weight, and rounds the outputs of a layer up to its lanes, as vector units do."""
+
+    name: ClassVar[str] = "lanes"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        graph = onnx.load(network)
+        matrices = [tensor.dims for tensor in graph.graph.initializer if len(tensor.dims) == 2]
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = COST, str(self.cost_ms(matrices))
+        return SleepySession(graph)
+
+    @staticmethod
+    def cost_ms(matrices: Iterable[Sequence[int]]) -> float:
+        """Of the shapes of all weights, outputs first."""
+        return sum(-(-rows // LANES) * LANES * columns for rows, columns in matrices) * MS_PER_WEIGHT

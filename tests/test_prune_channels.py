@@ -223,7 +223,7 @@ def test_named_inputs() -> None:
 def test_parts_are_the_groups_at_three_ratios_and_join_to_the_larger() -> None:
     model = trained(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 2)))
     job = job_of(model, torch.randn(4, 4))
-    parts = list(PruneChannels.parts(model, job))
+    parts = list(PruneChannels().parts(model, job))
     assert [(part.layer, part.share) for part in parts] == [("0", 0.25), ("0", 0.5), ("0", 0.75), ("2", 0.5)]
     whole = parts[0].technique.joined(parts[2].technique).joined(parts[3].technique)
     assert whole.ratios == (("0", 0.75), ("2", 0.5))
@@ -233,14 +233,14 @@ def test_parts_are_the_groups_at_three_ratios_and_join_to_the_larger() -> None:
 def test_many_groups_are_measured_at_one_ratio() -> None:
     layers = [layer for _ in range(13) for layer in (nn.Linear(16, 16), nn.ReLU())]
     model = trained(nn.Sequential(*layers, nn.Linear(16, 2)))
-    parts = list(PruneChannels.parts(model, job_of(model, torch.randn(4, 16))))
+    parts = list(PruneChannels().parts(model, job_of(model, torch.randn(4, 16))))
     assert [part.share for part in parts] == [0.5] * 13
 
 
 def test_parts_are_sizes_of_which_the_machine_may_run_one_faster() -> None:
     model = trained(nn.Sequential(nn.Linear(4, 100), nn.ReLU(), nn.Linear(100, 24), nn.ReLU(), nn.Linear(24, 2)))
     job = job_of(model, torch.randn(4, 4))
-    widths = [part.technique.apply(model, job).get_submodule(part.layer) for part in PruneChannels.parts(model, job)]
+    widths = [part.technique.apply(model, job).get_submodule(part.layer) for part in PruneChannels().parts(model, job)]
     assert [layer.out_features for layer in widths] == [80, 76, 52, 48, 32, 28, 20, 16, 12, 8]
 
 

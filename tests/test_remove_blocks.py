@@ -236,7 +236,7 @@ def test_variants_go_up_to_half_of_the_blocks() -> None:
 
 def test_parts_are_single_blocks_and_join_in_one_order_whatever_comes_first() -> None:
     model = trained(ResNet(project=False))
-    parts = list(RemoveBlocks.parts(model, job_of(model, images())))
+    parts = list(RemoveBlocks().parts(model, job_of(model, images())))
     assert [part.technique.blocks for part in parts] == [("blocks.0",), ("blocks.1",), ("blocks.3",), ("blocks.5",)]
     one, other = parts[0].technique, parts[2].technique
     assert other.joined(one) == one.joined(other) == RemoveBlocks(blocks=("blocks.0", "blocks.3"))

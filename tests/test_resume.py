@@ -18,8 +18,8 @@ from paring.flow import finalists
 from paring.flow.choosing import Choosing, Winner
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
+from paring.flow.hunt import Hunt
 from paring.flow.ledger import Finalist
-from paring.flow.optimize import Hunt
 from paring.flow.originals import Originals
 from paring.flow.prepare import Prepared
 from paring.flow.request import Request

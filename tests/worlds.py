@@ -150,10 +150,9 @@ class Without(Narrow):
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         yield cls(names=("b",))
 
-    @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
+    def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         for name in GAINS:
-            yield Part(cls(names=(name,)), name, 1.0)
+            yield Part(replace(self, names=(name,)), name, 1.0)
 
     def joined(self, other: Self) -> Self:
         return replace(self, names=tuple(sorted({*self.names, *other.names})))

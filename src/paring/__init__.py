@@ -26,6 +26,7 @@ _WHERE = {
     "bench": "paring.flow.bench",
     "load": "paring.backends.loading",
     "optimize": "paring.flow.optimize",
+    "sensitivity": "paring.flow.sensitivity",
     "verify": "paring.flow.verify",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "bench",
     "load",
     "optimize",
+    "sensitivity",
     "verify",
 ]
 
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from paring.flow.bench import bench as bench
     from paring.flow.optimize import optimize as optimize
     from paring.flow.result import Result as Result
+    from paring.flow.sensitivity import sensitivity as sensitivity
     from paring.flow.verify import verify as verify
     from paring.ops.scores import accuracy as accuracy
     from paring.techniques.base import GraphTechnique as GraphTechnique

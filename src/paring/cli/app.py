@@ -38,6 +38,14 @@ OPTIMIZE_EPILOG = (
 )
 
 
+SENSITIVITY_EPILOG = (
+    "[bold]Examples[/bold]\n\n"
+    "  paring sensitivity examples/digits.py --out out/parts --batch-size 64\n\n"
+    "  paring sensitivity task.py --out out/parts --speedup 2 --techniques 'PruneChannels(criterion=taylor)'\n\n"
+    "What --speedup prints is a recipe for `paring optimize --techniques`, with a training behind it."
+)
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
@@ -112,6 +120,48 @@ def optimize(
     values = _show(lambda: run(request()).values, as_json, print_summary)
     typer.echo(f"report: {out / 'report.html'}", err=as_json)
     if values["status"] == "infeasible":
+        raise InfeasibleError(values["reason"])
+
+
+@app.command(epilog=SENSITIVITY_EPILOG)
+def sensitivity(
+    task: Annotated[str, typer.Argument(help="file.py or file.py:name; a graph has no layers to take from.")],
+    out: Annotated[Path, typer.Option(help="Folder for what is measured; a killed run goes on from it.")],
+    speedup: Annotated[float | None, typer.Option(help="Over the original on its fastest backend.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Median time of one batch, in place of --speedup.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows in a batch.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Default: all cores.")] = None,
+    time_limit: Annotated[str, typer.Option(help="For example 90s, 20m or 1.5h.")] = "10m",
+    techniques: Names = None,
+    backends: Names = None,
+    seed: Annotated[int, typer.Option(help="Of the split: the same as that of the search.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard what an earlier run left in the folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what each layer gains and loses where a part of it is removed, and what to take for a speed-up."""
+    from paring.cli.chosen import chosen
+    from paring.cli.tasks import load_task
+    from paring.flow.request import Request
+    from paring.flow.sensitivity import ANY_DROP, dividing, survey
+    from paring.tune.survey import Target
+
+    target = Target(speedup, latency_ms)
+
+    def request() -> Request:
+        return Request(
+            budget=Budget(max_drop=ANY_DROP, batch_size=batch_size),
+            out=out,
+            time_limit_s=duration_s(time_limit),
+            techniques=dividing(chosen("technique", techniques)),
+            backends=chosen("backend", backends),
+            threads=threads,
+            seed=seed,
+            resume=not fresh,
+            task=load_task(task, None),
+        )
+
+    values = _show(lambda: survey(request(), target).values, as_json, tables.print_sensitivity)
+    if values["wanted_speedup"] and not values["recipe"]:
         raise InfeasibleError(values["reason"])
 
 

@@ -43,6 +43,29 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         print(line)
 
 
+def print_sensitivity(found: Mapping[str, Any]) -> None:
+    """A row for each part, a row for each join, and the recipe."""
+    unit = ScoreUnit(0 <= found["original"]["score"] <= 1)
+    title = f"Parts, each alone, on {found['backend']}; drops on {found['rows']} rows, untrained"
+    rows = [
+        [p["layer"], p["technique"], *map(units.percent, (p["share"], p["time_saved"])), unit.drop(p["drop"])]
+        for p in found["parts"]
+    ]
+    _print(title, ("layer", "technique", "removed", "time saved", "drop"), rows)
+    if found["joins"]:
+        _print("Joined", ("speed-up", "drop", "recipe"), [_joined(join, unit) for join in found["joins"]])
+    if found["recipe"]:
+        wanted = units.ratio(found["wanted_speedup"])
+        print(f'{wanted} at the least harm, which a training has to mend: --techniques "{found["recipe"]}"')
+    for row in found["not_tried"]:
+        print(f"{row['what']}: {row['reason']}")
+
+
+def _joined(join: Mapping[str, Any], unit: ScoreUnit) -> tuple[str, str, str]:
+    speedup = units.ratio(join["speedup"]) if join["speedup"] else join["reason"]
+    return speedup, unit.drop(join["drop"]), join["recipe"]
+
+
 def print_bench(found: Mapping[str, Any]) -> None:
     """One row for each artifact."""
     rows = [

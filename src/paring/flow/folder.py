@@ -21,7 +21,7 @@ from paring.tune import Trial
 LOCK = ".lock"
 """Held by the run that is in the folder; that it lies in trials/ also tells that paring made what stands around it."""
 
-FOR_PEOPLE = ("best", "frontier", "result.json", "report.html")
+FOR_PEOPLE = ("best", "frontier", "result.json", "report.html", "sensitivity.json")
 OF_RUN = ("trials.jsonl", "looks", "modules", "networks", "run.json")
 """Below trials/. What the run was asked goes last, so that what is left of a run can always be told from another's."""
 
@@ -57,6 +57,11 @@ class RunFolder:
     def result(self) -> Path:
         """The answer."""
         return self.root / "result.json"
+
+    @property
+    def sensitivity(self) -> Path:
+        """What a survey found."""
+        return self.root / "sensitivity.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -64,11 +64,11 @@ class ModuleTechnique(Technique, ABC):
         Raises TechniqueError where there are none: its sentence is told under the technique's name.
         """
 
-    @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
+    def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """The smallest changes that can be joined, where it divides: the search measures each one alone.
 
-        They take the place of `variants` where there is time for that; none where it does not divide.
+        They keep the settings that do not say how much goes where, and take the place of `variants` where there is time
+        for that; none where it does not divide.
         """
         return iter(())
 
@@ -90,6 +90,11 @@ class Part(Generic[Divided]):
     technique: Divided
     layer: str
     share: float
+
+
+def divides(technique: type[Technique]) -> bool:
+    """Whether a class of techniques has parts."""
+    return issubclass(technique, ModuleTechnique) and technique.parts is not ModuleTechnique.parts
 
 
 class TrainingTechnique(ModuleTechnique):

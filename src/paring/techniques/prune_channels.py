@@ -207,8 +207,7 @@ class PruneChannels(ModuleTechnique):
             least = f"what is kept is a multiple of {min(MULTIPLES)}"
             raise TechniqueError(f"its widest layer has {max(whole)} channels, and {least}.")
 
-    @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
+    def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
 
         What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number. Measured
@@ -222,7 +221,9 @@ class PruneChannels(ModuleTechnique):
             for kept in sizes[group.name]:
                 # Four digits, as people read them, of the share that comes to this number once it is rounded.
                 share = math.ceil((1 - kept / group.channels) * 1e4 - 1e-6) / 1e4
-                yield Part(cls(0.0, round_to=PART_MULTIPLES[0], ratios=((group.name, share),)), group.name, share)
+                ratios = ((group.name, share),)
+                alone = replace(self, ratio=0.0, round_to=PART_MULTIPLES[0], ratios=ratios)
+                yield Part(alone, group.name, share)
 
     def joined(self, other: Self) -> Self:
         """Both, each group at the larger of its two ratios."""

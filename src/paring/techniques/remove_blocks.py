@@ -97,11 +97,10 @@ class RemoveBlocks(ModuleTechnique):
         if not most:
             raise TechniqueError("no block of the network keeps the shape of its input and passes it on.")
 
-    @classmethod
-    def parts(cls, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
+    def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each block that can be removed."""
-        for block in cls.candidates(model, job):
-            yield Part(cls(blocks=(block,)), block, 1.0)
+        for block in self.candidates(model, job):
+            yield Part(replace(self, blocks=(block,), count=None), block, 1.0)
 
     def joined(self, other: Self) -> Self:
         """The blocks of both."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 from paring.ops.allocation import least_harm_first
 from paring.techniques.base import ModuleTechnique, Part, Technique
@@ -43,32 +42,52 @@ def joined(shown: Sequence[Shown], most: int, wanted_gain: float = 0.0) -> list[
     target = next((step for step in steps if step.gain >= wanted_gain > 0), None)
     if target is not None and target not in chosen:
         chosen = sorted([*chosen[: most - 1], target], key=lambda step: step.gain)
-    return [step.technique for step in chosen]
+    return [technique for step in chosen for technique in step.recipe]
 
 
 @dataclass(frozen=True)
 class Step:
-    """Some parts joined, and what they promise to gain together."""
+    """Some parts joined, of one technique or of several, and what they promise to gain together."""
 
-    technique: ModuleTechnique
+    recipe: tuple[ModuleTechnique, ...]
     gain: float
 
 
 def every_step(shown: Sequence[Shown]) -> list[Step]:
-    """One part, two, and so on, each with the least harm for what it gains; those that gain nothing are left out."""
-    places, gains, harms = ([s.part.layer for s in shown], [s.gain for s in shown], [s.harm for s in shown])
-    taken: dict[str, Shown] = {}
+    """One part, two, and so on, each with the least harm for what it gains; those that gain nothing are left out.
+
+    What lies in a block that is gone by then is not taken as well.
+    """
+    places = [(type(s.part.technique), s.part.layer) for s in shown]
+    taken: dict[Hashable, Shown] = {}
     steps: list[Step] = []
-    for index in least_harm_first(places, gains, harms, QUICK_ERROR):
+    for index in least_harm_first(places, [s.gain for s in shown], [s.harm for s in shown], QUICK_ERROR):
+        part = shown[index].part
+        if any(_holds(other.part, part) for other in taken.values()):
+            continue
+        taken = {place: other for place, other in taken.items() if not _holds(part, other.part)}
         taken[places[index]] = shown[index]
-        whole = reduce(lambda one, other: one.joined(other), (each.part.technique for each in taken.values()))
-        steps.append(Step(whole, sum(each.gain for each in taken.values())))
+        steps.append(Step(_recipe(taken.values(), shown), sum(each.gain for each in taken.values())))
     return steps
 
 
+def _holds(whole: Part[ModuleTechnique], part: Part[ModuleTechnique]) -> bool:
+    """Whether a part takes all of a block in which another one lies."""
+    return whole.share == 1 and part.layer.startswith(f"{whole.layer}.")
+
+
+def _recipe(taken: Iterable[Shown], shown: Sequence[Shown]) -> tuple[ModuleTechnique, ...]:
+    """The parts of each technique joined, the techniques in the order in which they were shown."""
+    wholes: dict[type[ModuleTechnique], ModuleTechnique | None] = {type(each.part.technique): None for each in shown}
+    for each in taken:
+        one, before = each.part.technique, wholes[type(each.part.technique)]
+        wholes[type(one)] = before.joined(one) if before else one
+    return tuple(whole for whole in wholes.values() if whole)
+
+
 def divided(scene: Scene, technique: Technique | type[Technique]) -> list[Part[ModuleTechnique]]:
-    """The parts of a technique; none where they are too few to choose among."""
-    parts = scene.module_parts(technique)
+    """The parts of a class of techniques; none where they are too few to choose among. An object is tried as it is."""
+    parts = scene.module_parts(technique) if isinstance(technique, type) else []
     return parts if len(parts) >= FEWEST_PARTS else []
 
 

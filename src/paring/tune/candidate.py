@@ -28,6 +28,11 @@ class Candidate:
     part: tuple[str, float] | None = None
 
     @property
+    def phase(self) -> str:
+        """What a run is about while this is tried, in words."""
+        return "parts, one by one" if self.part else self.stage
+
+    @property
     def key(self) -> str:
         """Identity of recipe and backend with all settings: the same in every run, whatever the stage."""
         return digest([recipe_json(self.recipe), backend_json(self.backend)])

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from paring.backends.base import Backend
 from paring.data.job import Job
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Part, Recipe, Technique
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Part, Recipe, Technique, divides
 from paring.tune.candidate import Candidate
-from paring.tune.proposing import executable, offered, out_of_place, permitted, unfit, unread, useless
+from paring.tune.proposing import executable, kind_of, offered, out_of_place, permitted, unfit, unread, useless
 from paring.tune.ranking import Ranking
 from paring.tune.trial import Trial
 from paring.types import Budget
@@ -94,13 +94,11 @@ class Scene:
         return [technique] if isinstance(technique, ModuleTechnique) else []
 
     def module_parts(self, technique: Any) -> list[Part[ModuleTechnique]]:
-        """What a module technique divides into; none for another kind, without a module, or for an object."""
-        model = self.model
-        if model is None or not (isinstance(technique, type) and issubclass(technique, ModuleTechnique)):
+        """What a module technique divides into, a class with its default settings; none without a module."""
+        model, kind = self.model, kind_of(technique)
+        if model is None or not divides(kind) or useless(technique, self.budget.objective):
             return []
-        if useless(technique, self.budget.objective):
-            return []
-        return offered(technique.__name__, lambda: technique.parts(model, self.job), self.not_tried)
+        return offered(kind.__name__, lambda: _object(technique).parts(model, self.job), self.not_tried)
 
     def _offered(self, technique: type[Offered], offers: Callable[[], Iterable[Offered]]) -> list[Offered]:
         """What a technique proposes; one that proposes nothing is told as well."""
@@ -110,3 +108,8 @@ class Scene:
         if not found:
             self.not_tried.setdefault(technique.__name__, "it proposes no settings of its own for this network.")
         return found
+
+
+def _object(technique: Any) -> Any:
+    """The technique, with its default settings where it is a class."""
+    return technique() if isinstance(technique, type) else technique

@@ -1,0 +1,172 @@
+"""sensitivity: what each part of a network gains and loses alone, and what to take for a speed-up that is wanted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paring.artifact.files import write_json
+from paring.backends.base import Backend
+from paring.errors import InputError, TechniqueError, quoted
+from paring.flow.clock import RunClock
+from paring.flow.folder import RunFolder
+from paring.flow.hunt import Hunt
+from paring.flow.optimize import resumable
+from paring.flow.prepare import begin, prepare
+from paring.flow.request import Request, installed, resolved
+from paring.report.progress import Silent, TerminalProgress
+from paring.techniques.base import Recipe, Technique, divides
+from paring.tune import Candidate, Trial
+from paring.tune.allocation import Shown
+from paring.tune.proposing import kind_of
+from paring.tune.survey import Survey, Target
+from paring.types import Budget, Task
+
+ANY_DROP = 1e9
+"""No part is given up for what it loses: that is what is to be known."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What `sensitivity` found: `values` is sensitivity.json.
+
+    `recipe` does the least harm for the speed-up that was wanted; None where none was, or it was not reached.
+    """
+
+    recipe: Recipe | None
+    trials: tuple[Trial, ...]
+    values: dict[str, Any]
+
+
+def sensitivity(
+    task: Task,
+    *,
+    out: Path | str,
+    speedup: float | None = None,
+    latency_ms: float | None = None,
+    batch_size: int = 1,
+    time_limit_s: float = 600,
+    techniques: Sequence[Technique | type[Technique] | str] | None = None,
+    backends: Sequence[Backend | type[Backend] | str] | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    progress: bool = True,
+) -> Sensitivity:
+    """Measure each part of the techniques that divide (groups of channels at several sizes, blocks) alone, untrained.
+
+    What it gains is time of the exported network in a process of its own, on the backend that runs the original
+    fastest; what it loses is score on the selection split, which is the one that `optimize` searches on. Where a
+    `speedup` over the original or a `latency_ms` of a batch is wanted, parts are joined in the order of harm for gain,
+    and the first join that is measured to be so fast is the recipe: what is left to do is to train it. An object among
+    the techniques keeps its settings, such as a criterion. Raises InputError (and its kinds) for what can't be used.
+    """
+    request = Request(
+        task=task,
+        budget=Budget(max_drop=ANY_DROP, batch_size=batch_size),
+        out=Path(out) if isinstance(out, str | os.PathLike) else out,
+        time_limit_s=time_limit_s,
+        techniques=dividing(resolved("technique", techniques)),
+        backends=resolved("backend", backends),
+        threads=threads,
+        seed=seed,
+        resume=resume,
+        progress=progress,
+    )
+    return survey(request, Target(speedup, latency_ms))
+
+
+def dividing(techniques: Sequence[Any] | None) -> tuple[Any, ...]:
+    """These, or all that are installed and divide. Raises InputError for one that does not."""
+    known = tuple(technique for technique in installed("technique") if divides(technique))
+    for technique in techniques or ():
+        kind = kind_of(technique)
+        if not (isinstance(kind, type) and issubclass(kind, Technique) and divides(kind)):
+            named, name = sorted(each.__name__ for each in known), getattr(kind, "__name__", quoted(technique))
+            raise InputError(f"{name} does not divide into parts: name techniques that do ({', '.join(named)}).")
+    return known if techniques is None else tuple(techniques)
+
+
+def survey(request: Request, target: Target) -> Sensitivity:
+    """Carry out a request."""
+    clock = RunClock(request.time_limit_s)
+    folder = RunFolder(request.out)
+    with folder.locked(), TerminalProgress(clock.left_s) if request.progress else nullcontext(Silent()) as told:
+        told.stage("preparing")
+        begun = begin(request, folder)
+        with resumable(folder, told):
+            prepared = prepare(begun, clock, told)
+            with prepared.runner() as runner:
+                hunt = Hunt(prepared, runner, told, certifies=False)
+                found = Survey(hunt.scene(), target)
+                hunt.follow(found)
+            reached = hunt.candidates[found.reached.key] if found.reached else None
+            values = _values(request, found, reached, prepared.not_tried)
+            write_json(folder.sensitivity, values)
+            prepared.networks.keep(())
+            return Sensitivity(reached.recipe if reached else None, tuple(hunt.trials), values)
+
+
+def _values(request: Request, found: Survey, reached: Candidate | None, not_tried: dict[str, str]) -> dict[str, Any]:
+    """What sensitivity.json holds. Raises TechniqueError where nothing was measured."""
+    original = found.original
+    # What is measured here needs no training behind it, as it would in a search.
+    shown = {each.part.technique.name for each in found.shown}
+    not_tried = {what: reason for what, reason in not_tried.items() if what not in shown}
+    if original is None or not found.shown:
+        reasons = "; ".join(f"{what}: {reason}" for what, reason in not_tried.items())
+        raise TechniqueError(f"no part of the network could be measured ({reasons or 'it has none'}).")
+    wanted = found.target.speedup_over(original)
+    return {
+        "task": request.task.name,
+        "batch_size": request.budget.batch_size,
+        "threads": request.thread_count,
+        "backend": original.backend_text,
+        "original": {"latency_ms": original.latency_ms, "score": original.score},
+        "rows": original.rows,
+        "parts": [_part(shown) for shown in found.shown],
+        "wanted_speedup": wanted,
+        "joins": [_join(step.recipe, trial) for _, (step, trial) in sorted(found.joins.items())],
+        "recipe": typed(reached.recipe) if reached else None,
+        "reason": _reason(found, wanted) if wanted and not reached else "",
+        "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
+    }
+
+
+def _reason(found: Survey, wanted: float) -> str:
+    """Why nothing that was joined is so fast."""
+    fastest = max((t.speedup.ratio for _, t in found.joins.values() if t.speedup), default=None)
+    seen = "no join of parts was measured" if fastest is None else f"the fastest join of parts came to {fastest:.2f}x"
+    return f"{wanted:.2f}x was not reached: {seen}. Want less, allow more time, or quantize what is left."
+
+
+def _part(shown: Shown) -> dict[str, Any]:
+    part = shown.part
+    return {
+        "technique": part.technique.name,
+        "layer": part.layer,
+        "share": part.share,
+        "time_saved": shown.gain,
+        "drop": shown.harm,
+        "typed": str(part.technique),
+    }
+
+
+def _join(recipe: Sequence[Technique], trial: Trial) -> dict[str, Any]:
+    return {
+        "recipe": typed(recipe),
+        "speedup": trial.speedup.ratio if trial.speedup else None,
+        "latency_ms": trial.latency_ms,
+        "drop": trial.drop,
+        "outcome": trial.outcome,
+        "reason": trial.reason,
+    }
+
+
+def typed(recipe: Sequence[Technique]) -> str:
+    """A recipe as the command line takes it."""
+    return " + ".join(str(technique) for technique in recipe)

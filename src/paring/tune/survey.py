@@ -1,0 +1,113 @@
+"""Survey: every part of the techniques that divide, measured alone, and joined until a speed-up is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from paring.errors import BudgetError, quoted
+from paring.techniques.base import ModuleTechnique, Part
+from paring.tune.allocation import Shown, Step, compared, every_step, part_alone
+from paring.tune.candidate import Candidate
+from paring.tune.post_training import first_baselines, other_baselines
+from paring.tune.scene import Rounds, Scene
+from paring.tune.search import Search
+from paring.tune.trial import Trial
+from paring.types import is_number
+
+
+@dataclass(frozen=True)
+class Target:
+    """How fast the network is to be: a speed-up over the original on its fastest backend, or a median time of a batch.
+
+    Neither: nothing is joined.
+    """
+
+    speedup: float | None = None
+    latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.speedup is not None and self.latency_ms is not None:
+            raise BudgetError(
+                f"speedup={self.speedup} and latency_ms={self.latency_ms} contradict each other: give one of them."
+            )
+        if self.speedup is not None and not (is_number(self.speedup) and self.speedup > 1):
+            raise BudgetError(f"speedup={quoted(self.speedup)} must be a number above 1, for example 2.0.")
+        if self.latency_ms is not None and not (is_number(self.latency_ms) and self.latency_ms > 0):
+            raise BudgetError(f"latency_ms={quoted(self.latency_ms)} must be a number above 0, in milliseconds.")
+
+    def speedup_over(self, original: Trial) -> float | None:
+        """What is wanted beside the original; None where nothing is."""
+        if self.latency_ms is None or original.latency_ms is None:
+            return self.speedup
+        return original.latency_ms["p50"] / self.latency_ms
+
+
+class Survey(Search):
+    """Asks as a search does. What it is told becomes `shown`, and `reached` where a speed-up is wanted.
+
+    Parts are tried on the backend that runs the original fastest. Where a speed-up over it is wanted, parts are joined
+    in the order of harm for gain, and a bisection finds the first join that is measured to be so fast.
+    """
+
+    def __init__(self, scene: Scene, target: Target) -> None:
+        self.target = target
+        self.measured: list[tuple[Part[ModuleTechnique], Trial]] = []
+        self.joins: dict[int, tuple[Step, Trial]] = {}
+        super().__init__(scene)
+
+    def _chain(self) -> Iterator[Rounds]:
+        yield first_baselines(self.scene)
+        yield other_baselines(self.scene, self.trials)
+        yield self._parts()
+        yield self._joined()
+
+    @property
+    def original(self) -> Trial | None:
+        """The original on its fastest backend."""
+        timed = [t for t in self.trials if t.stage == "baseline" and t.speedup is not None]
+        return min(timed, key=self.scene.ranking.cost, default=None)
+
+    @property
+    def shown(self) -> list[Shown]:
+        """What the parts that were measured gain and lose."""
+        return compared(self.scene, self.measured, self.original) if self.original and self.measured else []
+
+    @property
+    def reached(self) -> Trial | None:
+        """The join of least harm that is as fast as is wanted."""
+        enough = [(step.gain, trial) for step, trial in self.joins.values() if self._fast_enough(trial)]
+        return min(enough, key=lambda pair: pair[0])[1] if enough else None
+
+    def _parts(self) -> Rounds:
+        original = self.original
+        if original is None:
+            return
+        tail = self._candidates[original.key]
+        for technique in self.scene.techniques:
+            for part in self.scene.module_parts(technique):
+                trials = yield [part_alone(part, tail)]
+                self.measured += [(part, t) for t in trials if t.drop is not None and t.speedup is not None]
+
+    def _joined(self) -> Rounds:
+        """The first guess is the step that promises enough; each one that is measured halves what is left."""
+        steps, original = every_step(self.shown), self.original
+        wanted = self.target.speedup_over(original) if original else None
+        if wanted is None or original is None or not steps:
+            return
+        tail, low, high = self._candidates[original.key], 0, len(steps)
+        at = next((i for i, step in enumerate(steps) if step.gain >= 1 - 1 / wanted), len(steps) - 1)
+        while low < high:
+            for trial in (yield [Candidate((*steps[at].recipe, *tail.recipe), tail.backend, "training")]):
+                self.joins[at] = steps[at], trial
+            if at not in self.joins:
+                return
+            low, high = (low, at) if self._fast_enough(self.joins[at][1]) else (at + 1, high)
+            at = (low + high) // 2
+
+    def _fast_enough(self, trial: Trial) -> bool:
+        original = self.original
+        wanted = self.target.speedup_over(original) if original else None
+        if trial.speedup is None or wanted is None or original is None or original.speedup is None:
+            return False
+        return trial.speedup.over(original.speedup).ratio >= wanted

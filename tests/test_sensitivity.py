@@ -1,0 +1,152 @@
+"""What each part of a network gains and loses alone, on a machine that is fully known, and what a speed-up takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import paring
+from paring.cli.chosen import chosen
+from paring.errors import BudgetError, InputError
+from paring.flow.sensitivity import Sensitivity
+from paring.techniques import PruneChannels
+from paring.types import Task
+from tests import sleepy
+from tests.command_line import refused, task_file, typed
+from tests.sleepy_backend import Lanes
+
+pytestmark = pytest.mark.usefixtures("short_comparisons")
+
+WANTED = 1.5
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values + 0.1 * self.inner(values)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Linear(sleepy.FEATURES, 40), nn.ReLU(), nn.Linear(40, 8), nn.ReLU()]
+    return nn.Sequential(*layers, Residual(), nn.Linear(8, sleepy.CLASSES)).eval()
+
+
+def task() -> Task:
+    points, _ = sleepy.rows(600)
+    model = network()
+    with torch.no_grad():
+        return Task(model, [(points, model(points).argmax(1))], name="points")
+
+
+def surveyed(out: Path, **options: Any) -> Sensitivity:
+    return paring.sensitivity(task(), out=out, backends=[Lanes()], threads=1, seed=0, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory, short_comparisons: None) -> Sensitivity:
+    return surveyed(tmp_path_factory.mktemp("parts"), speedup=WANTED)
+
+
+def saved(survey: Sensitivity, layer: str) -> dict[float, float]:
+    return {p["share"]: p["time_saved"] for p in survey.values["parts"] if p["layer"] == layer}
+
+
+def test_each_part_gains_what_the_machine_saves_by_it(survey: Sensitivity) -> None:
+    whole = Lanes.cost_ms([(40, 6), (8, 40), (8, 8), (8, 8), (3, 8)])
+    without_block = Lanes.cost_ms([(40, 6), (8, 40), (3, 8)])
+    assert saved(survey, "4") == {1.0: pytest.approx(1 - without_block / whole, abs=0.12)}
+    fewer = {kept: Lanes.cost_ms([(kept, 6), (8, kept), (8, 8), (8, 8), (3, 8)]) for kept in (32, 20, 16, 12)}
+    for share, gain in saved(survey, "0").items():
+        assert gain == pytest.approx(1 - fewer.pop(round(40 * (1 - share))) / whole, abs=0.12)
+    assert not fewer
+
+
+def test_drops_are_those_of_the_selection_split_and_the_whole_network_has_none(survey: Sensitivity) -> None:
+    assert survey.values["original"]["score"] == 1.0
+    assert survey.values["rows"] == 150
+    drops = {(p["technique"], p["layer"], p["share"]): p["drop"] for p in survey.values["parts"]}
+    assert max(drops.values()) > 0.02
+    assert drops["PruneChannels", "0", 0.7] >= drops["PruneChannels", "0", 0.2]
+
+
+def test_the_recipe_is_as_fast_as_was_wanted_and_can_be_typed(survey: Sensitivity) -> None:
+    assert survey.recipe is not None
+    (typed_again,) = chosen("technique", survey.values["recipe"]) or ()
+    assert (typed_again if isinstance(typed_again, tuple) else (typed_again,)) == survey.recipe
+    reached = next(join for join in survey.values["joins"] if join["recipe"] == survey.values["recipe"])
+    assert reached["speedup"] >= WANTED
+    milder = [join for join in survey.values["joins"] if join["speedup"] < WANTED]
+    assert all(join["drop"] <= reached["drop"] + 0.1 for join in milder)
+
+
+def test_an_object_keeps_its_criterion(tmp_path: Path) -> None:
+    found = surveyed(tmp_path, techniques=[PruneChannels(criterion="magnitude_l1")])
+    assert {part["technique"] for part in found.values["parts"]} == {"PruneChannels"}
+    assert all("criterion=magnitude_l1" in part["typed"] for part in found.values["parts"])
+    assert found.recipe is None
+    assert found.values["joins"] == []
+
+
+def test_a_survey_that_was_cut_short_goes_on(tmp_path: Path) -> None:
+    first = surveyed(tmp_path, techniques=[PruneChannels])
+    again = surveyed(tmp_path, techniques=[PruneChannels], speedup=2.5)
+    assert [t.wall_time_s for t in again.trials[: len(first.trials)]] == [t.wall_time_s for t in first.trials]
+    assert len(again.trials) > len(first.trials)
+    assert json.loads((tmp_path / "sensitivity.json").read_text()) == again.values
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"speedup": 1.0}, "speedup=1.0 must be a number above 1, for example 2.0."),
+        ({"latency_ms": 0}, "latency_ms=0 must be a number above 0, in milliseconds."),
+        (
+            {"speedup": 2.0, "latency_ms": 3.0},
+            "speedup=2.0 and latency_ms=3.0 contradict each other: give one of them.",
+        ),
+    ],
+)
+def test_targets_that_make_no_sense(tmp_path: Path, options: dict[str, float], sentence: str) -> None:
+    with pytest.raises(BudgetError) as refusal:
+        surveyed(tmp_path, **options)
+    assert str(refusal.value) == sentence
+
+
+def test_a_technique_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"Int8Static does not divide .* \(PruneChannels, RemoveBlocks\)"
+    ):
+        surveyed(tmp_path, techniques=["Int8Static"])
+
+
+TASK = "from tests.test_sensitivity import task\ntask = task()\n"
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    file = task_file(tmp_path, TASK)
+    command = ["sensitivity", str(file), "--out", str(tmp_path / "out"), "--backends", "onnxruntime", "--threads", "1"]
+    shown = typed(*command, "--techniques", "RemoveBlocks")
+    assert shown.returncode == 0, shown.stderr
+    assert "RemoveBlocks" in shown.stdout
+    assert "100" in shown.stdout
+    fast = typed(*command, "--techniques", "RemoveBlocks", "--speedup", "1000", "--json")
+    assert fast.returncode == 3
+    values = json.loads(fast.stdout)
+    assert values["recipe"] is None
+    assert values["reason"].startswith("1000.00x was not reached: the fastest join of parts came to ")
+    assert values["reason"] in fast.stderr
+
+
+def test_a_typed_target_that_makes_no_sense(tmp_path: Path) -> None:
+    file = task_file(tmp_path, TASK)
+    finished = typed("sensitivity", file, "--out", tmp_path / "out", "--speedup", "0.5")
+    assert refused(finished) == "paring: speedup=0.5 must be a number above 1, for example 2.0."

@@ -122,9 +122,7 @@ def test_targets_that_make_no_sense(tmp_path: Path, options: dict[str, float], s
 
 
 def test_a_technique_that_does_not_divide_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"Int8Static does not divide .* \(PruneChannels, RemoveBlocks\)"
-    ):
+    with pytest.raises(InputError, match=r"Int8Static does not divide .* \(PruneChannels, RemoveBlocks\)"):
         surveyed(tmp_path, techniques=["Int8Static"])
 
 

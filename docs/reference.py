@@ -46,6 +46,7 @@ FILES = """\
 | path | |
 |---|---|
 | `result.json` | the answer: `status`, `reason`, `best`, `baseline`, `baselines`, `speedup`, `certificate` |
+| | `zeros`: a sentence where weights that are zero saved bytes and no time, else empty |
 | | `baselines` have the times that they take beside `baseline`, by speed-ups that were measured in turn |
 | | `coverage`, `nearest` (infeasible), `unavailable` and `not_tried` with their reasons, `trials` (by outcome) |
 | `report.html` | the story, with plots: one file that needs no network |

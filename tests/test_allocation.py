@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paring.ops.allocation import least_harm_first
+from paring.ops.allocation import QUICK_ERROR, least_harm_first
 from paring.techniques import PruneChannels
 from paring.techniques.base import Part
-from paring.tune.allocation import QUICK_ERROR, Shown, joined
+from paring.tune.allocation import Shown, joined
 from paring.types import Budget
 from tests.worlds import GAINS, HARMS, Fast, Int, Narrow, Slow, Teach, Without, World, explore, world
 

@@ -50,6 +50,7 @@ class Findings:
     comparison: Comparison | None = None
     over_source: Speedup | None = None
     certificate: Certificate | None = None
+    zeros: str = ""
 
     @classmethod
     def won(cls, winner: Winner) -> Self:
@@ -141,6 +142,7 @@ def result_json(
         "task": request.task.name,
         "status": findings.status,
         "reason": findings.reason,
+        "zeros": findings.zeros,
         "budget": asdict(request.budget),
         "threads": request.thread_count,
         "seed": request.seed,

@@ -24,6 +24,7 @@ from paring.flow.prepare import Prepared
 from paring.flow.reasons import NOT_COME_TO, WithoutWinner
 from paring.flow.result import Result
 from paring.flow.workload import golden_outputs
+from paring.flow.zeros import zeros_told
 from paring.measure.compare import Comparison, compare
 from paring.measure.hardware import hardware
 from paring.measure.size import network_files
@@ -185,7 +186,8 @@ def conclude(
         findings = Findings.won(chosen)
     else:
         findings = Findings.without_winner(ending.kept(), ranking, trials, chosen)
-    findings = replace(findings, over_source=ending.over_source(findings.best))
+    zeros = zeros_told(trials, candidates)
+    findings = replace(findings, over_source=ending.over_source(findings.best), zeros=zeros)
     root = prepared.folder.root
     best = None
     if findings.status == "infeasible":

@@ -9,6 +9,7 @@ from threading import Lock
 
 import numpy as np
 
+from paring.artifact.sparse import SPARSE
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.data.job import Job
 from paring.errors import (
@@ -112,6 +113,7 @@ class TrialRunner:
                 trial,
                 coverage=built.coverage,
                 size_bytes=network_size_bytes(built.network),
+                sparse=built.network.name == SPARSE,
                 peak_memory_bytes=session.peak_memory_bytes(),
                 latency_ms=latency_json(comparison.candidate),
                 throughput_per_s=comparison.candidate.throughput_per_s,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+QUICK_ERROR = 0.05
+"""How far the gain of a quick comparison may be off, as a share of the whole cost."""
+
 
 def least_harm_first(
     places: Sequence[Hashable], gains: Sequence[float], harms: Sequence[float], gain_error: float = 0.0

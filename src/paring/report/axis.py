@@ -1,10 +1,11 @@
-"""An axis: from a value to a position, and where its ticks stand."""
+"""Axes: from a value to a position, and where the ticks stand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,37 @@ class Axis:
         return tuple(round(n * step, 12) for n in range(first, last + 1))
 
     def _decades(self, mantissas: tuple[float, ...]) -> tuple[float, ...]:
-        exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        values = (mantissa * 10.0**exponent for exponent in exponents for mantissa in mantissas)
-        return tuple(value for value in values if self.low <= value <= self.high)
+        return tuple(value for value in _decades(self.low, self.high, mantissas) if self.low <= value <= self.high)
+
+
+@dataclass(frozen=True)
+class Arcsinh:
+    """From `low`..`high` to 0..1: even up to about `bend` on both sides of 0, by ratio further off."""
+
+    low: float
+    high: float
+    bend: float
+
+    def at(self, value: float) -> float:
+        """The position of a value, 0 at `low` and 1 at `high`."""
+        begin, end, there = (math.asinh(each / self.bend) for each in (self.low, self.high, value))
+        return (there - begin) / (end - begin)
+
+    def ticks(self, wanted: int = 5) -> tuple[float, ...]:
+        """0 and round values on both sides of it, at most as many as wanted or so, none close to the next."""
+        for mantissas in ((1, 2, 5), (1, 3), (1,)):
+            found = _decades(self.bend, max(-self.low, self.high), mantissas)
+            sizes = [size for size in found if 2 * size >= self.bend]
+            ticks = [t for t in (*(-size for size in reversed(sizes)), 0.0, *sizes) if self.low <= t <= self.high]
+            if all(self.at(right) - self.at(left) > 0.6 / wanted for left, right in pairwise(ticks)):
+                break
+        return tuple(ticks)
+
+
+def _decades(low: float, high: float, mantissas: tuple[float, ...]) -> Iterator[float]:
+    """The multiples of powers of ten about `low`..`high`, which are above 0."""
+    for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        yield from (mantissa * 10.0**exponent for mantissa in mantissas)
 
 
 def _round_step(step: float) -> float:

@@ -39,6 +39,11 @@ class Goal:
             "latency", "latency p50", lambda p: p.p50_ms, units.latency, False, budget.max_latency_ms, about_time=True
         )
 
+    @property
+    def saved(self) -> str:
+        """What a smaller network saves."""
+        return "time" if self.about_time else self.name
+
     def beside(self, point: Point, other: Point, value: float | None) -> float | None:
         """The value of a point where another one has `value`; of times by their speed-ups, where these are known.
 

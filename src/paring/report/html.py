@@ -21,6 +21,7 @@ from paring.report.originals import originals_section
 from paring.report.plot import Plot
 from paring.report.points import Point, TrialRow
 from paring.report.records import Answer
+from paring.report.sensitivity_section import sensitivity_section
 from paring.report.story import told
 from paring.report.tables import Column, point_columns, table, trials_table
 from paring.report.units import ScoreUnit
@@ -76,12 +77,17 @@ def _sections(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: Sc
         sections.append(Section("nearest", "Nearest", "The nearest points", _nearest(answer, unit)))
     chart = _chart(answer, trials, goal, unit)
     every = trials_table(trials, chosen_trial(answer, trials), goal, unit) if trials else _none()
+    parts = sensitivity_section(trials, goal, answer.budget, unit)
+    shown = (
+        [Section("sensitivity", "Sensitivity", "What each layer gains and loses, taken alone", parts)] if parts else []
+    )
     return [
         *sections,
         Section("search", "Search", f"Drop against {goal.name}", chart),
         Section("runtimes", "Runtimes", "The original on every runtime", originals_section(answer, unit)),
         Section("certificate", "Certificate", "The certificate", certificate_section(answer, unit)),
         Section("layers", "Layers", "What was changed, by layer", layers_section(answer)),
+        *shown,
         Section("failures", "Failures", "What was tried and came to nothing", failures_section(answer, trials)),
         Section("trials", "Trials", _count(trials), every),
         Section("machine", "Machine", "The machine, and how to reproduce this", machine_section(answer)),

@@ -48,7 +48,7 @@
     chart.addEventListener("pointerleave", event => { if (event.pointerType === "mouse") hide(); });
 
     // One stop of the Tab key for the whole chart; the arrow keys go from dot to dot.
-    const ordered = [...dots].sort((a, b) => across(a) - across(b));
+    const ordered = chart.matches(".rows") ? dots : [...dots].sort((a, b) => across(a) - across(b));
     ordered.forEach((dot, index) => {
       dot.setAttribute("tabindex", index ? "-1" : "0");
       dot.addEventListener("focus", () => show(dot));
@@ -84,6 +84,7 @@
       body.append(...[...body.rows].sort(order));
     }));
 
+    if (!table.closest("#trials")) continue;
     const find = document.createElement("input");
     find.id = "find";
     find.type = "search";

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
+from paring.ops.intervals import quotient
 from paring.report import units
 from paring.report.fields import Fields
 
@@ -23,6 +25,11 @@ class Interval:
     def vague(self) -> bool:
         """Whether the interval is too wide for the factor to mean anything."""
         return self.high > WIDEST * self.low
+
+    def over(self, other: Interval) -> Interval | None:
+        """Of two speed-ups over one reference the first over the second; None where they are none."""
+        mine, theirs = ((each.ratio, each.low, each.high) for each in (self, other))
+        return Interval(*quotient(mine, theirs)) if min(*mine, *theirs) > 0 else None
 
     @classmethod
     def of(cls, fields: Fields | None) -> Interval | None:
@@ -90,7 +97,11 @@ class Point:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One row of trials.jsonl as people see it: what is missing or no number stays empty."""
+    """One row of trials.jsonl as people see it: what is missing or no number stays empty.
+
+    `part` is the layer and the share of it that a trial of a single part took; `steps` are the techniques of the recipe
+    with their settings, as JSON, by which recipes are told apart.
+    """
 
     point: Point
     stage: str
@@ -100,6 +111,8 @@ class TrialRow:
     rows: int
     wall_time_s: float | None
     frontier: bool
+    part: tuple[str, float] | None = None
+    steps: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, fields: Fields) -> TrialRow:
@@ -113,7 +126,18 @@ class TrialRow:
             rows=fields.integer("rows") or 0,
             wall_time_s=fields.number("wall_time_s"),
             frontier=fields.flag("frontier"),
+            part=_part(fields.values.get("part")),
+            steps=tuple(json.dumps(dict(step.values), sort_keys=True) for step in fields.each("recipe")),
         )
+
+
+def _part(value: object) -> tuple[str, float] | None:
+    """A layer and a share above 0 and at most 1; None for anything else."""
+    match value:
+        case [str(layer), int() | float() as share] if 0 < share <= 1:
+            return layer, float(share)
+        case _:
+            return None
 
 
 def _chain(recipe: tuple[Fields, ...]) -> str:

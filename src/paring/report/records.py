@@ -98,6 +98,7 @@ class Answer:
     task: str
     status: str
     reason: str
+    zeros: str
     budget: Limits
     threads: int | None
     best: Point | None
@@ -132,6 +133,7 @@ class Answer:
             task=fields.text("task", "task"),
             status=fields.text("status"),
             reason=fields.text("reason").strip(),
+            zeros=fields.text("zeros").strip(),
             budget=Limits.of(fields.inner("budget") or Fields({})),
             threads=fields.integer("threads"),
             best=Point.of(best) if best else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paring.report import units
 from paring.report.points import Interval, Point
@@ -27,7 +27,12 @@ class Story:
 
 
 def told(answer: Answer, unit: ScoreUnit) -> Story:
-    """The story of a result."""
+    """The story of a result: what came of it, and what zeros among the weights gained where there are any."""
+    story = _outcome(answer, unit)
+    return replace(story, details=(*story.details, *_some(answer.zeros)))
+
+
+def _outcome(answer: Answer, unit: ScoreUnit) -> Story:
     if answer.status == "improved" and answer.best:
         return _improved(answer, answer.best, unit)
     if answer.status == "infeasible":

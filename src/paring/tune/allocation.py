@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from paring.ops.allocation import least_harm_first
+from paring.ops.allocation import QUICK_ERROR, least_harm_first
 from paring.techniques.base import ModuleTechnique, Part, Technique
 from paring.tune.candidate import Candidate
 from paring.tune.proposing import offered
@@ -15,9 +15,6 @@ from paring.tune.trial import Trial
 
 FEWEST_PARTS = 3
 """With fewer there is hardly an order to find."""
-
-QUICK_ERROR = 0.05
-"""How far the gain of a quick comparison may be off, as a share of the whole cost."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from paring.ops.intervals import quotient
 from paring.techniques.base import described
 from paring.tune.candidate import Candidate, backend_json, recipe_json
 
@@ -22,10 +22,8 @@ class Speedup:
 
     def over(self, other: Speedup) -> Speedup:
         """Of two speed-ups over one reference the first over the second, their errors taken as independent."""
-        ratio = self.ratio / other.ratio
-        down = math.hypot(math.log(self.ratio / self.low), math.log(other.high / other.ratio))
-        up = math.hypot(math.log(self.high / self.ratio), math.log(other.ratio / other.low))
-        return Speedup(ratio, ratio * math.exp(-down), ratio * math.exp(up))
+        mine, theirs = ((each.ratio, each.low, each.high) for each in (self, other))
+        return Speedup(*quotient(mine, theirs))
 
 
 EVEN = Speedup(1.0, 1.0, 1.0)
@@ -41,6 +39,7 @@ class Trial:
     search's quick ones; `elapsed_s` is what the run had spent when the trial ended, and
     `search_limit_s` what its search was allowed; `train_at_fault` marks a training that could not use the task's
     `train`. `part` is that of the candidate: a layer, a group of them or a block, and the share of it that was taken.
+    `sparse` tells that the file leaves out its zeros (see `artifact.sparse`).
     """
 
     key: str
@@ -70,6 +69,7 @@ class Trial:
     search_limit_s: float = 0.0
     frontier: bool = False
     part: tuple[str, float] | None = None
+    sparse: bool = False
 
     def __str__(self) -> str:
         """One line for people."""

@@ -1,0 +1,116 @@
+"""What zeros among the weights save: told in plain words where it is bytes and no time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import paring
+from paring.backends.base import Backend
+from paring.flow.zeros import zeros_told
+from paring.report import summary
+from paring.techniques import FineTune, Int8Static, PruneChannels, PruneWeights
+from paring.techniques.base import Recipe
+from paring.tune import Candidate, Speedup, Trial
+from paring.types import Budget, Task
+from tests.sleepy import Drowsy, Sleepy
+from tests.test_report_page import Reader, kept, rendered, result, rows
+
+PRUNE, TAIL = PruneWeights(sparsity=0.9), Int8Static()
+OPEN, SURE, SLOWER = Speedup(1.02, 0.97, 1.07), Speedup(1.2, 1.1, 1.3), Speedup(0.8, 0.7, 0.9)
+
+
+class Run:
+    """Trials and their candidates, as the end of a run has them."""
+
+    def __init__(self) -> None:
+        self.trials: list[Trial] = []
+        self.candidates: dict[str, Candidate] = {}
+
+    def tried(
+        self, recipe: Recipe, size: int, speedup: Speedup, backend: Backend | None = None, sparse: bool = True
+    ) -> None:
+        candidate = Candidate(recipe, backend or Sleepy(), "training")
+        trial = Trial.of(candidate, len(self.trials), "measured")
+        self.trials.append(replace(trial, size_bytes=size, speedup=speedup, sparse=sparse))
+        self.candidates[candidate.key] = candidate
+
+    def told(self) -> str:
+        return zeros_told(self.trials, self.candidates).replace("\u202f", " ")
+
+
+def run(recipe: Recipe, speedup: Speedup = OPEN, without: Recipe = (TAIL,)) -> str:
+    """Of a recipe whose file is sparse, beside one whose file is not."""
+    there = Run()
+    there.tried(without, 1000, Speedup(1.0, 0.999, 1.001), sparse=False)
+    there.tried(recipe, 380, speedup)
+    return there.told()
+
+
+def test_zeros_that_save_bytes_and_no_time_are_told_with_their_figures() -> None:
+    assert run((PRUNE, TAIL)) == (
+        "Zeros of PruneWeights(sparsity=0.9) saved 62 % of the bytes and no time (1.02× the speed, 0.96–1.08): "
+        "sleepy does not skip zeros."
+    )
+    assert "and no time (0.80× the speed" in run((PRUNE, TAIL), SLOWER)
+
+
+def test_where_a_runtime_is_faster_for_sure_nothing_is_said() -> None:
+    assert run((PRUNE, TAIL), SURE) == ""
+
+
+def test_a_training_behind_it_is_no_reason_to_be_faster() -> None:
+    assert "62 % of the bytes" in run((PRUNE, FineTune(epochs=3), TAIL))
+
+
+def test_another_technique_beside_it_must_be_in_both() -> None:
+    assert run((PruneChannels(), PRUNE, TAIL)) == ""
+    told = run((PruneChannels(), PRUNE, FineTune(epochs=1), TAIL), without=(PruneChannels(), TAIL))
+    assert told.startswith("Zeros of PruneWeights(sparsity=0.9) saved 62 %")
+
+
+def test_every_runtime_that_skips_no_zeros_is_named_and_the_one_that_saved_most_is_told() -> None:
+    there = Run()
+    for backend, least in ((Sleepy(), 300), (Drowsy(), 200)):
+        there.tried((), 1000, OPEN, backend, sparse=False)
+        there.tried((PRUNE,), least + 100, SURE, backend)
+        there.tried((PruneWeights(sparsity=0.95),), least, OPEN, backend)
+    assert there.told().startswith("Zeros of PruneWeights(sparsity=0.95) saved 80 % of the bytes and no time")
+    assert there.told().endswith(": drowsy and sleepy do not skip zeros.")
+
+
+def test_a_file_that_keeps_its_zeros_or_was_not_timed_tells_nothing() -> None:
+    for changes in ({"sparse": False}, {"speedup": None}, {"size_bytes": None}):
+        there = Run()
+        there.tried((), 1000, OPEN, sparse=False)
+        there.tried((PRUNE,), 380, OPEN)
+        assert there.told()
+        there.trials[1] = replace(there.trials[1], **changes)  # type: ignore[arg-type]
+        assert there.told() == ""
+
+
+def test_the_page_and_the_terminal_say_the_same_sentence() -> None:
+    told = "Zeros of PruneWeights saved 62 % of the bytes and no time: onnxruntime does not skip zeros."
+    for answer in (result(), kept()):
+        assert told not in summary(answer)
+        answer["zeros"] = told
+        assert told in summary(answer).splitlines()
+        assert told in Reader(rendered(answer, rows())).text()
+
+
+def test_a_run_tells_the_files_that_leave_out_their_zeros(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 3)).eval()
+    points = torch.randn(900, 16)
+    with torch.no_grad():
+        data = [(points, model(points).argmax(1))]
+    budget, asked = Budget(objective="size"), [(PRUNE,)]
+    found = paring.optimize(
+        Task(model, data), budget, out=tmp_path, time_limit_s=60, techniques=asked, backends=[Sleepy], progress=False
+    )
+    assert {trial.recipe_text: trial.sparse for trial in found.trials} == {"original": False, str(PRUNE): True}
+    candidates = [Candidate(recipe, Sleepy(), "training") for recipe in ((), (PRUNE,))]
+    assert found.values["zeros"] == zeros_told(found.trials, {each.key: each for each in candidates})

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from paring.report import write_report
-from tests.test_report_page import infeasible, rendered, rows
+from tests.test_report_page import infeasible, rendered, result, rows
+from tests.test_report_sensitivity import PARTS, trials
 
 DATA = Path(__file__).parent / "data" / "report"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -94,3 +95,15 @@ def test_the_script_ran_under_the_policy(seen: tuple[str, list[str]]) -> None:
     assert 'id="find"' in dom, "the trials can be searched"
     assert "<title>#" not in dom, "the browser's own tooltips made way"
     assert len(re.findall(r"class=\"dot\"[^>]*tabindex=\"0\"", dom)) == 2, "each chart is one stop of the Tab key"
+
+
+def test_the_sensitivities_are_drawn_and_can_be_sorted_under_the_policy(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(rendered(result(), trials()))
+    dom, said = opened(tmp_path / "page.html", tmp_path / "profile")
+    assert said == []
+    drawn = dom[dom.index('id="sensitivity"') : dom.index('id="failures"')]
+    measured = sum(part["speedup"] is not None for part in PARTS)
+    assert len(re.findall(r'class="dot"', drawn)) == 2 * 2 * measured
+    assert len(re.findall(r'class="dot"[^>]*tabindex="0"', drawn)) == 2, "each chart is one stop of the Tab key"
+    assert dom.count('id="find"') == 1, "what searches the trials stands above them alone"
+    assert 'id="find"' not in drawn

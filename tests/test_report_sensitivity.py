@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from paring.report.axis import Arcsinh
 from paring.report.fields import Fields
@@ -14,7 +17,8 @@ from paring.report.goal import Goal
 from paring.report.points import TrialRow
 from paring.report.records import Answer
 from paring.report.sensitivity import sensitivities
-from paring.report.sensitivity_plot import Sheet, shortened
+from paring.report.sensitivity_plot import GLYPH, Sheet, shortened
+from paring.report.sensitivity_section import WIDTHS, sensitivity_section
 from tests.test_report_page import Reader, rendered, result, rows
 
 TAIL = 14
@@ -52,7 +56,7 @@ PARTS = [
     part("stem", 0.25, 0.03, 0.4),
     part("stem", 0.5, 0.05, 0.7),
     part("down", 0.25, 0.04, 0.002),
-    part("down", 0.5, 0.10, 0.004),
+    part("down", 0.5, 0.10, 0.006),
     part("idle", 0.5, -0.002, 0.001),
     part("early", 0.5, 0.09, 0.03, outcome="stopped-early", rows=256),
     unmeasured("broken", 0.5),
@@ -107,7 +111,7 @@ def test_a_run_without_part_trials_has_no_such_section() -> None:
 
 def test_gains_and_losses_are_those_beside_the_same_recipe_without_the_part() -> None:
     table = cells(shown())
-    assert table["down, 50\u202f%"][:3] == ["10.0 % (7.9 to 12.2)", "0.40", "2,333"]
+    assert table["down, 50\u202f%"][:3] == ["10.0 % (7.9 to 12.2)", "0.60", "2,333"]
     assert table["stage.0, 100\u202f%"][:2] == ["20.0 % (18.1 to 21.9)", "0.10"]
 
 
@@ -129,7 +133,7 @@ def test_the_words_name_what_costs_least_what_is_best_left_alone_and_what_saves_
     assert "Each of 9 parts of the network, at 7 places, was taken away alone, untrained, in front of " in told
     assert "Int8Static(calibration=entropy) on onnxruntime. What it saves of the time, and adds to the drop" in told
     cheap = "stage.0 (all of it saves 20 % of the time and loses 0.10 points)"
-    assert f"Cost least for what they save: {cheap}, down (50 % of it saves 10 % of the time and loses 0.40" in told
+    assert f"Cost least for what they save: {cheap}, down (50 % of it saves 10 % of the time and loses 0.60" in told
     assert "Best left alone: stem (25 % of it saves 3 % of the time and loses 40.00 points), stage.1 (all" in told
     assert "Save no time: idle." in told
 
@@ -202,7 +206,7 @@ def test_how_closely_times_are_known_is_said_and_how_many_gains_are_sure() -> No
 def test_losses_far_beyond_the_budget_leave_room_for_those_that_matter() -> None:
     losses = dots(shown(), "loss")
     panel = losses["stem, 50\u202f%"][0] - losses["stage.0, 100\u202f%"][0]
-    assert losses["down, 50\u202f%"][0] - losses["stage.0, 100\u202f%"][0] > 0.03 * panel, "0.3 of 70 points"
+    assert losses["down, 50\u202f%"][0] - losses["stage.0, 100\u202f%"][0] > 0.03 * panel, "0.5 of 70 points"
     assert "Drops are drawn evenly up to about 1.00 points, and by ratio beyond." in shown()
     assert "by ratio beyond" not in shown(PARTS[2:4])
 
@@ -226,27 +230,39 @@ def test_long_names_lose_what_they_share_and_then_their_middle() -> None:
     assert shortened(["classifier"], 6) == ["cl…ier"]
 
 
-@pytest.mark.parametrize("width", [960.0, 390.0])
-@pytest.mark.parametrize("count", [1, 6, 60])
-def test_everything_stands_inside_the_drawing_however_many_layers_there_are(count: int, width: float) -> None:
-    parts = [
-        part(f"encoder.layers.{n}.attention.output.dense", 0.5, 0.01 * n - 0.1, 0.01 * n - 0.05) for n in range(count)
-    ]
+LAYERS = st.text(max_size=50) | st.sampled_from(["a.b.c", "a.b.d", "encoder.layers.11.attention.output.dense"])
+FIGURES = st.tuples(LAYERS, st.floats(0.01, 1), st.floats(-3, 0.99), st.none() | st.floats(-1, 100), st.booleans())
+
+
+@example([("a", 0.5, 0.1, -1.0, True)], 1e-4, 960.0)
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(FIGURES, min_size=1, max_size=60),
+    st.sampled_from([0.0, 1e-4, 0.01, 1.0, 50.0]),
+    st.sampled_from(sorted(dict(WIDTHS).values())),
+)
+def test_everything_stands_inside_the_drawing_whatever_was_measured(
+    figures: list[tuple[str, float, float, float | None, bool]], allowed: float, width: float
+) -> None:
+    parts = [part(layer, share, gain, loss or 0.0) for layer, share, gain, loss, _ in figures]
+    for row, (*_, loss, timed) in zip(parts, figures, strict=True):
+        row |= {} if timed else {"speedup": None}
+        row |= {"drop": None} if loss is None else {}
     answer = Answer.of(result())
     tried = tuple(TrialRow.of(Fields(row)) for row in trials(parts))
-    (found,) = sensitivities(tried, Goal.of(answer.budget))
-    sheet = Sheet.of(found, answer.score_unit(tried), 0.01, width)
+    goal, unit = Goal.of(answer.budget), answer.score_unit(tried)
+    (found,) = sensitivities(tried, goal)
+    sheet = Sheet.of(found, unit, allowed, width)
+    assert sensitivity_section(tried, goal, replace(answer.budget, max_drop=allowed), unit)
     layers = [line for line in sheet.lines if line.taken]
-    assert len(layers) == count
-    for line in layers:
-        (taken,) = line.taken
+    assert len(layers) == len({layer for layer, *_ in figures})
+    for line, taken in ((each, taken) for each in layers for taken in each.taken):
         radius = sheet.radius(taken.share)
         assert 2 * radius < sheet.row
-        assert taken.gain is not None
-        assert taken.loss is not None
-        gained, lost = sheet.gained(100 * taken.gain.ratio), sheet.lost(100 * taken.loss)
-        assert sheet.gain_panel.left <= gained - radius
-        assert gained + radius <= sheet.gain_panel.right < sheet.loss_panel.left <= lost
-        assert lost + radius <= sheet.loss_panel.right < width
         assert line.y + radius < sheet.bottom < sheet.height
-        assert len(line.label) * 7.25 < sheet.names
+        assert len(line.label) * GLYPH < sheet.names
+        for value, place, panel in (
+            (taken.gain and 100 * taken.gain.ratio, sheet.gained, sheet.gain_panel),
+            (taken.loss and unit.value(taken.loss), sheet.lost, sheet.loss_panel),
+        ):
+            assert value is None or panel.left <= place(value) <= panel.right < width

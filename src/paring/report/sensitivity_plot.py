@@ -137,8 +137,7 @@ def _from_zero(values: list[float]) -> Axis:
 
 
 def _loss_axis(losses: list[float], allowed: float) -> Axis | Arcsinh:
-    even = _from_zero([*losses, allowed])
-    if not even.high > BEND_FROM * allowed > 0:
-        return even
-    low, high = min([0.0, *losses]), max(losses)
-    return Arcsinh(low - 0.3 * allowed, high * 1.35, allowed)
+    low, high = min([0.0, *losses]), max([0.0, *losses])
+    if not high > BEND_FROM * allowed > 0:
+        return _from_zero([*losses, allowed])
+    return Arcsinh(1.35 * low - 0.3 * allowed, 1.35 * high, allowed)

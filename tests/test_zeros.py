@@ -82,6 +82,17 @@ def test_every_runtime_that_skips_no_zeros_is_named_and_the_one_that_saved_most_
     assert there.told().endswith(": drowsy and sleepy do not skip zeros.")
 
 
+def test_only_what_made_the_zeros_is_told_and_only_where_they_save_bytes() -> None:
+    there = Run()
+    there.tried((PRUNE,), 900, OPEN)
+    there.tried((PRUNE, TAIL), 380, OPEN)
+    assert there.told() == "", "the zeros are no work of Int8Static"
+    there.tried((TAIL,), 370, OPEN, sparse=False)
+    assert there.told() == ""
+    there.tried((), 1000, OPEN, sparse=False)
+    assert there.told().startswith("Zeros of PruneWeights(sparsity=0.9) saved 10 % of the bytes and no time")
+
+
 def test_a_file_that_keeps_its_zeros_or_was_not_timed_tells_nothing() -> None:
     for changes in ({"sparse": False}, {"speedup": None}, {"size_bytes": None}):
         there = Run()

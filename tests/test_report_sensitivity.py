@@ -146,9 +146,11 @@ def test_what_loses_no_more_than_the_budget_allows_need_not_be_left_alone() -> N
     assert "Best left alone: d (" in words(shown([*parts[:3], part("d", 0.5, 0.1, 0.011)]))
 
 
-def test_of_one_layer_nothing_is_said_to_be_the_cheapest() -> None:
-    told = words(shown(PARTS[:2]))
-    assert "Too few layers were measured to tell which cost least" in told
+@pytest.mark.parametrize("layers", [1, 3])
+def test_of_few_layers_none_is_said_to_be_the_cheapest(layers: int) -> None:
+    told = words(shown([part(name, 0.5, 0.1, 0.5) for name in "abc"[:layers]]))
+    assert "Too few layers were seen to save something" in told
+    assert "Cost least" not in told
     assert "Best left alone" not in told
 
 

@@ -12,6 +12,9 @@ from paring.report.points import Interval, TrialRow
 NAMED = 3
 """So many layers at most are named as the cheapest, and so many as the dearest."""
 
+FEWEST = 4
+"""Of fewer layers that save something none is called cheap or dear."""
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -76,7 +79,7 @@ class Verdict:
         """`allowed` is the budget's drop, in the metric's own unit: dear is only what loses more."""
         known = [each for each in sensitivity.taken if each.gain is not None and each.loss is not None]
         ordered = _by_price(known)
-        named = min(NAMED, len(ordered) // 2)
+        named = min(NAMED, len(ordered) // 2) if len(ordered) >= FEWEST else 0
         dearest = [each for each in reversed(ordered[len(ordered) - named :]) if (each.loss or 0.0) > allowed]
         gaining = {each.layer for each in ordered}
         idle = dict.fromkeys(each.layer for each in known if each.layer not in gaining)

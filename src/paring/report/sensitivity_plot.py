@@ -54,7 +54,7 @@ class Sheet:
         """Fit lines and axes; `allowed` is the budget's drop, in the metric's own unit."""
         layers = [layer for found in sensitivity.layers.values() for layer in found]
         row = DENSE_ROW if len(layers) >= DENSE_FROM else ROW
-        names = min(max(map(len, layers)) * GLYPH + MARGIN, NAMES_SHARE * width)
+        names = min(max(map(len, (*layers, *sensitivity.layers))) * GLYPH + MARGIN, NAMES_SHARE * width)
         gains = [each.gain.ratio for each in sensitivity.taken if each.gain]
         losses = [unit.value(each.loss) for each in sensitivity.taken if each.loss is not None]
         return cls(

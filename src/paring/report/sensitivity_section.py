@@ -22,7 +22,7 @@ WIDTHS = (("wide", 960.0), ("narrow", 390.0))
 SHOWN = 5
 """So many layers are named in a row."""
 
-TOO_FEW = "Too few layers were measured to tell which cost least for what they save."
+TOO_FEW = "Too few layers were seen to save something to tell which of them cost least for it."
 
 
 def sensitivity_section(trials: Sequence[TrialRow], goal: Goal, budget: Limits, unit: ScoreUnit) -> Markup | None:

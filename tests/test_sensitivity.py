@@ -14,6 +14,7 @@ import paring
 from paring.cli.chosen import chosen
 from paring.errors import BudgetError, InputError
 from paring.flow.sensitivity import Sensitivity
+from paring.report import write_survey
 from paring.techniques import PruneChannels
 from paring.types import Task
 from tests import sleepy
@@ -148,3 +149,15 @@ def test_a_typed_target_that_makes_no_sense(tmp_path: Path) -> None:
     file = task_file(tmp_path, TASK)
     finished = typed("sensitivity", file, "--out", tmp_path / "out", "--speedup", "0.5")
     assert refused(finished) == "paring: speedup=0.5 must be a number above 1, for example 2.0."
+
+
+def test_the_page_shows_every_layer_and_the_recipe(survey: Sensitivity, tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "sensitivity.json").write_text(json.dumps(survey.values))
+    rows = [json.dumps(trial.to_json()) for trial in survey.trials]
+    (tmp_path / "trials" / "trials.jsonl").write_text("\n".join(rows) + "\n")
+    text = write_survey(tmp_path).read_text()
+    assert "1.50× at the least harm: a training has to mend it" in text
+    for layer in {part["layer"] for part in survey.values["parts"]}:
+        assert f">{layer}<" in text
+    assert survey.values["recipe"].split(" + ")[0] in text.replace("&#x27;", "'").replace("&#39;", "'")

@@ -161,6 +161,7 @@ def sensitivity(
         )
 
     values = _show(lambda: survey(request(), target).values, as_json, tables.print_sensitivity)
+    typer.echo(f"report: {out / 'sensitivity.html'}", err=as_json)
     if values["wanted_speedup"] and not values["recipe"]:
         raise InfeasibleError(values["reason"])
 

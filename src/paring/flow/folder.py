@@ -21,7 +21,7 @@ from paring.tune import Trial
 LOCK = ".lock"
 """Held by the run that is in the folder; that it lies in trials/ also tells that paring made what stands around it."""
 
-FOR_PEOPLE = ("best", "frontier", "result.json", "report.html", "sensitivity.json")
+FOR_PEOPLE = ("best", "frontier", "result.json", "report.html", "sensitivity.json", "sensitivity.html")
 OF_RUN = ("trials.jsonl", "looks", "modules", "networks", "run.json")
 """Below trials/. What the run was asked goes last, so that what is left of a run can always be told from another's."""
 

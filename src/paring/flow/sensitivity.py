@@ -18,6 +18,7 @@ from paring.flow.hunt import Hunt
 from paring.flow.optimize import resumable
 from paring.flow.prepare import begin, prepare
 from paring.flow.request import Request, installed, resolved
+from paring.report import write_survey
 from paring.report.progress import Silent, TerminalProgress
 from paring.techniques.base import Recipe, Technique, divides
 from paring.tune import Candidate, Trial
@@ -107,6 +108,7 @@ def survey(request: Request, target: Target) -> Sensitivity:
             reached = hunt.candidates[found.reached.key] if found.reached else None
             values = _values(request, found, reached, prepared.not_tried)
             write_json(folder.sensitivity, values)
+            write_survey(folder.root)
             prepared.networks.keep(())
             return Sensitivity(reached.recipe if reached else None, tuple(hunt.trials), values)
 

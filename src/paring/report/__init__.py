@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from paring.artifact.files import write_text
-from paring.report.folder import read_answer, read_trials
+from paring.report.folder import read_answer, read_survey, read_trials
 from paring.report.html import page
+from paring.report.survey import survey_page
 from paring.report.text import print_summary, summary
 
-__all__ = ["print_summary", "summary", "write_report"]
+__all__ = ["print_summary", "summary", "write_report", "write_survey"]
 
 
 def write_report(folder: Path) -> Path:
@@ -18,3 +19,8 @@ def write_report(folder: Path) -> Path:
     Raises OutputError where there is no finished result, where a file is damaged, or where the page can't be written.
     """
     return write_text(folder / "report.html", page(read_answer(folder), read_trials(folder)))
+
+
+def write_survey(folder: Path) -> Path:
+    """Write `sensitivity.html` from `sensitivity.json` and the trials; its path. Raises as `write_report`."""
+    return write_text(folder / "sensitivity.html", survey_page(read_survey(folder), read_trials(folder)))

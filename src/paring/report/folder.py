@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from paring.artifact.files import JsonLines, read_json
 from paring.errors import OutputError
@@ -24,6 +25,14 @@ def read_answer(folder: Path) -> Answer:
     if answer.status not in STATUSES:
         raise OutputError(f"{path} has the status {answer.status!r}, not one of {', '.join(STATUSES)}: run it again.")
     return answer
+
+
+def read_survey(folder: Path) -> dict[str, Any]:
+    """What `paring sensitivity` found. Raises OutputError where there is nothing."""
+    path = folder / "sensitivity.json"
+    if not path.is_file():
+        raise OutputError(f"{folder} has no sensitivity.json: give the folder of a `paring sensitivity` that ended.")
+    return read_json(path)
 
 
 def read_trials(folder: Path) -> tuple[TrialRow, ...]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from dataclasses import dataclass
-from importlib.resources import files
-
 from paring.report import units
 from paring.report.certificate import certificate_section
 from paring.report.charts import scatter
+from paring.report.document import Section, document
 from paring.report.dots import chosen_trial, dots_of, legend
 from paring.report.failures import failures_section
 from paring.report.goal import Goal
@@ -30,45 +26,12 @@ WIDE, NARROW = (960.0, 460.0), (390.0, 420.0)
 TAILS = ("p90", "p99")
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; `short` is its name in the contents."""
-
-    anchor: str
-    short: str
-    title: str
-    body: Markup
-
-
 def page(answer: Answer, trials: tuple[TrialRow, ...]) -> str:
     """The whole document. The same folder gives the same bytes."""
     unit, goal = answer.score_unit(trials), Goal.of(answer.budget)
     sections = _sections(answer, trials, goal, unit)
-    links = [el("a", {"href": f"#{section.anchor}"}, section.short) for section in sections]
-    parts = [el("section", {"id": section.anchor}, el("h2", None, section.title), section.body) for section in sections]
-    opened = opening(answer, unit, el("nav", {"aria-label": "Contents"}, *links))
-    tooltip = el("div", {"id": "tip", "role": "status", "hidden": True})
-    body = el("body", None, el("main", None, opened, *parts), tooltip, el("script", None, Markup(_asset("page.js"))))
-    return f"<!doctype html>\n{el('html', {'lang': 'en'}, _head(answer, unit), body)}\n"
-
-
-def _head(answer: Answer, unit: ScoreUnit) -> Markup:
-    digest = base64.b64encode(hashlib.sha256(_asset("page.js").encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
-    return el(
-        "head",
-        None,
-        el("meta", {"charset": "utf-8"}),
-        el("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
-        el("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        el("meta", {"name": "color-scheme", "content": "light dark"}),
-        el("title", None, f"{answer.task}: {told(answer, unit).lead}"),
-        el("style", None, Markup(_asset("page.css"))),
-    )
-
-
-def _asset(name: str) -> str:
-    return files("paring.report").joinpath(name).read_text("utf-8")
+    title = f"{answer.task}: {told(answer, unit).lead}"
+    return document(title, lambda contents: opening(answer, unit, contents), sections)
 
 
 def _sections(answer: Answer, trials: tuple[TrialRow, ...], goal: Goal, unit: ScoreUnit) -> list[Section]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from paring.ops.allocation import QUICK_ERROR, least_harm_first
 from paring.techniques.base import ModuleTechnique, Part, Technique
 from paring.tune.candidate import Candidate
@@ -15,6 +17,10 @@ from paring.tune.trial import Trial
 
 FEWEST_PARTS = 3
 """With fewer there is hardly an order to find."""
+
+
+ALMOST_ALL = 0.9
+"""Of the parts: the network whole costs at least as much as these."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def allocated(
         each_s = (begin_s - scene.time_left_s()) / done
         if begin_s - each_s * len(parts) < until_s:
             return []
-    shown = compared(scene, measured, tail_trial)
+    shown = compared(scene, measured, tail_trial) if measured else []
     # Joining is anybody's code too: where it fails, that is told, and the technique's own settings have to do.
     name = measured[0][0].technique.name if measured else ""
     wanted = _wanted_gain(scene, tail_trial)
@@ -120,8 +126,9 @@ def allocated(
 def compared(scene: Scene, measured: Sequence[tuple[Part[ModuleTechnique], Trial]], tail: Trial) -> list[Shown]:
     """What the parts gain and lose beside the tail without them."""
     costs = [scene.ranking.cost(trial) for _, trial in measured]
-    # The tail leads by quick figures, so by luck too: no network costs less whole than without one of its parts.
-    whole = max([scene.ranking.cost(tail), *costs])
+    # The tail leads by quick figures, so by luck too: no network costs less whole than without one of its parts. A few
+    # parts may have had bad luck of their own.
+    whole = max(scene.ranking.cost(tail), float(np.quantile(costs, ALMOST_ALL)))
     pairs = zip(measured, costs, strict=True)
     return [Shown(part, 1 - cost / whole, (trial.drop or 0.0) - (tail.drop or 0.0)) for (part, trial), cost in pairs]
 

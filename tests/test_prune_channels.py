@@ -81,6 +81,13 @@ def test_ratios_name_any_layer_of_a_group_and_zero_keeps_it() -> None:
     assert smaller.get_submodule("stem.0").out_channels == 16
 
 
+def test_layers_that_make_the_same_channels_have_one_ratio() -> None:
+    model = trained(Mobile())
+    technique = PruneChannels(ratios=(("block.expand.0", 0.5), ("block.depthwise.0", 0.25)))
+    with pytest.raises(TechniqueError, match=r"gives 'block.expand.0' 0.5 and 'block.depthwise.0' 0.25, and they make"):
+        technique.apply(model, job_of(model, images()))
+
+
 @given(st.floats(0, 0.999), st.sampled_from([1, 4, 8, 16, 12]), st.integers(1, 80))
 def test_kept_channels_are_a_multiple_and_never_fewer_than_asked(ratio: float, round_to: int, width: int) -> None:
     member = Member(Slot("layer.weight", 0), np.arange(width)[:, None], True, False)

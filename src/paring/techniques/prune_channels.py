@@ -138,6 +138,7 @@ class PruneChannels(ModuleTechnique):
     def _ratios(self, groups: tuple[ChannelGroup, ...]) -> dict[str, float]:
         """The ratio of every group. TechniqueError for a layer that is unknown or can't be pruned."""
         result = {group.name: self.ratio for group in groups}
+        told: dict[str, tuple[str, float]] = {}
         for layer, ratio in self.ratios:
             named = [group for group in groups if layer == group.name or layer in group.layers]
             if not named:
@@ -148,7 +149,14 @@ class PruneChannels(ModuleTechnique):
                 )
             if ratio > 0 and all(group.frozen for group in named):
                 raise TechniqueError(f"{layer!r} can't be pruned: {named[0].frozen}.")
-            result.update({group.name: ratio for group in named})
+            for group in named:
+                if told.setdefault(group.name, (layer, ratio))[1] != ratio:
+                    first, other = told[group.name]
+                    raise TechniqueError(
+                        f"ratios gives {first!r} {other} and {layer!r} {ratio}, and they make the same channels: give "
+                        "both one ratio."
+                    )
+                result[group.name] = ratio
         return result
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:

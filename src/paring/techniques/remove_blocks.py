@@ -17,6 +17,7 @@ from paring.data.checks import check_loss
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
+from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique, Part
@@ -25,6 +26,7 @@ from paring.types import Batch, Coverage, Inputs, LayerChange
 JUDGED_ROWS = 256
 SAMPLE_ROWS = 2
 MOST_VARIANTS = 8
+NO_BLOCK = "no block of the network keeps the shape of its input and passes it on"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class RemoveBlocks(ModuleTechnique):
         for count in range(1, min(most, MOST_VARIANTS) + 1):
             yield cls(count=count)
         if not most:
-            raise TechniqueError("no block of the network keeps the shape of its input and passes it on.")
+            raise TechniqueError(f"{NO_BLOCK}.")
 
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each block that can be removed."""
@@ -131,7 +133,7 @@ def _within(name: str, block: str) -> bool:
 
 def _evaluated(model: nn.Module) -> nn.Module:
     """A copy in eval mode."""
-    return copy.deepcopy(model).eval()
+    return copied(model).eval()
 
 
 def _kept_because(layer: str, candidates: Sequence[str]) -> str:
@@ -156,7 +158,8 @@ def _check_block(model: nn.Module, block: str, inputs: Inputs) -> None:
 def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -> nn.Module:
     """Remove the least important block, judge the rest again, `count` times."""
     if count > len(candidates):
-        raise TechniqueError(f"count={count}, but only {len(candidates)} blocks of the network can be removed.")
+        most = f"count={count}, but only {len(candidates)} blocks of the network can be removed: give a smaller count."
+        raise TechniqueError(most if candidates else f"{NO_BLOCK}: leave RemoveBlocks out.")
     batches = first_rows(job.calibrate, JUDGED_ROWS)
     cost = _cost(model, batches, job)
     gone: tuple[str, ...] = ()

@@ -128,3 +128,13 @@ def check_layers(asked: Collection[str], known: Collection[str], setting: str) -
         if layer not in known:
             close = ", ".join(difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.0)) or "none has any"
             raise TechniqueError(f"{setting} names {layer!r}, which holds no weights: use a layer that does ({close}).")
+
+
+def check_modules(asked: Collection[str], model: nn.Module, setting: str) -> None:
+    """Raise TechniqueError, with the closest names, for a module that the network does not have."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    for module in asked:
+        if module not in names:
+            close = ", ".join(difflib.get_close_matches(module, names, n=3, cutoff=0.0)) or "none: it has no modules"
+            told = f"{setting} names {module!r}, which the network does not have"
+            raise TechniqueError(f"{told}; the closest are {close}.")

@@ -64,6 +64,10 @@ class GradualPruning(FineTune):
         """As people read a recipe."""
         return f"{self.name}(prune={self.prune}, {'regrow=True, ' if self.regrow else ''}epochs={self.epochs})"
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError where the pruning's settings name what the network does not have."""
+        self.prune.check_fits(model)
+
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """The teacher's loss, and zeros that grow."""
         return taught, _GrowingZeros(self, student, job)

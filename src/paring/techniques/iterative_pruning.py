@@ -50,6 +50,10 @@ class IterativePruning(FineTune):
         rewound = ", rewind=True" if self.rewind else ""
         return f"{self.name}(prune={self.prune}, rounds={self.rounds}{rewound}, epochs={self.epochs})"
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError where the pruning's settings name what the network does not have."""
+        self.prune.check_fits(model)
+
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network after all rounds. Raises TaskError without training data."""
         network = model

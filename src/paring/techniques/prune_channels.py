@@ -20,6 +20,7 @@ from paring.graph.channels import (
     frozen_layers,
 )
 from paring.graph.macs import layer_costs
+from paring.graph.weights import check_modules
 from paring.ops.importance import Criterion, criterion_of, importance
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique, Part
@@ -80,6 +81,10 @@ class PruneChannels(ModuleTechnique):
     def _told_criterion(self) -> str:
         # Two functions may share a name, as lambdas do, and a partial has none; one that keeps a state stays the same.
         return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError for a layer that the network does not have."""
+        check_modules([layer for layer, _ in self.ratios], model, "ratios")
 
     def part(self, rounds: int) -> Self:
         """What removes as much as this does when it is applied so often: the same share of what is left each time."""

@@ -119,6 +119,10 @@ class PruneWeights(ModuleTechnique):
                 matrix.parameter.copy_(matrix.like(values))
         return network
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError for unknown layers, and where no layer that was asked for fits the pattern."""
+        self._chosen(model)
+
     def at(self, share: float) -> Self | None:
         """The pruning that has come so far, for schedules: 0 is the beginning, 1 is all of it; None where none goes."""
         pattern = pattern_of(self.pattern)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
+from paring.graph.weights import check_modules
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique, Part
 from paring.types import Batch, Coverage, Inputs, LayerChange
@@ -52,6 +52,10 @@ class RemoveBlocks(ModuleTechnique):
             )
         if self.count is not None and self.count < 1:
             raise TechniqueError(f"count={self.count} must be 1 or more: it is the number of blocks to remove.")
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError for a block that the network does not have."""
+        check_modules(self.blocks, model, "blocks")
 
     @classmethod
     def candidates(cls, model: nn.Module, job: Job) -> tuple[str, ...]:
@@ -145,10 +149,7 @@ def _kept_because(layer: str, candidates: Sequence[str]) -> str:
 
 def _check_block(model: nn.Module, block: str, inputs: Inputs) -> None:
     """TechniqueError for a block that does not exist or that changes the shape of its input."""
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    if block not in names:
-        close = ", ".join(difflib.get_close_matches(block, names, n=3, cutoff=0.0))
-        raise TechniqueError(f"blocks names {block!r}, which the network does not have; the closest are {close}.")
+    check_modules((block,), model, "blocks")
     keeping = {id(call.module) for call in shape_keeping_modules(model, inputs).values()}
     if id(model.get_submodule(block)) not in keeping:
         fitting = ", ".join(removable_blocks(model, inputs)) or "no block of this network"

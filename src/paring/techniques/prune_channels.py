@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from paring.data.job import Job
@@ -179,8 +180,8 @@ class PruneChannels(ModuleTechnique):
                 if names[name] in shapes and shapes[names[name]] != parameter.shape
             ]
             reason = ", ".join(resized) or self._reason(plan, removal, layer)
-            frozen = next((group.frozen for group in plan.groups if layer in group.layers), "")
-            reason += f"; outputs kept: {frozen}" if resized and frozen else ""
+            if resized and any(_outputs_kept(group, layer, plan.model, shapes) for group in plan.groups):
+                reason += f"; outputs kept: {self._reason(plan, removal, layer)}"
             changes.append(LayerChange(layer, bool(resized), reason, cost.parameters, cost.macs))
         return Coverage(str(self), tuple(changes))
 
@@ -244,6 +245,14 @@ class PruneChannels(ModuleTechnique):
         for layer, ratio in other.ratios:
             ratios[layer] = max(ratio, ratios.get(layer, 0.0))
         return replace(self, ratio=max(self.ratio, other.ratio), ratios=tuple(sorted(ratios.items())))
+
+
+def _outputs_kept(group: ChannelGroup, layer: str, before: nn.Module, shapes: Mapping[str, torch.Size]) -> bool:
+    """Whether a layer makes the channels of the group, and as many as before."""
+    slots = [member.slot for member in group.members if member.produces and member.slot.layer == layer]
+    parameters = [slot for slot in slots if slot.tensor in shapes]
+    kept = [before.get_parameter(slot.tensor).shape[slot.dim] == shapes[slot.tensor][slot.dim] for slot in parameters]
+    return bool(kept) and all(kept)
 
 
 def _sizes(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:

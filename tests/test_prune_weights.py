@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from paring.errors import TechniqueError
 from paring.techniques.prune_weights import PruneWeights
@@ -250,3 +251,11 @@ def test_layers_that_share_a_weight_are_told_to_be_pruned_together() -> None:
 def test_n_of_m_leaves_nothing_to_share_among_layers() -> None:
     with pytest.raises(TechniqueError, match=r"scope='global' leaves .* pattern='2:4' says it: leave scope out"):
         PruneWeights(pattern="2:4", scope="global")
+
+
+def test_the_scales_of_weight_normalisation_are_left_alone() -> None:
+    model = nn.Sequential(weight_norm(nn.Linear(6, 8)), nn.Linear(8, 3))
+    sparse = PruneWeights(0.5, vectors=True).apply(trained(model), job_of(model, torch.randn(4, 6)))
+    shares = {name.rpartition(".")[2]: share for name, share in zeros(sparse).items() if "parametrizations" in name}
+    assert shares == {"original0": 0.0, "original1": 0.5}
+    assert float((sparse[0].weight == 0).double().mean()) == 0.5  # type: ignore[index, operator, union-attr]

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import ParametrizationList
 
 from paring.errors import TechniqueError
 
@@ -118,8 +119,15 @@ def _matrices(model: nn.Module, least_dimensions: int) -> Iterator[Matrix]:
     for name, parameter in model.named_parameters():
         layer = name.rpartition(".")[0]
         module = model.get_submodule(layer)
-        if parameter.ndim >= least_dimensions and parameter.is_floating_point() and not isinstance(module, TABLES):
+        wanted = parameter.ndim >= least_dimensions and parameter.is_floating_point()
+        if wanted and not isinstance(module, TABLES) and not _only_scales(parameter, module):
             yield Matrix(name, layer, module)
+
+
+def _only_scales(parameter: nn.Parameter, module: nn.Module) -> bool:
+    """Whether a weight is made from this and a larger one, as by weight normalisation: its zeros would be channels."""
+    originals = module.parameters(recurse=False) if isinstance(module, ParametrizationList) else ()
+    return any(each.numel() > parameter.numel() for each in originals)
 
 
 def check_layers(asked: Collection[str], known: Collection[str], setting: str) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from paring.cli.chosen import chosen
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TUTORIALS = [page for page in PAGES if "block on this page is run by the tests" in page.read_text(encoding="utf-8")]
 
 
 def test_the_reference_is_up_to_date() -> None:
@@ -45,10 +51,26 @@ def test_speed_ups_in_the_readme_are_those_of_committed_results() -> None:
         assert re.search(rf"\b{re.escape(ratio)}x?(?: \w+)* \({re.escape(interval)}\)", found), f"{ratio} ({interval})"
 
 
-def test_the_tutorial_runs() -> None:
-    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 5
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On cores that others use too, small networks run many times faster so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.name)
+@pytest.mark.usefixtures("one_thread")
+def test_the_tutorials_run(page: Path) -> None:
     names: dict[str, object] = {}
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    assert len(blocks) >= 5
     for block in blocks:
         exec(block, names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_pages_type_can_be_read(page: Path) -> None:
+    for kind, text in re.findall(r"--(technique|backend)s (\w[\w,]*|'[^']+')", page.read_text(encoding="utf-8")):
+        assert chosen("technique" if kind == "technique" else "backend", text.strip("'"))

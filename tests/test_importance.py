@@ -185,5 +185,5 @@ def test_a_layer_that_is_not_called_is_told() -> None:
             return F.linear(x, self.inner.weight)
 
     model = trained(Own())
-    with pytest.raises(TechniqueError, match="'inner' is not called as a layer: what it is given can't be observed"):
+    with pytest.raises(TechniqueError, match=r"'inner' is not called as a linear layer or .*: leave it out, or choose"):
         PruneWeights(0.5, criterion="wanda").apply(model, Job.of(Task(model, [(torch.randn(4, 4), None)])))

@@ -7,6 +7,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -79,6 +80,13 @@ def test_ratios_name_any_layer_of_a_group_and_zero_keeps_it() -> None:
     smaller = technique.apply(model, job_of(model, images()))
     assert smaller.get_submodule("block.expand.0").out_channels == 8
     assert smaller.get_submodule("stem.0").out_channels == 16
+
+
+def test_layers_that_make_the_same_channels_have_one_ratio() -> None:
+    model = trained(Mobile())
+    technique = PruneChannels(ratios=(("block.expand.0", 0.5), ("block.depthwise.0", 0.25)))
+    with pytest.raises(TechniqueError, match=r"gives 'block.expand.0' 0.5 and 'block.depthwise.0' 0.25, and they make"):
+        technique.apply(model, job_of(model, images()))
 
 
 @given(st.floats(0, 0.999), st.sampled_from([1, 4, 8, 16, 12]), st.integers(1, 80))
@@ -157,6 +165,25 @@ def test_coverage_counts_every_layer_and_says_why_the_rest_stayed() -> None:
     ]
     assert sum(change.macs for change in layers.values()) == macs(model, images())
     assert layers["blocks.4.conv1"].parameters == 32 * 16 * 9
+
+
+def test_a_layer_that_lost_inputs_alone_says_why_its_outputs_stayed() -> None:
+    class Scaled(nn.Module):
+        """The mean of the hidden channels, by a number of them that is written down."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.hidden, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.hidden(self.first(x).relu())
+            return cast(Tensor, self.head(hidden / hidden.shape[-1]))
+
+    model, technique = trained(Scaled()), PruneChannels(0.5, round_to=1)
+    job = job_of(model, torch.randn(4, 6))
+    told = {layer.layer: layer.reason for layer in technique.coverage(model, technique.apply(model, job), job).layers}
+    assert told["hidden"].startswith("weight 8x8 -> 8x4; outputs kept: without channels of 'hidden' output 0 is not")
+    assert told["head"] == "they are the network's output"
 
 
 def test_nothing_to_prune_changes_nothing_and_says_so() -> None:

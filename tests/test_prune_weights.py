@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from paring.errors import TechniqueError
 from paring.techniques.prune_weights import PruneWeights
@@ -188,6 +189,7 @@ def test_a_network_without_floating_point_weights_is_refused() -> None:
         ),
         (lambda evidence: evidence.weight * torch.nan, "gave nan for channel 0, weight 0, of '5': it must be finite"),
         (lambda evidence: evidence.weight.sum(1), "the criterion judges whole channels of '5'"),
+        (lambda evidence: evidence.wieght, "the criterion failed for '5' with AttributeError: .*'wieght'"),
     ],
 )
 def test_a_function_with_a_wrong_answer_is_refused(criterion: object, message: str) -> None:
@@ -220,3 +222,40 @@ def test_reconstruction_brings_the_outputs_nearer(pattern: str) -> None:
         return float((technique.apply(model, job)(rows) - model(rows)).detach().square().mean())
 
     assert error(True) < 0.7 * error(False)
+
+
+def test_vectors_lose_weights_beside_matrices_that_are_reconstructed() -> None:
+    model = net()
+    sparse = PruneWeights(0.5, vectors=True, reconstruct=True, layers=("5",)).apply(model, job_of(model, X))
+    assert zeros(sparse)["5.bias"] == 0.5
+    kept = sparse.get_parameter("5.bias") != 0
+    assert torch.equal(sparse.get_parameter("5.bias")[kept], model.get_parameter("5.bias")[kept])
+
+
+def test_a_function_that_works_in_place_leaves_the_weights_alone() -> None:
+    model = net()
+    sparse = PruneWeights(0.5, criterion=lambda evidence: evidence.weight.abs_()).apply(model, job_of(model, X))
+    kept = sparse.get_parameter("5.weight") != 0
+    assert torch.equal(sparse.get_parameter("5.weight")[kept], model.get_parameter("5.weight")[kept])
+
+
+def test_layers_that_share_a_weight_are_told_to_be_pruned_together() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False))
+    model[2].weight, model[3].weight = model[1].weight, model[0].weight  # type: ignore[assignment]
+    job, technique = job_of(trained(model), torch.arange(6)[:, None]), PruneWeights(0.5)
+    told = {layer.layer: layer for layer in technique.coverage(model, technique.apply(model, job), job).layers}
+    assert [told[layer].changed for layer in "0123"] == [False, True, True, False]
+    assert told["3"].reason == "a table that is looked up, or shares its weight with one"
+
+
+def test_n_of_m_leaves_nothing_to_share_among_layers() -> None:
+    with pytest.raises(TechniqueError, match=r"scope='global' leaves .* pattern='2:4' says it: leave scope out"):
+        PruneWeights(pattern="2:4", scope="global")
+
+
+def test_the_scales_of_weight_normalisation_are_left_alone() -> None:
+    model = nn.Sequential(weight_norm(nn.Linear(6, 8)), nn.Linear(8, 3))
+    sparse = PruneWeights(0.5, vectors=True).apply(trained(model), job_of(model, torch.randn(4, 6)))
+    shares = {name.rpartition(".")[2]: share for name, share in zeros(sparse).items() if "parametrizations" in name}
+    assert shares == {"original0": 0.0, "original1": 0.5}
+    assert float((sparse[0].weight == 0).double().mean()) == 0.5  # type: ignore[index, operator, union-attr]

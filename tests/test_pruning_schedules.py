@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn.utils import prune
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
@@ -20,6 +21,7 @@ from paring.techniques.gradual_pruning import GradualPruning, cubic
 from paring.techniques.iterative_pruning import IterativePruning
 from paring.techniques.prune_channels import PruneChannels
 from paring.techniques.prune_weights import PruneWeights
+from paring.techniques.remove_blocks import RemoveBlocks
 from paring.types import Batch, Task
 
 
@@ -136,6 +138,51 @@ def test_patterns_grow_too() -> None:
     assert zeros(technique.apply(taught(), job())) == [0.0, 0.75, 0.0]
     steps = [technique.prune.at(share) for share in (0.0, 0.1, 0.5, 1.0)]
     assert [step and step.pattern for step in steps] == [None, None, "5:8", "2:8"]
+
+
+def test_zeros_of_vectors_are_held_too() -> None:
+    prune = PruneWeights(0.5, vectors=True, layers=("1", "3"))
+    for technique in (
+        FineTune(epochs=1),
+        GradualPruning(epochs=1, prune=prune),
+        IterativePruning(epochs=2, rounds=2, prune=prune, rewind=True),
+    ):
+        trained = technique.apply(prune.apply(taught(), job()), job())
+        assert zero_share(trained.get_parameter("3.bias")) == 0.5, technique
+        assert zero_share(trained.get_parameter("1.weight")) == 0.5, technique
+
+
+def test_zeros_that_are_there_stay_while_a_pattern_is_still_to_grow() -> None:
+    sparse = PruneWeights(0.6, layers=("0",)).apply(taught(), job())
+    grown = GradualPruning(epochs=2, prune=PruneWeights(pattern="2:4", layers=("3",))).apply(sparse, job())
+    assert zeros(grown) == [0.6, 0.5, 0.0]
+
+
+def test_a_pattern_comes_in_as_many_rounds_as_it_has_steps() -> None:
+    said: list[str] = []
+    told = Job(job().task, job().calibrate, threads=1, say=said.append)
+    technique = IterativePruning(epochs=4, rounds=4, prune=PruneWeights(pattern="2:4"))
+    assert zeros(technique.apply(taught(), told)) == [0.5, 0.5, 0.5]
+    assert [line for line in said if line.startswith("round")] == [
+        "round 1 of 2: PruneWeights(pattern=3:4)",
+        "round 2 of 2: PruneWeights(pattern=2:4)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [PruneWeights(), PruneChannels(), RemoveBlocks(), FineTune(epochs=1), GradualPruning(epochs=1)],
+    ids=str,
+)
+def test_weights_that_can_not_be_copied_are_refused(technique: ModuleTechnique) -> None:
+    data = digits()[0][:1]
+    masked, stored = fresh(), fresh()
+    prune.l1_unstructured(masked[0], "weight", 0.5)
+    with pytest.raises(TechniqueError, match=r"'0' computes its 'weight' at each call, .* by torch.nn.utils.prune"):
+        technique.apply(masked, Job.of(Task(masked, data, train=data)))
+    stored[0].weight = nn.Parameter(stored[0].weight.detach().to_sparse())
+    with pytest.raises(TechniqueError, match=r"'0.weight' is stored as torch.sparse_coo: make it dense first"):
+        technique.apply(stored, Job.of(Task(stored, data, train=data)))
 
 
 def test_the_cubic_schedule() -> None:

@@ -39,6 +39,7 @@ def make_plan(request: Request) -> dict[str, Any]:
     begin_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
         signature = task_signature(request.task, trains=request.trains)
+        request.check_fits()
         splits = split_rows(request.task, Path(folder) / "data", signature.input_names, request.seed)
         certifiable = _certifiable(request, splits)
         probes = probe(request.all_backends())

@@ -128,6 +128,7 @@ class Begun:
 def begin(request: Request, folder: RunFolder) -> Begun:
     """Check, and take the folder. Raises TaskError, BudgetError, ExportError or OutputError, each in one sentence."""
     signature = task_signature(request.task, trains=request.trains)
+    request.check_fits()
     splits = split_rows(request.task, folder.trials / "data", signature.input_names, request.seed)
     check_all_labels(request.task, signature, splits.selection, splits.certification)
     ledger = folder.ledger_at(splits.digest, fresh=not request.resume)

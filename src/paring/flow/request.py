@@ -102,6 +102,15 @@ class Request:
         """The whole recipes that were passed."""
         return tuple(recipe for recipe in self.techniques or () if isinstance(recipe, tuple))
 
+    def check_fits(self) -> None:
+        """Raise TechniqueError where an object that meets the task's network as it is names what that does not have.
+
+        Those are the ones alone and the first of each recipe.
+        """
+        for technique in (*self.all_techniques(), *(recipe[0] for recipe in self.recipes)):
+            if isinstance(technique, ModuleTechnique) and not isinstance(self.task.model, Path):
+                technique.check_fits(self.task.model)
+
     @property
     def trains(self) -> bool:
         """Whether a technique that trains takes part."""

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import ParametrizationList
 
 from paring.errors import TechniqueError
 
@@ -118,8 +119,15 @@ def _matrices(model: nn.Module, least_dimensions: int) -> Iterator[Matrix]:
     for name, parameter in model.named_parameters():
         layer = name.rpartition(".")[0]
         module = model.get_submodule(layer)
-        if parameter.ndim >= least_dimensions and parameter.is_floating_point() and not isinstance(module, TABLES):
+        wanted = parameter.ndim >= least_dimensions and parameter.is_floating_point()
+        if wanted and not isinstance(module, TABLES) and not _only_scales(parameter, module):
             yield Matrix(name, layer, module)
+
+
+def _only_scales(parameter: nn.Parameter, module: nn.Module) -> bool:
+    """Whether a weight is made from this and a larger one, as by weight normalisation: its zeros would be channels."""
+    originals = module.parameters(recurse=False) if isinstance(module, ParametrizationList) else ()
+    return any(each.numel() > parameter.numel() for each in originals)
 
 
 def check_layers(asked: Collection[str], known: Collection[str], setting: str) -> None:
@@ -128,3 +136,13 @@ def check_layers(asked: Collection[str], known: Collection[str], setting: str) -
         if layer not in known:
             close = ", ".join(difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.0)) or "none has any"
             raise TechniqueError(f"{setting} names {layer!r}, which holds no weights: use a layer that does ({close}).")
+
+
+def check_modules(asked: Collection[str], model: nn.Module, setting: str) -> None:
+    """Raise TechniqueError, with the closest names, for a module that the network does not have."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    for module in asked:
+        if module not in names:
+            close = ", ".join(difflib.get_close_matches(module, names, n=3, cutoff=0.0)) or "none: it has no modules"
+            told = f"{setting} names {module!r}, which the network does not have"
+            raise TechniqueError(f"{told}; the closest are {close}.")

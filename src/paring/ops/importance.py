@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from paring.errors import TechniqueError
+from paring.errors import ParingError, TechniqueError, in_words
 
 Observed = Literal["gradient", "squared_gradient", "input_norm", "inverse_hessian", "response"]
 Observe: TypeAlias = Callable[[Observed], Tensor]
@@ -136,7 +136,8 @@ def obs(evidence: Evidence) -> Tensor:
 def activation_softmax(evidence: Evidence) -> Tensor:
     """log r_i of r_i = 1/Z sum_x exp(sum_j w_ij a_j), shape (channels,): how often a unit responds most strongly.
 
-    The logarithm ranks alike and does not underflow. Z makes the r_i of the layer add up to 1.
+    The logarithm ranks alike and does not underflow. Z makes the r_i of the layer add up to 1. A bias is the weight of
+    an input that is always 1; x are the calibration rows, and all positions of a convolution in each.
     """
     return evidence.response.double().log_softmax(0)
 
@@ -206,7 +207,12 @@ def weight_importance(criterion: str | Criterion, evidence: Evidence, where: str
 
 
 def _checked(criterion: str | Criterion, evidence: Evidence, where: str) -> Tensor:
-    scores = criterion_of(criterion)(evidence)
+    try:
+        scores = criterion_of(criterion)(evidence)
+    except ParingError:
+        raise
+    except Exception as error:  # The criterion may be anybody's code.
+        raise TechniqueError(f"the criterion failed for {where!r} with {in_words(error)}.") from error
     shapes = [(evidence.channels,), tuple(evidence.weight.shape)]
     if not isinstance(scores, Tensor) or tuple(scores.shape) not in shapes:
         given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__

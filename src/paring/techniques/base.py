@@ -56,6 +56,12 @@ class ModuleTechnique(Technique, ABC):
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Which layers were changed, which not, and why."""
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError where the settings name what the network does not have, before any time is spent.
+
+        What takes a look at data or a trace of the network to know is left to `apply`.
+        """
+
     @classmethod
     @abstractmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from paring.graph.channels import (
     remove_channels,
     trace,
 )
+from paring.graph.copies import copied
 from paring.graph.weights import NORMS
 from paring.ops.importance import Evidence, Observed
 from paring.techniques.evidence import Observations
@@ -42,7 +42,7 @@ class ChannelPlan:
     @classmethod
     def of(cls, model: nn.Module, job: Job) -> ChannelPlan:
         """Trace the network on the first rows that may be observed. TechniqueError where that fails."""
-        network = copy.deepcopy(model).eval()
+        network = copied(model).eval()
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
         traced = trace(network, inputs)
         return cls(network, traced, groups_of(traced), inputs, Observations(network, job))

@@ -26,6 +26,8 @@ ROWS_AT_ONCE = 8
 BYTES_AT_ONCE = 256 * 2**20
 """Products of inputs that are summed up in one pass over the calibration rows; what is more takes another pass."""
 
+INSTEAD = "leave it out, or choose a criterion of weights or gradients (magnitude_l2, taylor), and no reconstruct."
+
 See: TypeAlias = Callable[[Matrix, Tensor, Tensor], None]
 """A weight, its layer's inputs and outputs for some rows."""
 
@@ -53,7 +55,7 @@ class Observations:
             return gradients[parameter][what == "squared_gradient"]
         matrix = next((each for each in self.matrices if each.name == parameter), None)
         if matrix is None:
-            raise TechniqueError(f"{what} is observed of weights that are multiplied, and {parameter!r} is none.")
+            raise TechniqueError(f"{what} is observed of matrices of weights, and {parameter!r} is none: {INSTEAD}")
         return matrix.like(self._of_layer(what, matrix).expand(-1, matrix.shape[1]))
 
     def _of_layer(self, what: Observed, matrix: Matrix) -> Tensor:
@@ -74,7 +76,10 @@ class Observations:
 
     def _found(self, matrix: Matrix, seen: Mapping[str, Tensor]) -> Tensor:
         if matrix.name not in seen:
-            raise TechniqueError(f"{matrix.layer!r} is not called as a layer: what it is given can't be observed.")
+            raise TechniqueError(
+                f"{matrix.layer!r} is not called as a linear layer or a convolution, so that what it is given can't be "
+                f"observed: {INSTEAD}"
+            )
         return seen[matrix.name]
 
     def _grams(self, batch: Sequence[Matrix]) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -12,6 +11,7 @@ from torch import nn
 
 from paring.data.job import Job
 from paring.errors import TaskError, TechniqueError
+from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.settings import check_types
 from paring.techniques.base import TrainingTechnique
@@ -103,7 +103,7 @@ def _differs(before: nn.Parameter | None, after: nn.Parameter) -> bool:
 
 def trainable_copy(model: nn.Module) -> nn.Module:
     """A copy that can be trained: what the user froze stays frozen, unless that is everything."""
-    student = copy.deepcopy(model)
+    student = copied(model)
     if not any(parameter.requires_grad for parameter in student.parameters()):
         for parameter in student.parameters():
             parameter.requires_grad_(parameter.is_floating_point())

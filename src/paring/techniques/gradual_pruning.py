@@ -64,6 +64,10 @@ class GradualPruning(FineTune):
         """As people read a recipe."""
         return f"{self.name}(prune={self.prune}, {'regrow=True, ' if self.regrow else ''}epochs={self.epochs})"
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError where the pruning's settings name what the network does not have."""
+        self.prune.check_fits(model)
+
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """The teacher's loss, and zeros that grow."""
         return taught, _GrowingZeros(self, student, job)
@@ -81,7 +85,7 @@ class _GrowingZeros(Constraint):
 
     def __init__(self, technique: GradualPruning, model: nn.Module, job: Job) -> None:
         self.technique, self.model, self.job = technique, model, job
-        self.matrices = matrices(model, vectors=technique.prune.vectors)
+        self.matrices = matrices(model, vectors=True)
         self.masks: list[tuple[nn.Parameter, Tensor]] = []
         self.updates = -1
 
@@ -117,13 +121,15 @@ class _GrowingZeros(Constraint):
             return
         self.updates = update
         prune = self.technique.prune.at(cubic(update / UPDATES))
-        if prune is not None:
-            pruned = {each.name: each for each in self._pruned(prune)}
-            self.masks = [(each.parameter, pruned[each.name].parameter.detach() != 0) for each in self.matrices]
-            self.settle_()
+        pruned = {each.name: each.parameter.detach() for each in self._pruned(prune)}
+        kept = [(each.parameter, pruned[each.name] != 0) for each in self.matrices]
+        # What is zero as a whole begins from nothing, as in `HeldZeros`: a pruning never leaves that.
+        self.masks = [(parameter, mask) for parameter, mask in kept if mask.any()]
+        self.settle_()
 
-    def _pruned(self, prune: PruneWeights) -> tuple[Matrix, ...]:
-        return matrices(prune.apply(self.model, self.job), vectors=prune.vectors)
+    def _pruned(self, prune: PruneWeights | None) -> tuple[Matrix, ...]:
+        network = self.model if prune is None else prune.apply(self.model, self.job)
+        return matrices(network, vectors=True)
 
     @torch.no_grad()
     def _weaken_(self, factor: float) -> None:

@@ -50,35 +50,30 @@ class IterativePruning(FineTune):
         rewound = ", rewind=True" if self.rewind else ""
         return f"{self.name}(prune={self.prune}, rounds={self.rounds}{rewound}, epochs={self.epochs})"
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError where the pruning's settings name what the network does not have."""
+        self.prune.check_fits(model)
+
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network after all rounds. Raises TaskError without training data."""
         network = model
         training = FineTune(**{name: getattr(self, name) for name in FineTune.__dataclass_fields__})
-        training = training.with_epochs(math.ceil(self.epochs / self.rounds))
-        for number, prune in enumerate(self._steps(), 1):
-            job.say(f"round {number} of {self.rounds}: {prune}")
+        steps = self._steps()
+        training = training.with_epochs(math.ceil(self.epochs / len(steps)))
+        for number, prune in enumerate(steps, 1):
+            job.say(f"round {number} of {len(steps)}: {prune}")
             network = prune.apply(network, job)
-            if self.rewind:
-                _rewind_(network, model)
-            network = training.apply(network, self._hurried(job, number))
+            if self.rewind and isinstance(prune, PruneWeights):
+                _rewind_(network, model, vectors=prune.vectors)
+            network = training.apply(network, _hurried(job, len(steps) - number))
         return network
 
-    def _hurried(self, job: Job, number: int) -> Job:
-        """The job with a deadline for one of the rounds that are left."""
-        if job.deadline_s is None:
-            return job
-        rounds_left = self.rounds - number
-        return replace(job, deadline_s=job.deadline_s - job.time_left_s() * rounds_left / (rounds_left + 1))
-
-    def _steps(self) -> Iterator[PruneWeights | PruneChannels]:
-        """The prunings whose effects add up to the whole: as many weights of those that are left in each round."""
+    def _steps(self) -> list[PruneWeights | PruneChannels]:
+        """The prunings whose effects add up to the whole, each one more than that before: 2:4 comes in two steps."""
         if isinstance(self.prune, PruneChannels):
-            yield from [self.prune.part(self.rounds)] * self.rounds
-            return
-        for number in range(1, self.rounds + 1):
-            prune = self.prune.at(number / self.rounds)
-            if prune is not None:
-                yield prune
+            return [self.prune.part(self.rounds)] * self.rounds
+        steps = [self.prune.at(number / self.rounds) for number in range(1, self.rounds + 1)]
+        return [step for step in dict.fromkeys(steps) if step is not None]
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
@@ -88,11 +83,17 @@ class IterativePruning(FineTune):
         )
 
 
+def _hurried(job: Job, rounds_left: int) -> Job:
+    """The job with a deadline for the next of the rounds: it leaves as much time to each of those after it."""
+    if job.deadline_s is None:
+        return job
+    return replace(job, deadline_s=job.deadline_s - job.time_left_s() * rounds_left / (rounds_left + 1))
+
+
 @torch.no_grad()
-def _rewind_(network: nn.Module, model: nn.Module) -> None:
+def _rewind_(network: nn.Module, model: nn.Module, *, vectors: bool) -> None:
     """The first network's weights, where the second has no zeros."""
-    start = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    zeros = [(each, each.parameter.detach() == 0) for each in matrices(network)]
-    network.load_state_dict(start)
+    zeros = [(each, each.parameter.detach() == 0) for each in matrices(network, vectors=vectors)]
+    network.load_state_dict(model.state_dict())
     for matrix, gone in zeros:
         matrix.parameter.masked_fill_(gone, 0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from paring.data.job import Job
@@ -20,6 +21,7 @@ from paring.graph.channels import (
     frozen_layers,
 )
 from paring.graph.macs import layer_costs
+from paring.graph.weights import check_modules
 from paring.ops.importance import Criterion, criterion_of, importance
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique, Part
@@ -81,6 +83,10 @@ class PruneChannels(ModuleTechnique):
         # Two functions may share a name, as lambdas do, and a partial has none; one that keeps a state stays the same.
         return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError for a layer that the network does not have."""
+        check_modules([layer for layer, _ in self.ratios], model, "ratios")
+
     def part(self, rounds: int) -> Self:
         """What removes as much as this does when it is applied so often: the same share of what is left each time."""
 
@@ -138,6 +144,7 @@ class PruneChannels(ModuleTechnique):
     def _ratios(self, groups: tuple[ChannelGroup, ...]) -> dict[str, float]:
         """The ratio of every group. TechniqueError for a layer that is unknown or can't be pruned."""
         result = {group.name: self.ratio for group in groups}
+        told: dict[str, tuple[str, float]] = {}
         for layer, ratio in self.ratios:
             named = [group for group in groups if layer == group.name or layer in group.layers]
             if not named:
@@ -148,7 +155,14 @@ class PruneChannels(ModuleTechnique):
                 )
             if ratio > 0 and all(group.frozen for group in named):
                 raise TechniqueError(f"{layer!r} can't be pruned: {named[0].frozen}.")
-            result.update({group.name: ratio for group in named})
+            for group in named:
+                if told.setdefault(group.name, (layer, ratio))[1] != ratio:
+                    first, other = told[group.name]
+                    raise TechniqueError(
+                        f"ratios gives {first!r} {other} and {layer!r} {ratio}, and they make the same channels: give "
+                        "both one ratio."
+                    )
+                result[group.name] = ratio
         return result
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
@@ -166,8 +180,8 @@ class PruneChannels(ModuleTechnique):
                 if names[name] in shapes and shapes[names[name]] != parameter.shape
             ]
             reason = ", ".join(resized) or self._reason(plan, removal, layer)
-            frozen = next((group.frozen for group in plan.groups if layer in group.layers), "")
-            reason += f"; outputs kept: {frozen}" if resized and frozen else ""
+            if resized and any(_outputs_kept(group, layer, plan.model, shapes) for group in plan.groups):
+                reason += f"; outputs kept: {self._reason(plan, removal, layer)}"
             changes.append(LayerChange(layer, bool(resized), reason, cost.parameters, cost.macs))
         return Coverage(str(self), tuple(changes))
 
@@ -231,6 +245,14 @@ class PruneChannels(ModuleTechnique):
         for layer, ratio in other.ratios:
             ratios[layer] = max(ratio, ratios.get(layer, 0.0))
         return replace(self, ratio=max(self.ratio, other.ratio), ratios=tuple(sorted(ratios.items())))
+
+
+def _outputs_kept(group: ChannelGroup, layer: str, before: nn.Module, shapes: Mapping[str, torch.Size]) -> bool:
+    """Whether a layer makes the channels of the group, and as many as before."""
+    slots = [member.slot for member in group.members if member.produces and member.slot.layer == layer]
+    parameters = [slot for slot in slots if slot.tensor in shapes]
+    kept = [before.get_parameter(slot.tensor).shape[slot.dim] == shapes[slot.tensor][slot.dim] for slot in parameters]
+    return bool(kept) and all(kept)
 
 
 def _sizes(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.fingerprint import fingerprint
+from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import Matrix, check_layers, matrices
 from paring.ops.importance import Criterion, Evidence, criterion_of, weight_importance
@@ -79,6 +79,10 @@ class PruneWeights(ModuleTechnique):
         given = [name for name, said in amounts.items() if said]
         if len(given) > 1:
             raise TechniqueError(f"{' and '.join(given)} each say how many weights go: give one of them.")
+        if self.scope == "global" and fixed:
+            raise TechniqueError(
+                f"scope='global' leaves it open where zeros are, and pattern={self.pattern!r} says it: leave scope out."
+            )
         if self.sparsities and (fixed or self.threshold is not None):
             raise TechniqueError(f"{given[0]} leaves no choice to sparsities={self.sparsities}: give one of them.")
         if self.threshold is not None and (self.pattern != "1x1" or self.criterion != "magnitude_l1"):
@@ -100,7 +104,7 @@ class PruneWeights(ModuleTechnique):
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A copy in eval mode with zeros. TechniqueError where no layer fits the pattern, or one would lose all."""
-        network = copy.deepcopy(model).eval()
+        network = copied(model).eval()
         chosen = self._chosen(network)
         observations = Observations(network, job)
         masks = self._masks(chosen, observations)
@@ -114,6 +118,10 @@ class PruneWeights(ModuleTechnique):
             for matrix, values in zip(chosen, pruned, strict=True):
                 matrix.parameter.copy_(matrix.like(values))
         return network
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError for unknown layers, and where no layer that was asked for fits the pattern."""
+        self._chosen(model)
 
     def at(self, share: float) -> Self | None:
         """The pruning that has come so far, for schedules: 0 is the beginning, 1 is all of it; None where none goes."""
@@ -134,7 +142,7 @@ class PruneWeights(ModuleTechnique):
     def _pruned(self, matrix: Matrix, mask: Tensor, observations: Observations) -> Tensor:
         """The weight with its zeros, shape (outputs, inputs)."""
         weight = matrix.rows(matrix.parameter.detach())
-        if not self.reconstruct or mask.all():
+        if not self.reconstruct or mask.all() or matrix.parameter.ndim < 2:
             return weight.masked_fill(~mask, 0)  # A product would leave negative zeros, which are stored as values.
         observations.job.check_time()
         parts = zip(weight.chunk(matrix.groups), mask.chunk(matrix.groups), observations.gram(matrix), strict=True)
@@ -191,7 +199,7 @@ class PruneWeights(ModuleTechnique):
 
     def _scores(self, matrix: Matrix, observations: Observations) -> Tensor:
         """Importance of every weight, shape (outputs, inputs); what is zero already goes first."""
-        weight = matrix.rows(matrix.parameter.detach().float())
+        weight = matrix.rows(matrix.parameter.detach().float()).clone()  # A function may change what it is given.
         evidence = Evidence.of(
             weight, lambda what: matrix.rows(observations.of(what, matrix.name)), observations.job.seed
         )
@@ -212,7 +220,7 @@ class PruneWeights(ModuleTechnique):
     def _change(self, old: Sequence[Matrix], new: Sequence[Matrix], layer: str) -> tuple[bool, str]:
         """Whether a layer has other weights, and what people should know."""
         if not old:
-            return False, "a table that is looked up, not multiplied"
+            return False, "a table that is looked up, or shares its weight with one"
         if self.layers and layer not in {*self.layers, *(name for name, _ in self.sparsities)}:
             return False, "was not asked for"
         if all(map(self._misfit, old)):
@@ -239,5 +247,6 @@ def _spared(scores: Tensor, matrix: Matrix) -> Tensor:
 
 
 def _held(model: nn.Module, layer: str) -> list[Matrix]:
-    """The weights that a layer itself holds."""
-    return [matrix for matrix in matrices(model) if matrix.layer == layer]
+    """The weights that a layer itself holds, also those that it shares with another one."""
+    own = {id(parameter) for parameter in model.get_submodule(layer).parameters(recurse=False)}
+    return [matrix for matrix in matrices(model) if id(matrix.parameter) in own]

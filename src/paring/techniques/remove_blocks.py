@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,9 @@ from paring.data.checks import check_loss
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
+from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
+from paring.graph.weights import check_modules
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique, Part
 from paring.types import Batch, Coverage, Inputs, LayerChange
@@ -25,6 +26,7 @@ from paring.types import Batch, Coverage, Inputs, LayerChange
 JUDGED_ROWS = 256
 SAMPLE_ROWS = 2
 MOST_VARIANTS = 8
+NO_BLOCK = "no block of the network keeps the shape of its input and passes it on"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class RemoveBlocks(ModuleTechnique):
             )
         if self.count is not None and self.count < 1:
             raise TechniqueError(f"count={self.count} must be 1 or more: it is the number of blocks to remove.")
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise TechniqueError for a block that the network does not have."""
+        check_modules(self.blocks, model, "blocks")
 
     @classmethod
     def candidates(cls, model: nn.Module, job: Job) -> tuple[str, ...]:
@@ -95,7 +101,7 @@ class RemoveBlocks(ModuleTechnique):
         for count in range(1, min(most, MOST_VARIANTS) + 1):
             yield cls(count=count)
         if not most:
-            raise TechniqueError("no block of the network keeps the shape of its input and passes it on.")
+            raise TechniqueError(f"{NO_BLOCK}.")
 
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each block that can be removed."""
@@ -131,7 +137,7 @@ def _within(name: str, block: str) -> bool:
 
 def _evaluated(model: nn.Module) -> nn.Module:
     """A copy in eval mode."""
-    return copy.deepcopy(model).eval()
+    return copied(model).eval()
 
 
 def _kept_because(layer: str, candidates: Sequence[str]) -> str:
@@ -143,10 +149,7 @@ def _kept_because(layer: str, candidates: Sequence[str]) -> str:
 
 def _check_block(model: nn.Module, block: str, inputs: Inputs) -> None:
     """TechniqueError for a block that does not exist or that changes the shape of its input."""
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    if block not in names:
-        close = ", ".join(difflib.get_close_matches(block, names, n=3, cutoff=0.0))
-        raise TechniqueError(f"blocks names {block!r}, which the network does not have; the closest are {close}.")
+    check_modules((block,), model, "blocks")
     keeping = {id(call.module) for call in shape_keeping_modules(model, inputs).values()}
     if id(model.get_submodule(block)) not in keeping:
         fitting = ", ".join(removable_blocks(model, inputs)) or "no block of this network"
@@ -156,7 +159,8 @@ def _check_block(model: nn.Module, block: str, inputs: Inputs) -> None:
 def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -> nn.Module:
     """Remove the least important block, judge the rest again, `count` times."""
     if count > len(candidates):
-        raise TechniqueError(f"count={count}, but only {len(candidates)} blocks of the network can be removed.")
+        most = f"count={count}, but only {len(candidates)} blocks of the network can be removed: give a smaller count."
+        raise TechniqueError(most if candidates else f"{NO_BLOCK}: leave RemoveBlocks out.")
     batches = first_rows(job.calibrate, JUDGED_ROWS)
     cost = _cost(model, batches, job)
     gone: tuple[str, ...] = ()

@@ -36,13 +36,13 @@ class Constraint(ABC):
 class HeldZeros(Constraint):
     """The weights that are exactly zero now stay so.
 
-    A weight that training made is hardly ever zero, one that pruning took away always is. Matrices that are zero as a
-    whole are left free: so networks begin whose last layer of a branch is meant to start from nothing.
+    A weight that training made is hardly ever zero, one that pruning took away always is. What is zero as a whole is
+    left free: so biases begin, and networks whose last layer of a branch is meant to start from nothing.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._zeros: list[tuple[Tensor, Tensor]] = []
-        for matrix in matrices(model):
+        for matrix in matrices(model, vectors=True):
             zeros = matrix.parameter.detach() == 0
             if zeros.any() and not zeros.all():
                 self._zeros.append((matrix.parameter, zeros))

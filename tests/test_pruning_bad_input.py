@@ -1,0 +1,48 @@
+"""Prunings that can't be what was meant, as they are typed: each is refused at once, in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import refused, task_file, typed
+
+TASK = """
+torch.manual_seed(0)
+body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+network = nn.Sequential(body, nn.Linear(6, 3)).eval()
+rows = torch.randn(400, 6)
+batches = [(rows, network(rows).argmax(1))]
+task = paring.Task(network, evaluate=batches, train=batches)
+"""
+
+
+@pytest.mark.parametrize(
+    ("techniques", "says"),
+    [
+        ("PruneWeights(sparsity=1.0)", "sparsity=1.0 must be at least 0 and below 1"),
+        ("PruneWeights(sparsity=50%)", "sparsity='50%' must be a finite float or None"),
+        ("PruneWeights(pattern=4:2)", "pattern='4:2' is unknown: use '1x1'"),
+        (
+            "PruneWeights(pattern=3:7) + FineTune(epochs=1)",
+            "pattern='3:7' does not fit '0.0': 6 inputs",
+        ),
+        (
+            "PruneWeights(layers=('body.0',))",
+            "layers names 'body.0', which holds no weights: use a layer",
+        ),
+        ("PruneWeights(sparsities=(('0.1',0.5),))", "sparsities names '0.1', which holds no weights"),
+        ("GradualPruning(prune=PruneWeights(layers=('2',)))", "layers names '2', which holds no weights"),
+        ("PruneChannels(ratio=-0.5)", "ratio=-0.5 must be at least 0 and below 1"),
+        ("PruneChannels(ratios=(('0.3',0.5),)) + FineTune", "ratios names '0.3', which the network does not have"),
+        ("IterativePruning(prune=PruneChannels(ratios=(('x',0.5),)))", "ratios names 'x', which the network does not"),
+        ("RemoveBlocks(blocks=('0.9',))", "blocks names '0.9', which the network does not have; the closest are 0"),
+        ("PruneWeights(criterion=wandaa)", "criterion='wandaa' is unknown: choose wanda"),
+    ],
+)
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+def test_a_pruning_that_the_network_can_not_have(tmp_path: Path, techniques: str, says: str, plan: list[str]) -> None:
+    file = task_file(tmp_path, TASK)
+    sentence = refused(typed("optimize", file, "--out", tmp_path / "out", "--techniques", techniques, *plan))
+    assert says in sentence

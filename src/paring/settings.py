@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -30,6 +30,14 @@ def check_types(settings: DataclassInstance) -> None:
             raise TechniqueError(f"{told} is unknown: choose one of {', '.join(map(str, get_args(kind)))}.")
         example = f", for example {field.default}" if kind in (int, float) and _fits(field.default, kind) else ""
         raise TechniqueError(f"{told} must be {_in_words(kind)}{example}.")
+
+
+def check_once(setting: str, pairs: Sequence[tuple[str, float]]) -> None:
+    """Raise TechniqueError for a layer that is named twice with different shares."""
+    shares: dict[str, float] = {}
+    for layer, share in pairs:
+        if shares.setdefault(layer, share) != share:
+            raise TechniqueError(f"{setting} names {layer!r} twice, with {shares[layer]} and {share}: give it once.")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -23,7 +23,7 @@ from paring.graph.channels import (
 from paring.graph.macs import layer_costs
 from paring.graph.weights import check_modules
 from paring.ops.importance import Criterion, criterion_of, importance
-from paring.settings import check_types
+from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique, Part
 from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.layer_coverage import nothing_fits
@@ -61,6 +61,7 @@ class PruneChannels(ModuleTechnique):
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_once("ratios", self.ratios)
         told = [("ratio", self.ratio), *((f"ratio of {layer!r}", ratio) for layer, ratio in self.ratios)]
         for name, ratio in told:
             if not 0 <= ratio < 1:

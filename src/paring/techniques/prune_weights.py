@@ -20,7 +20,7 @@ from paring.graph.weights import Matrix, check_layers, matrices
 from paring.ops.importance import Criterion, Evidence, criterion_of, weight_importance
 from paring.ops.reconstruction import reconstructed
 from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, pattern_of, zero_share
-from paring.settings import check_types
+from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique
 from paring.techniques.evidence import Observations
 from paring.types import Coverage, LayerChange, Objective
@@ -59,6 +59,7 @@ class PruneWeights(ModuleTechnique):
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_once("sparsities", self.sparsities)
         told = [("sparsity", self.sparsity), *((f"sparsity of {layer!r}", share) for layer, share in self.sparsities)]
         for name, share in told:
             if share is not None and not 0 <= share < 1:

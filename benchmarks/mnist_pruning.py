@@ -178,7 +178,8 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
             gaps = [row["test_error"] - originals[row["seed"]]["test_error"] for row in chosen]
             gap = f"{mean(gaps):+.2f} ± {stdev(gaps) if len(gaps) > 1 else 0:.2f} points" if place else ""
             factor = f"1 / {mean(row['factor'] for row in chosen):.1f}" if place else "original"
-            stored = f"{mean(row['stored_bytes'] for row in chosen) / 1000:,.0f} kB"
+            sizes = [row["stored_bytes"] for row in chosen if row["stored_bytes"] is not None]
+            stored = f"{mean(sizes) / 1000:,.0f} kB" if sizes else "not measured"
             wrong = f"{mean(row['test_error'] for row in chosen):.2f} %"
             lines.append(f"| {name} | {factor} | {len(chosen)} | {wrong} | {gap} | {stored} | {published} |")
     return "\n".join(lines) + "\n"

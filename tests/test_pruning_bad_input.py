@@ -35,11 +35,11 @@ task = paring.Task(network, evaluate=batches, train=batches)
         ("PruneWeights(sparsities=(('0.1',0.5),))", "sparsities names '0.1', which holds no weights"),
         (
             "PruneWeights(sparsities=(('1',0.5),('1',0.9)))",
-            "sparsities names '1' twice, with 0.5 and 0.9: give it once",
+            "sparsities names '1' twice, with 0.5 and 0.9",
         ),
         (
             "PruneChannels(ratios=(('0.0',0.5),('0.0',0.25)))",
-            "ratios names '0.0' twice, with 0.5 and 0.25: give it once",
+            "ratios names '0.0' twice, with 0.5 and 0.25",
         ),
         ("GradualPruning(prune=PruneWeights(layers=('2',)))", "layers names '2', which holds no weights"),
         ("PruneChannels(ratio=-0.5)", "ratio=-0.5 must be at least 0 and below 1"),

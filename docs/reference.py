@@ -16,14 +16,15 @@ import paring
 from paring import registry
 from paring.certify import Certificate, certify
 from paring.cli.app import app
-from paring.techniques.base import TrainingTechnique
+from paring.flow.sensitivity import Sensitivity
+from paring.techniques.base import Part, TrainingTechnique
 from paring.tune import Trial
 from paring.types import Coverage, LayerChange
 
 TARGET = Path(__file__).parent / "reference.md"
 SKIPPED_OPTIONS = ("--install-completion", "--show-completion", "--help")
 
-MORE = (TrainingTechnique, Coverage, LayerChange, Trial, Certificate, certify)
+MORE = (TrainingTechnique, Part, Sensitivity, Coverage, LayerChange, Trial, Certificate, certify)
 """What people meet in results and write in extensions, beside the names of `paring` itself."""
 
 RECIPE = (
@@ -53,6 +54,7 @@ FILES = """\
 | `best/` | the chosen artifact; none where the budget is infeasible |
 | `frontier/NN/` | the other artifacts of the family, the fastest first |
 | `trials/trials.jsonl` | every trial as one line of JSON, appended as it ends (`Trial` below) |
+| `sensitivity.json`, `.html` | of `paring sensitivity`: parts, joins, and the recipe for the speed-up that was wanted |
 
 An artifact is a folder with `manifest.json` (signature, backend and options, recipe, measurements, certificate,
 hardware, sha256 of every file), the network (`network.onnx`, in which an output that is called like an

@@ -40,6 +40,7 @@ from trained import Timing, accuracy
 import paring
 from paring.artifact.files import write_json
 from paring.backends.onnxruntime import OnnxRuntime
+from paring.cli.chosen import chosen
 from paring.data.job import Job
 from paring.techniques import FineTune, PruneChannels, RemoveBlocks
 from paring.types import Task
@@ -128,10 +129,11 @@ def torch_pruning(ratio: float, round_to: int, everywhere: bool, job: Job) -> nn
     return model.eval()
 
 
-def by_recipe(recipe: tuple[Any, ...], job: Job) -> nn.Module:
+def by_recipe(recipe: str, job: Job) -> nn.Module:
     """What techniques of paring make of the original."""
+    (found,) = chosen("technique", recipe) or ()
     model = job.original
-    for technique in recipe:
+    for technique in found if isinstance(found, tuple) else (found,):
         model = technique.apply(model, job)
     return model
 
@@ -148,12 +150,11 @@ def structures(data: Cifar) -> dict[str, Any]:
             print(tried[-1], flush=True)
             if tried[-1]["speedup"] >= SPEEDUP:
                 break
-    recipes = {name: " + ".join(map(str, recipe_of(data, name))) for name in SURVEYS}
-    return {"torch_pruning": tried, "recipes": recipes}
+    return {"torch_pruning": tried, "recipes": {name: recipe_of(data, name) for name in SURVEYS}}
 
 
-def recipe_of(data: Cifar, name: str) -> tuple[Any, ...]:
-    """What `paring.sensitivity` takes for the speed-up; from its folder, where it was asked before."""
+def recipe_of(data: Cifar, name: str) -> str:
+    """What `paring.sensitivity` takes for the speed-up."""
     found = paring.sensitivity(
         data.task,
         out=OUT / name,
@@ -163,16 +164,17 @@ def recipe_of(data: Cifar, name: str) -> tuple[Any, ...]:
         techniques=SURVEYS[name],
         backends=[OnnxRuntime()],
         threads=THREADS,
+        resume=False,
     )
     assert found.recipe is not None, found.values["reason"]
-    return found.recipe
+    return str(found.values["recipe"])
 
 
-def entries(data: Cifar, chosen: dict[str, Any], seeds: int) -> Iterator[Entry]:
+def entries(found: dict[str, Any], seeds: int) -> Iterator[Entry]:
     """All networks: those of the speed-up first."""
-    for name, told in chosen["recipes"].items():
-        yield Entry(f"paring, {name}", partial(by_recipe, recipe_of(data, name)), EPOCHS, seeds, told)
-    for way in chosen["torch_pruning"]:
+    for name, told in found["recipes"].items():
+        yield Entry(f"paring, {name}", partial(by_recipe, told), EPOCHS, seeds, told)
+    for way in found["torch_pruning"]:
         if way["speedup"] >= SPEEDUP:
             ratio, multiple, everywhere = way["ratio"], way["round_to"], way["everywhere"]
             make = partial(torch_pruning, ratio, multiple, everywhere)
@@ -180,8 +182,8 @@ def entries(data: Cifar, chosen: dict[str, Any], seeds: int) -> Iterator[Entry]:
             yield Entry(f"Torch-Pruning, {'global' if everywhere else 'uniform'}", make, EPOCHS, seeds, told)
     for ratio in CURVE_RATIOS:
         for criterion in CRITERIA:
-            prune = PruneChannels(ratio, criterion, round_to=4)
-            yield Entry(f"{criterion} {ratio}", partial(by_recipe, (prune,)), CURVE_EPOCHS, 1, criterion)
+            prune = str(PruneChannels(ratio, criterion, round_to=4))
+            yield Entry(f"{criterion} {ratio}", partial(by_recipe, prune), CURVE_EPOCHS, 1, prune)
 
 
 def trained(entry: Entry, seed: int) -> dict[str, Any]:
@@ -292,7 +294,7 @@ def main() -> None:
         values["structures"] = structures(data)
         values["original"] = accuracy(data.timing.original, data.test[:1], data.test[1])
         write_json(RESULTS, values)
-    asked = list(entries(data, values["structures"], given.seeds))
+    asked = list(entries(values["structures"], given.seeds))
     if "train" in steps:
         train(asked, values)
     if "measure" in steps:

@@ -12,9 +12,9 @@ from torch import nn
 
 import paring
 from paring.cli.chosen import chosen
-from paring.errors import BudgetError, InputError
-from paring.flow.sensitivity import Sensitivity
-from paring.report import write_survey
+from paring.errors import BudgetError, InputError, TaskError
+from paring.flow.sensitivity import Sensitivity, check_module
+from paring.report import write_report, write_survey
 from paring.techniques import PruneChannels
 from paring.types import Task
 from tests import sleepy
@@ -161,3 +161,13 @@ def test_the_page_shows_every_layer_and_the_recipe(survey: Sensitivity, tmp_path
     for layer in {part["layer"] for part in survey.values["parts"]}:
         assert f">{layer}<" in text
     assert survey.values["recipe"].split(" + ")[0] in text.replace("&#x27;", "'").replace("&#39;", "'")
+    assert write_report(tmp_path) == tmp_path / "sensitivity.html"
+
+
+def test_a_graph_has_no_parts(tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    file.touch()
+    sentence = f"{file} is a graph, and parts are removed from a module: give a task whose model is one."
+    assert refused(typed("sensitivity", file, "--out", tmp_path / "out")) == f"paring: {sentence}"
+    with pytest.raises(TaskError, match="is a graph, and parts are removed from a module"):
+        check_module(file)

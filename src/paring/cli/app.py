@@ -142,10 +142,11 @@ def sensitivity(
     from paring.cli.chosen import chosen
     from paring.cli.tasks import load_task
     from paring.flow.request import Request
-    from paring.flow.sensitivity import ANY_DROP, dividing, survey
+    from paring.flow.sensitivity import ANY_DROP, check_module, dividing, survey
     from paring.tune.survey import Target
 
     target = Target(speedup, latency_ms)
+    check_module(Path(task) if task.endswith(".onnx") else None)
 
     def request() -> Request:
         return Request(

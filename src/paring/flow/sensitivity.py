@@ -11,7 +11,7 @@ from typing import Any
 
 from paring.artifact.files import write_json
 from paring.backends.base import Backend
-from paring.errors import InputError, TechniqueError, quoted
+from paring.errors import InputError, TaskError, TechniqueError, quoted
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
 from paring.flow.hunt import Hunt
@@ -92,8 +92,15 @@ def dividing(techniques: Sequence[Any] | None) -> tuple[Any, ...]:
     return known if techniques is None else tuple(techniques)
 
 
+def check_module(model: object) -> None:
+    """Raise TaskError for a graph, whose layers can't be taken apart."""
+    if isinstance(model, Path):
+        raise TaskError(f"{model} is a graph, and parts are removed from a module: give a task whose model is one.")
+
+
 def survey(request: Request, target: Target) -> Sensitivity:
     """Carry out a request."""
+    check_module(request.task.model)
     clock = RunClock(request.time_limit_s)
     folder = RunFolder(request.out)
     with folder.locked(), TerminalProgress(clock.left_s) if request.progress else nullcontext(Silent()) as told:

@@ -16,7 +16,8 @@ __all__ = ["print_summary", "summary", "write_report", "write_survey"]
 def write_report(folder: Path) -> Path:
     """Write `report.html` anew from `result.json` and `trials/trials.jsonl` alone, and return its path.
 
-    In a folder of `paring sensitivity` its own page is written. Raises OutputError where there is no finished result, where a file is damaged, or where the page can't be written.
+    In a folder of `paring sensitivity` its own page is written. Raises OutputError where there is no finished result,
+    where a file is damaged, or where the page can't be written.
     """
     if not (folder / "result.json").is_file() and (folder / "sensitivity.json").is_file():
         return write_survey(folder)

@@ -75,9 +75,9 @@ class Survey(Search):
 
     @property
     def reached(self) -> Trial | None:
-        """The join of least harm that is as fast as is wanted."""
-        enough = [(step.gain, trial) for step, trial in self.joins.values() if self._fast_enough(trial)]
-        return min(enough, key=lambda pair: pair[0])[1] if enough else None
+        """Of the joins that are as fast as is wanted the one that was measured to do the least harm."""
+        enough = [trial for _, trial in self.joins.values() if self._fast_enough(trial)]
+        return min(enough, key=lambda trial: trial.drop or 0.0, default=None)
 
     def _parts(self) -> Rounds:
         original = self.original

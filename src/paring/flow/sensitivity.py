@@ -22,7 +22,7 @@ from paring.report import write_survey
 from paring.report.progress import Silent, TerminalProgress
 from paring.techniques.base import Recipe, Technique, divides
 from paring.tune import Candidate, Trial
-from paring.tune.allocation import Shown
+from paring.tune.allocation import Shown, Step
 from paring.tune.proposing import kind_of
 from paring.tune.survey import Survey, Target
 from paring.types import Budget, Task
@@ -63,8 +63,8 @@ def sensitivity(
     What it gains is time of the exported network in a process of its own, on the backend that runs the original
     fastest; what it loses is score on the selection split, which is the one that `optimize` searches on. Where a
     `speedup` over the original or a `latency_ms` of a batch is wanted, parts are joined in the order of harm for gain,
-    and the first join that is measured to be so fast is the recipe: what is left to do is to train it. An object among
-    the techniques keeps its settings, such as a criterion. Raises InputError (and its kinds) for what can't be used.
+    and a bisection looks for the first join that is measured to be so fast; of those that are, the one of least harm is
+    the recipe: what is left to do is to train it. An object among the techniques keeps its settings. Raises InputError (and its kinds) for what can't be used.
     """
     request = Request(
         task=task,
@@ -139,7 +139,7 @@ def _values(request: Request, found: Survey, reached: Candidate | None, not_trie
         "rows": original.rows,
         "parts": [_part(shown) for shown in found.shown],
         "wanted_speedup": wanted,
-        "joins": [_join(step.recipe, trial) for _, (step, trial) in sorted(found.joins.items())],
+        "joins": [_join(found, step, trial) for _, (step, trial) in sorted(found.joins.items())],
         "recipe": typed(reached.recipe) if reached else None,
         "reason": _reason(found, wanted) if wanted and not reached else "",
         "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
@@ -148,7 +148,7 @@ def _values(request: Request, found: Survey, reached: Candidate | None, not_trie
 
 def _reason(found: Survey, wanted: float) -> str:
     """Why nothing that was joined is so fast."""
-    fastest = max((t.speedup.ratio for _, t in found.joins.values() if t.speedup), default=None)
+    fastest = max(filter(None, (found.speedup_of(trial) for _, trial in found.joins.values())), default=None)
     seen = "no join of parts was measured" if fastest is None else f"the fastest join of parts came to {fastest:.2f}x"
     return f"{wanted:.2f}x was not reached: {seen}. Want less, allow more time, or quantize what is left."
 
@@ -165,10 +165,10 @@ def _part(shown: Shown) -> dict[str, Any]:
     }
 
 
-def _join(recipe: Sequence[Technique], trial: Trial) -> dict[str, Any]:
+def _join(found: Survey, step: Step, trial: Trial) -> dict[str, Any]:
     return {
-        "recipe": typed(recipe),
-        "speedup": trial.speedup.ratio if trial.speedup else None,
+        "recipe": typed(step.recipe),
+        "speedup": found.speedup_of(trial),
         "latency_ms": trial.latency_ms,
         "drop": trial.drop,
         "outcome": trial.outcome,

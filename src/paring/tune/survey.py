@@ -47,7 +47,7 @@ class Survey(Search):
     """Asks as a search does. What it is told becomes `shown`, and `reached` where a speed-up is wanted.
 
     Parts are tried on the backend that runs the original fastest. Where a speed-up over it is wanted, parts are joined
-    in the order of harm for gain, and a bisection finds the first join that is measured to be so fast.
+    in the order of harm for gain, and a bisection looks for the first join that is measured to be so fast.
     """
 
     def __init__(self, scene: Scene, target: Target) -> None:
@@ -79,6 +79,13 @@ class Survey(Search):
         enough = [trial for _, trial in self.joins.values() if self._fast_enough(trial)]
         return min(enough, key=lambda trial: trial.drop or 0.0, default=None)
 
+    def speedup_of(self, trial: Trial) -> float | None:
+        """Over the original on its fastest backend, which need not be the one that trials were timed beside."""
+        original = self.original
+        if trial.speedup is None or original is None or original.speedup is None:
+            return None
+        return trial.speedup.over(original.speedup).ratio
+
     def _parts(self) -> Rounds:
         original = self.original
         if original is None:
@@ -106,8 +113,6 @@ class Survey(Search):
             at = (low + high) // 2
 
     def _fast_enough(self, trial: Trial) -> bool:
-        original = self.original
+        original, speedup = self.original, self.speedup_of(trial)
         wanted = self.target.speedup_over(original) if original else None
-        if trial.speedup is None or wanted is None or original is None or original.speedup is None:
-            return False
-        return trial.speedup.over(original.speedup).ratio >= wanted
+        return speedup is not None and wanted is not None and speedup >= wanted

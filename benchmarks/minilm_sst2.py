@@ -6,7 +6,7 @@ Run: PARING_DATA=FOLDER python benchmarks/minilm_sst2.py [--speedups 1.8]
 The classifier is all-MiniLM-L6-v2 with a linear layer on the mean of its tokens, trained here on the 6,920 sentences of
 `text/sst2/train.tsv.gz`. For each speed-up `paring.sensitivity` says which heads, neurons and blocks to remove, on the
 872 sentences of the dev file; the rest is distilled from the classifier on the training sentences, and on as many made
-of them by dropping words, which need no labels. Batches of 16 sentences of 48 tokens, ONNX Runtime, fp32. Accuracies
+of them by dropping words, as they are labelled. Batches of 16 sentences of 48 tokens, ONNX Runtime, fp32. Accuracies
 are of all 1,821 test sentences, with the drop that they allow to be certified at 95 %.
 Writes results/minilm_sst2.json and .md.
 """

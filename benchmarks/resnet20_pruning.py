@@ -1,7 +1,7 @@
 """ResNet-20 on CIFAR-10, pruned to 2.1 times less latency in fp32: paring beside Torch-Pruning, and six criteria.
 
 Run: PARING_DATA=FOLDER python benchmarks/resnet20_pruning.py [structures] [train] [measure] [--seeds 1]
-     (pip install --no-deps torch-pruning==1.6.1; about 10, 60 and 15 minutes on two cores that do nothing else)
+     (pip install --no-deps torch-pruning==1.6.1; about 10, 30 and 5 minutes on two cores that do nothing else)
 
 All networks run in ONNX Runtime in fp32, in batches of 64. `structures` asks `paring.sensitivity` for the channels and
 blocks to remove, or for blocks alone, and looks for the mildest pruning ratio at which Torch-Pruning's network is as

@@ -64,7 +64,8 @@ def sensitivity(
     fastest; what it loses is score on the selection split, which is the one that `optimize` searches on. Where a
     `speedup` over the original or a `latency_ms` of a batch is wanted, parts are joined in the order of harm for gain,
     and a bisection looks for the first join that is measured to be so fast; of those that are, the one of least harm is
-    the recipe: what is left to do is to train it. An object among the techniques keeps its settings. Raises InputError (and its kinds) for what can't be used.
+    the recipe: what is left to do is to train it. An object among the techniques keeps its settings. Raises InputError
+    (and its kinds) for what can't be used.
     """
     request = Request(
         task=task,

@@ -122,8 +122,8 @@ class Hunt:
         return tried
 
     def _best_in_words(self) -> str:
-        best = self.ranking.best(self.trials)
-        if best is None or best.speedup is None:
+        best = self.ranking.best(self.trials) if self.certifies else None
+        if best is None or best.speedup is None:  # What is not to be certified is no answer yet, whatever it gains.
             return ""
         return f"{best.speedup.ratio:.2f}x, drop {best.drop or 0.0:.4f}: {best}"
 

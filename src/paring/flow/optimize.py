@@ -13,7 +13,7 @@ from paring.flow.clock import RunClock
 from paring.flow.conclusion import conclude
 from paring.flow.folder import RunFolder
 from paring.flow.hunt import Hunt
-from paring.flow.prepare import begin, prepare
+from paring.flow.prepare import Prepared, begin, prepare
 from paring.flow.request import Executor, Request, resolved
 from paring.flow.result import Result
 from paring.report.progress import Progress, Silent, TerminalProgress
@@ -66,20 +66,26 @@ def optimize(
 
 def run(request: Request) -> Result:
     """Carry out a request."""
+    with prepared_run(request) as (prepared, told):
+        with prepared.runner() as runner:
+            hunt = Hunt(prepared, runner, told)
+            hunt.follow(Search(hunt.scene()))
+        told.stage("concluding")
+        result = conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
+        prepared.networks.keep(hunt.kept())
+        return result
+
+
+@contextmanager
+def prepared_run(request: Request) -> Iterator[tuple[Prepared, Progress]]:
+    """A run that is ready to search, in its folder, and where it tells how far it is."""
     clock = RunClock(request.time_limit_s)
     folder = RunFolder(request.out)
     with folder.locked(), TerminalProgress(clock.left_s) if request.progress else nullcontext(Silent()) as told:
         told.stage("preparing")
         begun = begin(request, folder)
         with resumable(folder, told):
-            prepared = prepare(begun, clock, told)
-            with prepared.runner() as runner:
-                hunt = Hunt(prepared, runner, told)
-                hunt.follow(Search(hunt.scene()))
-            told.stage("concluding")
-            result = conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
-            prepared.networks.keep(hunt.kept())
-            return result
+            yield prepare(begun, clock, told), told
 
 
 @contextmanager

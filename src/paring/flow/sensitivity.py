@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,10 @@ from typing import Any
 from paring.artifact.files import write_json
 from paring.backends.base import Backend
 from paring.errors import InputError, TaskError, TechniqueError, quoted
-from paring.flow.clock import RunClock
-from paring.flow.folder import RunFolder
 from paring.flow.hunt import Hunt
-from paring.flow.optimize import resumable
-from paring.flow.prepare import begin, prepare
+from paring.flow.optimize import prepared_run
 from paring.flow.request import Request, installed, resolved
 from paring.report import write_survey
-from paring.report.progress import Silent, TerminalProgress
 from paring.techniques.base import Recipe, Technique, divides
 from paring.tune import Candidate, Trial
 from paring.tune.allocation import Shown, Step
@@ -102,23 +97,17 @@ def check_module(model: object) -> None:
 def survey(request: Request, target: Target) -> Sensitivity:
     """Carry out a request."""
     check_module(request.task.model)
-    clock = RunClock(request.time_limit_s)
-    folder = RunFolder(request.out)
-    with folder.locked(), TerminalProgress(clock.left_s) if request.progress else nullcontext(Silent()) as told:
-        told.stage("preparing")
-        begun = begin(request, folder)
-        with resumable(folder, told):
-            prepared = prepare(begun, clock, told)
-            with prepared.runner() as runner:
-                hunt = Hunt(prepared, runner, told, certifies=False)
-                found = Survey(hunt.scene(), target)
-                hunt.follow(found)
-            reached = hunt.candidates[found.reached.key] if found.reached else None
-            values = _values(request, found, reached, prepared.not_tried)
-            write_json(folder.sensitivity, values)
-            write_survey(folder.root)
-            prepared.networks.keep(())
-            return Sensitivity(reached.recipe if reached else None, tuple(hunt.trials), values)
+    with prepared_run(request) as (prepared, told):
+        with prepared.runner() as runner:
+            hunt = Hunt(prepared, runner, told, certifies=False)
+            found = Survey(hunt.scene(), target)
+            hunt.follow(found)
+        reached = hunt.candidates[found.reached.key] if found.reached else None
+        values = _values(request, found, reached, prepared.not_tried)
+        write_json(prepared.folder.sensitivity, values)
+        write_survey(prepared.folder.root)
+        prepared.networks.keep(())
+        return Sensitivity(reached.recipe if reached else None, tuple(hunt.trials), values)
 
 
 def _values(request: Request, found: Survey, reached: Candidate | None, not_tried: dict[str, str]) -> dict[str, Any]:

@@ -25,8 +25,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# A file stays together for its fixtures.
 unit: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'

@@ -55,7 +55,7 @@ def noisy_loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         ({"name": "other"}, "task name (points there, other here)"),
         ({"model": torch.nn.Linear(6, 3).eval()}, "model"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_each_part_of_a_task_counts_and_is_named(changed: dict[str, Any], told: str) -> None:
     assert changes(asked(), asked(replace(TASK, **changed))) == [told]

@@ -57,7 +57,7 @@ def factors(model: nn.Module) -> float:
         ({"penalty": "group_lasso", "strength": 3e-2, "growing": True}, narrowest),
         ({"penalty": "norm_scale", "strength": 1e-1}, factors),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else value.__name__,
 )
 def test_what_is_not_needed_shrinks(settings: dict[str, object], shrinks: Callable[[nn.Module], float]) -> None:
     pressed = RegularisedTraining(epochs=6, learning_rate=0.1, **settings).apply(taught(), job())  # type: ignore[arg-type]

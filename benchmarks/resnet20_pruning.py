@@ -13,7 +13,7 @@ was found, trained or timed before is kept.
 
 The curve is uniform channel pruning by each criterion at several ratios, after a shorter fine-tuning. Whatever is
 chosen is chosen on the last 5,000 training images, which no training sees; accuracies are of the 10,000 test images.
-Writes results/resnet20_pruning.json and .md.
+Writes results/resnet20_pruning.json, .md and .svg.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from resnet20_tables import as_markdown
+from resnet20_tables import as_drawing, as_markdown
 from torch import Tensor, nn
 from trained import Timing, accuracy
 
@@ -273,6 +273,7 @@ def main() -> None:
     if "measure" in steps:
         measure(asked, data, values)
         RESULTS.with_suffix(".md").write_text(as_markdown(values))
+        RESULTS.with_suffix(".svg").write_text(as_drawing(values))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import ClassVar, Self
@@ -9,11 +10,13 @@ from typing import ClassVar, Self
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from paring.data.job import Job
 from paring.ops.allocation import QUICK_ERROR, least_harm_first
 from paring.techniques import PruneChannels
 from paring.techniques.base import Part
-from paring.tune.allocation import Shown, joined
+from paring.tune.allocation import Shown, joined, most_telling_first
 from paring.types import Budget
 from tests.worlds import GAINS, HARMS, Fast, Int, Narrow, Slow, Teach, Without, World, explore, world
 
@@ -24,6 +27,21 @@ class Torn(Without):
 
     def joined(self, other: Self) -> Self:
         raise KeyError("no such part")
+
+
+@dataclass(frozen=True)
+class Dull(Without):
+    """Has many parts, of which only the last ones save anything."""
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        yield cls(names=("d",) * 20)
+
+    def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
+        for index in range(20):
+            yield Part(replace(self, names=("d",) * 20, ratio=index / 100), str(index), 1.0)
+        for name in "ce":
+            yield Part(replace(self, names=(name,)), name, 1.0)
 
 
 @dataclass(frozen=True)
@@ -92,10 +110,34 @@ def test_the_search_measures_each_part_alone_and_then_joins_them(luck: float) ->
     assert best.recipe[0]["settings"]["names"] in (["a", "c", "e"], ("a", "c", "e"))
 
 
-def test_with_too_little_time_for_all_parts_the_technique_proposes_itself() -> None:
-    there = world(techniques=(Int, Without, Teach), time_s=60.0)
+def test_with_too_little_time_for_all_parts_those_that_were_measured_are_joined_and_the_rest_is_told() -> None:
+    there = world(techniques=(Int, Without, Teach), time_s=40.0)
+    explore(there)
+    assert structures(there)[:4] == ["a", "b", "c", "d"]
+    assert "ac" in structures(there)
+    assert "4 of 5 were measured" in there.scene.not_tried["parts of Without"]
+
+
+def test_with_time_for_hardly_any_part_the_technique_proposes_itself() -> None:
+    there = world(techniques=(Int, Without, Teach), time_s=25.0)
     explore(there)
     assert structures(there) == ["a", "b"]
+
+
+def test_where_the_first_parts_lead_to_nothing_more_are_measured() -> None:
+    """Those of the first tenth of the time save nothing."""
+    there = world(techniques=(Int, Dull, Teach), time_s=100.0)
+    explore(there)
+    assert {"e", "c"} < set(structures(there))
+    assert "ce" in structures(there)
+    assert "parts of Dull" not in there.scene.not_tried
+
+
+def test_of_each_layer_a_part_near_half_of_it_comes_first() -> None:
+    shares = [("a", 0.25), ("a", 0.5), ("a", 0.75), ("b", 0.3), ("b", 0.6), ("c", 1.0)]
+    parts = [Part(Without(), layer, share) for layer, share in shares]
+    ordered = [(part.layer, part.share) for part in most_telling_first(parts)]
+    assert ordered == [("a", 0.5), ("b", 0.6), ("c", 1.0), ("a", 0.25), ("b", 0.3), ("a", 0.75)]
 
 
 def test_parts_that_can_not_be_joined_are_told_and_the_technique_proposes_itself() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from paring.backends.torch import Torch
+from paring.techniques.base import Recipe
 from paring.tune import Candidate, Miss, Ranking, Speedup, Trial
+from paring.tune.post_training import leading_tails
 from paring.types import Budget
 from tests.worlds import Crawling, Fast, Gentle, Half, Int, Narrow, Slow, Smooth, Teach, Thin, Uneven, explore, world
 
@@ -185,6 +187,17 @@ def test_a_size_objective_orders_by_bytes() -> None:
     big = there.measure(Candidate((), Fast(), "baseline"), 0)
     small = replace(big, key="small", size_bytes=10)
     assert ranking.best([big, small]) == small
+
+
+@pytest.mark.parametrize(("ratio", "ends"), [(0.8, ()), (1.0, (Int(),))])
+def test_for_size_no_trained_recipe_ends_in_what_is_slower_than_the_original(ratio: float, ends: Recipe) -> None:
+    """It could not take the original's place, however small."""
+    there = world(budget=Budget(objective="size"))
+    original, small = Candidate((), Fast(), "baseline"), Candidate((Int(),), Fast(), "post-training")
+    trials = [there.measure(candidate, i) for i, candidate in enumerate((original, small))]
+    trials[1] = replace(trials[1], size_bytes=10, speedup=Speedup(ratio, ratio - 0.01, ratio + 0.01))
+    tails = leading_tails(there.scene, {original.key: original, small.key: small}, trials)
+    assert tails[0].recipe == ends
 
 
 def test_limits_of_the_budget_make_trials_infeasible() -> None:

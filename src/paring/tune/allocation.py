@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from paring.tune.proposing import offered
 from paring.tune.scene import Scene, Steps
 from paring.tune.trial import Trial
 
+OnePart: TypeAlias = Part[ModuleTechnique]
+Measured: TypeAlias = tuple[OnePart, Trial]
+
 FEWEST_PARTS = 3
 """With fewer there is hardly an order to find."""
-
 
 ALMOST_ALL = 0.9
 """Of the parts: the network whole costs at least as much as these."""
@@ -27,7 +30,7 @@ ALMOST_ALL = 0.9
 class Shown:
     """A part with what it showed alone: the share of the cost that it saves, and what its drop adds, untrained."""
 
-    part: Part[ModuleTechnique]
+    part: OnePart
     gain: float
     harm: float
 
@@ -74,7 +77,7 @@ def every_step(shown: Sequence[Shown]) -> list[Step]:
     return steps
 
 
-def _holds(whole: Part[ModuleTechnique], part: Part[ModuleTechnique]) -> bool:
+def _holds(whole: OnePart, part: OnePart) -> bool:
     """Whether a part takes all of a block in which another one lies."""
     return whole.share == 1 and part.layer.startswith(f"{whole.layer}.")
 
@@ -88,42 +91,64 @@ def _recipe(taken: Iterable[Shown], shown: Sequence[Shown]) -> tuple[ModuleTechn
     return tuple(whole for whole in wholes.values() if whole)
 
 
-def divided(scene: Scene, technique: Technique | type[Technique]) -> list[Part[ModuleTechnique]]:
+def divided(scene: Scene, technique: Technique | type[Technique]) -> list[OnePart]:
     """The parts of a class of techniques; none where they are too few to choose among. An object is tried as it is."""
-    parts = scene.module_parts(technique) if isinstance(technique, type) else []
+    parts = most_telling_first(scene.module_parts(technique)) if isinstance(technique, type) else []
     return parts if len(parts) >= FEWEST_PARTS else []
 
 
-def part_alone(part: Part[ModuleTechnique], tail: Candidate) -> Candidate:
+def most_telling_first(parts: Sequence[OnePart]) -> list[OnePart]:
+    """One part of each layer, that nearest to half of it, then a second one of each, and so on.
+
+    Where the time ends before all are measured, something is known of every layer.
+    """
+    of_layer: dict[str, list[OnePart]] = {}
+    for part in parts:
+        of_layer.setdefault(part.layer, []).append(part)
+    ranks = {id(p): rank for found in of_layer.values() for rank, p in enumerate(sorted(found, key=_from_half))}
+    return sorted(parts, key=lambda part: ranks[id(part)])
+
+
+def _from_half(part: OnePart) -> float:
+    return abs(part.share - 0.5)
+
+
+def part_alone(part: OnePart, tail: Candidate) -> Candidate:
     """A part in front of the tail."""
     return replace(tail.behind((part.technique,)), part=(part.layer, part.share))
 
 
 def allocated(
-    scene: Scene, technique: Technique | type[Technique], tail: Candidate, tail_trial: Trial, until_s: float, most: int
+    scene: Scene, parts: Sequence[OnePart], tail: Candidate, tail_trial: Trial, until_s: float, most: int
 ) -> Steps[list[ModuleTechnique]]:
-    """The steps of a technique that divides into parts, each part measured alone in front of the tail.
+    """The steps of a technique that divides into these parts, each one measured alone in front of the tail.
 
-    Empty where it does not divide, or where measuring all parts would leave less than `until_s` seconds: then the
-    technique's own settings have to do.
+    Parts that would leave less than `until_s` seconds are left out, which is told. Empty where too few were measured:
+    then the technique's own settings have to do.
     """
-    parts = divided(scene, technique)
-    measured: list[tuple[Part[ModuleTechnique], Trial]] = []
-    begin_s = scene.time_left_s()
-    for done, part in enumerate(parts, 1):
-        trials = yield [part_alone(part, tail)]
-        measured += [(part, t) for t in trials if t.drop is not None and t.speedup is not None]
-        each_s = (begin_s - scene.time_left_s()) / done
-        if begin_s - each_s * len(parts) < until_s:
-            return []
-    shown = compared(scene, measured, tail_trial) if measured else []
+    measured = yield from measured_alone(scene, parts, tail, until_s)
+    shown = compared(scene, measured, tail_trial) if len(measured) >= FEWEST_PARTS else []
     # Joining is anybody's code too: where it fails, that is told, and the technique's own settings have to do.
     name = measured[0][0].technique.name if measured else ""
     wanted = _wanted_gain(scene, tail_trial)
     return offered(name, lambda: joined(shown, most, wanted), scene.not_tried) if shown else []
 
 
-def compared(scene: Scene, measured: Sequence[tuple[Part[ModuleTechnique], Trial]], tail: Trial) -> list[Shown]:
+def measured_alone(scene: Scene, parts: Sequence[OnePart], tail: Candidate, until_s: float) -> Steps[list[Measured]]:
+    """Each part in front of the tail, for as long as more than `until_s` seconds are left; what came to a figure."""
+    measured: list[Measured] = []
+    for done, part in enumerate(parts):
+        what = f"parts of {part.technique.name}"
+        if scene.time_left_s() <= until_s:
+            scene.not_tried[what] = f"{done} of {len(parts)} were measured in the time for them: allow more time."
+            break
+        scene.not_tried.pop(what, None)
+        trials = yield [part_alone(part, tail)]
+        measured += [(part, t) for t in trials if t.drop is not None and t.speedup is not None]
+    return measured
+
+
+def compared(scene: Scene, measured: Sequence[Measured], tail: Trial) -> list[Shown]:
     """What the parts gain and lose beside the tail without them."""
     costs = [scene.ranking.cost(trial) for _, trial in measured]
     # The tail leads by quick figures, so by luck too: no network costs less whole than without one of its parts. A few

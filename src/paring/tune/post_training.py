@@ -140,13 +140,16 @@ class Refinement:
 def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> list[Candidate]:
     """The graph recipes and backends that end a trained recipe, the cheapest first and one for each backend.
 
-    Feasible ones, where there are any; none that costs so much more than the first that training would not turn it.
+    Feasible ones, where there are any, that are not too slow to take the original's place; none that costs so much more
+    than the first that training would not turn it.
     Behind them come the options of the first one's backend that were about as fast: on a smaller network the order
     among them may be another one.
     """
     ranking = scene.ranking
     pool = [t for t in trials if t.key in candidates and t.speedup is not None]
+    originals = [t for t in pool if not t.recipe]
     pool = [t for t in pool if ranking.feasible(t)] or pool
+    pool = [t for t in pool if not ranking.too_slow(t, originals)] or pool
     pool = sorted((t for t in pool if not candidates[t.key].module_part), key=ranking.cost)
     tails: dict[str, Candidate] = {}
     for trial in pool:

@@ -74,8 +74,12 @@ class Ranking:
         holding = [t for t in originals if not self.misses(t)]
         if not holding:
             return True
-        fastest = min(holding, key=self.time)
-        return not _surely_slower(trial, fastest) and all(self.less(trial, t) for t in holding)
+        return not _surely_slower(trial, min(holding, key=self.time)) and all(self.less(trial, t) for t in holding)
+
+    def too_slow(self, trial: Trial, originals: Sequence[Trial]) -> bool:
+        """Whether its speed alone keeps it from replacing the original, where the objective is bytes."""
+        holding = [t for t in originals if not self.misses(t)]
+        return not self.about_speed and bool(holding) and _surely_slower(trial, min(holding, key=self.time))
 
     def likely_bound(self, trial: Trial) -> float:
         """The certified upper bound that a drop like this one would get."""

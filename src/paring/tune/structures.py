@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import accumulate, product
 
 from paring.techniques.base import ModuleTechnique, Recipe, Technique
-from paring.tune.allocation import allocated, divided
+from paring.tune.allocation import OnePart, allocated, divided
 from paring.tune.candidate import Candidate
 from paring.tune.racer import Racer
 from paring.tune.ranking import LUCK
@@ -17,7 +17,8 @@ from paring.tune.trial import Trial
 STRUCTURE_VARIANTS = 5
 MOST_STRUCTURES = 20
 PROBE_SHARE = 0.12
-PARTS_SHARE = 0.06
+PARTS_SHARES = (0.1, 0.5)
+"""Of the time, for measuring parts: where the first ones lead to nothing that is worth a race, more are measured."""
 
 LEAST_GAIN = 0.95
 """A structure is raced only if it costs at most this share of the best recipe without training."""
@@ -47,9 +48,20 @@ def probed(scene: Scene, trials: Sequence[Trial], tail: Candidate, trainer: Trai
 
     Without any there is no training, which is told.
     """
+    parts = [divided(scene, technique) for technique in scene.techniques]
+    tail_trial = next(trial for trial in trials if trial.key == tail.key)
+    for share in PARTS_SHARES:
+        structures = combined((yield from _ladders(scene, parts, tail, tail_trial, share)))
+        worth = _worth_racing(scene, trials, (yield from _untrained(scene, structures, tail, trainer)))
+        if worth:
+            return worth
+    tell_unmended(scene, NO_GAIN if structures else NO_STRUCTURE)
+    return []
+
+
+def _untrained(scene: Scene, structures: Sequence[Recipe], tail: Candidate, trainer: Trainer) -> Steps[list[Racer]]:
+    """What structures cost and lose before any training, of one at least and as many as there is time for."""
     until_s = scene.time_left_s() * (1 - PROBE_SHARE)
-    ladders = yield from _ladders(scene, trials, tail)
-    structures = combined(ladders)
     racers: list[Racer] = []
     for structure in structures:
         if racers and scene.time_left_s() < until_s:
@@ -59,19 +71,21 @@ def probed(scene: Scene, trials: Sequence[Trial], tail: Candidate, trainer: Trai
             if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
                 cost, deviation = scene.ranking.cost(trial), trial.drop_deviation or 0.0
                 racers.append(Racer(structure, trainer, cost, trial.drop, deviation))
-    worth = _worth_racing(scene, trials, racers)
-    if not worth:
-        tell_unmended(scene, NO_GAIN if structures else NO_STRUCTURE)
-    return worth
+    return racers
 
 
-def _ladders(scene: Scene, trials: Sequence[Trial], tail: Candidate) -> Steps[list[list[ModuleTechnique]]]:
-    """The steps of each technique that makes structures: its parts, joined, else its own settings."""
-    until_s = scene.time_left_s() * (1 - PARTS_SHARE)
-    tail_trial = next(trial for trial in trials if trial.key == tail.key)
+def _ladders(
+    scene: Scene, parts: Sequence[Sequence[OnePart]], tail: Candidate, tail_trial: Trial, share: float
+) -> Steps[list[list[ModuleTechnique]]]:
+    """The steps of each technique that makes structures: its parts, joined, else its own settings.
+
+    The share of the time that parts may take is shared out by their numbers.
+    """
+    begin_s, counts = scene.time_left_s(), [len(found) for found in parts]
+    ends_s = [begin_s * (1 - share * done / max(1, sum(counts))) for done in accumulate(counts)]
     ladders: list[list[ModuleTechnique]] = []
-    for technique in scene.techniques:
-        steps = yield from allocated(scene, technique, tail, tail_trial, until_s, STRUCTURE_VARIANTS)
+    for technique, found, end_s in zip(scene.techniques, parts, ends_s, strict=True):
+        steps = yield from allocated(scene, found, tail, tail_trial, end_s, STRUCTURE_VARIANTS)
         ladders.append(steps or _settings(scene, technique))
     return ladders
 

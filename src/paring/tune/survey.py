@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from paring.errors import BudgetError, quoted
-from paring.techniques.base import ModuleTechnique, Part
-from paring.tune.allocation import Shown, Step, compared, every_step, part_alone
+from paring.tune.allocation import Measured, Shown, Step, compared, every_step, measured_alone, most_telling_first
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import first_baselines, other_baselines
 from paring.tune.scene import Rounds, Scene
 from paring.tune.search import Search
 from paring.tune.trial import Trial
 from paring.types import is_number
+
+JOINS_SHARE = 0.3
+"""Of the time: so much is kept for joins, where a speed-up is wanted."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Survey(Search):
 
     def __init__(self, scene: Scene, target: Target) -> None:
         self.target = target
-        self.measured: list[tuple[Part[ModuleTechnique], Trial]] = []
+        self.measured: list[Measured] = []
         self.joins: dict[int, tuple[Step, Trial]] = {}
         super().__init__(scene)
 
@@ -75,8 +77,9 @@ class Survey(Search):
 
     @property
     def reached(self) -> Trial | None:
-        """Of the joins that are as fast as is wanted the one that was measured to do the least harm."""
-        enough = [trial for _, trial in self.joins.values() if self._fast_enough(trial)]
+        """Of joins, and parts alone, that are as fast as is wanted the one that was measured to do the least harm."""
+        measured = [trial for _, trial in (*self.joins.values(), *self.measured)]
+        enough = [trial for trial in measured if self._fast_enough(trial)]
         return min(enough, key=lambda trial: trial.drop or 0.0, default=None)
 
     def speedup_of(self, trial: Trial) -> float | None:
@@ -91,10 +94,10 @@ class Survey(Search):
         if original is None:
             return
         tail = self._candidates[original.key]
+        until_s = JOINS_SHARE * self.scene.time_left_s() if self.target.speedup_over(original) else 0.0
         for technique in self.scene.techniques:
-            for part in self.scene.module_parts(technique):
-                trials = yield [part_alone(part, tail)]
-                self.measured += [(part, t) for t in trials if t.drop is not None and t.speedup is not None]
+            parts = most_telling_first(self.scene.module_parts(technique))
+            self.measured += yield from measured_alone(self.scene, parts, tail, until_s)
 
     def _joined(self) -> Rounds:
         """The first guess is the step that promises enough; each one that is measured halves what is left."""

@@ -95,8 +95,11 @@ def test_what_fits_a_task_needs_a_backend_that_reads_it_and_data_to_train_on() -
     class Modules(Sleepy):
         format = "torch"
 
-    def fits(*techniques: Any, backend: type[Sleepy] = Modules, **task: bool) -> bool:
-        return any_fits(techniques, [backend], "latency", **{"graph_only": False, "train_data": False, **task})
+    def fits(*asked: Any, backend: type[Sleepy] = Modules, **task: bool) -> bool:
+        techniques = [each for each in asked if not isinstance(each, tuple)]
+        recipes = [each for each in asked if isinstance(each, tuple)]
+        told = {"graph_only": False, "train_data": False, **task}
+        return any_fits(techniques, recipes, [backend], "latency", **told)
 
     assert not fits(HalfPrecision, PruneChannels, FineTune)
     assert fits(HalfPrecision, backend=Sleepy)
@@ -104,6 +107,11 @@ def test_what_fits_a_task_needs_a_backend_that_reads_it_and_data_to_train_on() -
     assert fits(PruneChannels(ratio=0.5))
     assert not fits(PruneChannels(ratio=0.5), graph_only=True)
     assert not fits(PruneWeights, FineTune, train_data=True)
+    trained = (PruneWeights(sparsity=0.5), FineTune())
+    assert fits(trained, train_data=True)
+    assert not fits(trained)
+    assert not fits((PruneChannels(), HalfPrecision()))
+    assert fits((PruneChannels(), HalfPrecision()), backend=Sleepy)
 
 
 def test_nothing_could_be_measured() -> None:

@@ -23,7 +23,7 @@ from paring.types import Task
 from tests import sleepy
 from tests.command_line import refused, task_file, typed
 from tests.sleepy_backend import Lanes
-from tests.worlds import Without, world
+from tests.worlds import Without, World, world
 
 pytestmark = pytest.mark.usefixtures("short_comparisons")
 
@@ -108,6 +108,27 @@ def test_of_joins_that_are_fast_enough_the_one_of_least_harm_is_taken() -> None:
     assert survey.reached.drop == min(trial.drop or 0.0 for trial in fast)
     assert survey.reached.speedup is not None
     assert survey.reached.speedup.ratio >= 1.3
+
+
+def told_all(there: World, target: Target) -> Survey:
+    survey = Survey(there.scene, target)
+    while (asked := survey.ask()) and there.clock_s > 0:
+        survey.tell(asked, [there.measure(candidate, len(survey.trials)) for candidate in asked])
+    return survey
+
+
+def test_time_is_kept_for_joins() -> None:
+    survey = told_all(world(techniques=(Without,), time_s=8.5), Target(speedup=1.3))
+    assert len(survey.measured) == 4
+    assert survey.joins
+    assert "4 of 5 were measured" in survey.scene.not_tried["parts of Without"]
+
+
+def test_a_part_alone_that_is_fast_enough_is_an_answer_where_no_join_is() -> None:
+    survey = told_all(world(techniques=(Without,), time_s=6.5), Target(speedup=1.05))
+    assert not survey.joins
+    assert survey.reached is not None
+    assert survey.reached.recipe[0]["settings"]["names"] == ("b",)
 
 
 def test_an_object_keeps_its_criterion(tmp_path: Path) -> None:

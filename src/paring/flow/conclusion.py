@@ -77,6 +77,7 @@ class Ending:
         request, not_tried = self.prepared.request, self.prepared.not_tried
         fitting = any_fits(
             request.all_techniques(),
+            request.recipes,
             self.prepared.usable_backends(),
             request.budget.objective,
             graph_only=isinstance(request.task.model, Path),

@@ -13,7 +13,7 @@ from paring.ops.allocation import QUICK_ERROR, least_harm_first
 from paring.techniques.base import ModuleTechnique, Part, Technique
 from paring.tune.candidate import Candidate
 from paring.tune.proposing import offered
-from paring.tune.scene import Scene, Steps
+from paring.tune.scene import Rounds, Scene, Steps
 from paring.tune.trial import Trial
 
 OnePart: TypeAlias = Part[ModuleTechnique]
@@ -126,7 +126,8 @@ def allocated(
     Parts that would leave less than `until_s` seconds are left out, which is told. Empty where too few were measured:
     then the technique's own settings have to do.
     """
-    measured = yield from measured_alone(scene, parts, tail, until_s)
+    measured: list[Measured] = []
+    yield from measure_alone(scene, parts, tail, until_s, measured)
     shown = compared(scene, measured, tail_trial) if len(measured) >= FEWEST_PARTS else []
     # Joining is anybody's code too: where it fails, that is told, and the technique's own settings have to do.
     name = measured[0][0].technique.name if measured else ""
@@ -134,18 +135,18 @@ def allocated(
     return offered(name, lambda: joined(shown, most, wanted), scene.not_tried) if shown else []
 
 
-def measured_alone(scene: Scene, parts: Sequence[OnePart], tail: Candidate, until_s: float) -> Steps[list[Measured]]:
-    """Each part in front of the tail, for as long as more than `until_s` seconds are left; what came to a figure."""
-    measured: list[Measured] = []
+def measure_alone(
+    scene: Scene, parts: Sequence[OnePart], tail: Candidate, until_s: float, measured: list[Measured]
+) -> Rounds:
+    """Each part in front of the tail while more than `until_s` seconds are left; `measured` gets what has a figure."""
     for done, part in enumerate(parts):
         what = f"parts of {part.technique.name}"
         if scene.time_left_s() <= until_s:
             scene.not_tried[what] = f"{done} of {len(parts)} were measured in the time for them: allow more time."
-            break
+            return
         scene.not_tried.pop(what, None)
         trials = yield [part_alone(part, tail)]
         measured += [(part, t) for t in trials if t.drop is not None and t.speedup is not None]
-    return measured
 
 
 def compared(scene: Scene, measured: Sequence[Measured], tail: Trial) -> list[Shown]:

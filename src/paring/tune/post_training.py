@@ -140,21 +140,23 @@ class Refinement:
 def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> list[Candidate]:
     """The graph recipes and backends that end a trained recipe, the cheapest first and one for each backend.
 
-    Feasible ones, where there are any, that are not too slow to take the original's place; none that costs so much more
-    than the first that training would not turn it.
-    Behind them come the options of the first one's backend that were about as fast: on a smaller network the order
-    among them may be another one.
+    Feasible ones, where there are any; none that costs so much more than the first that training would not turn it.
+    Where the objective is bytes, those that a quick figure shows slower than the original come behind: as long as
+    nothing makes the network faster, they could not take its place.
+    Then come the options of the first one's backend that were about as fast: on a smaller network the order among them
+    may be another one.
     """
     ranking = scene.ranking
     pool = [t for t in trials if t.key in candidates and t.speedup is not None]
     originals = [t for t in pool if not t.recipe]
     pool = [t for t in pool if ranking.feasible(t)] or pool
-    pool = [t for t in pool if not ranking.too_slow(t, originals)] or pool
-    pool = sorted((t for t in pool if not candidates[t.key].module_part), key=ranking.cost)
-    tails: dict[str, Candidate] = {}
+    slow = {t.key: ranking.seems_too_slow(t, originals) for t in pool}
+    pool = [t for t in pool if not candidates[t.key].module_part]
+    pool = sorted(pool, key=lambda t: (slow[t.key], ranking.cost(t)))
+    tails: dict[tuple[str, bool], Candidate] = {}
     for trial in pool:
         if ranking.cost(trial) <= WORTH_A_TAIL * ranking.cost(pool[0]):
-            tails.setdefault(trial.backend["name"], candidates[trial.key])
+            tails.setdefault((trial.backend["name"], slow[trial.key]), candidates[trial.key])
     close = [candidates[t.key] for t in pool[1:] if ranking.cost(t) <= WORTH_AN_OPTION * ranking.cost(pool[0])]
     first = candidates[pool[0].key] if pool else None
     return [*tails.values(), *(c for c in close if first and _same_but_options(c, first))]

@@ -90,16 +90,22 @@ def unfit(recipes: Sequence[Recipe], *, graph_only: bool, train_data: bool) -> I
 
 def any_fits(
     techniques: Sequence[Technique | type[Technique]],
+    recipes: Sequence[Recipe],
     backends: Sequence[Backend | type[Backend]],
     objective: Objective,
     *,
     graph_only: bool,
     train_data: bool,
 ) -> bool:
-    """Whether any technique may come to be tried: the task does not rule it out, and a graph's has who reads graphs."""
+    """Whether anything may come to be tried: the task does not rule it out, and what changes graphs has who reads them.
+
+    A recipe that ends in a graph is none where nobody reads graphs.
+    """
     ruled_out = {name for name, _ in out_of_place(techniques, objective, graph_only=graph_only, train_data=train_data)}
     fitting = [kind_of(technique) for technique in techniques if told(technique) not in ruled_out]
     read = any(backend.format == "onnx" for backend in backends)
+    unfitting = {name for name, _ in unfit(recipes, graph_only=graph_only, train_data=train_data)}
+    fitting += [kind_of(recipe[-1]) for recipe in recipes if described(recipe) not in unfitting]
     return any(read or not issubclass(kind, GraphTechnique) for kind in fitting)
 
 

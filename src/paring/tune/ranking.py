@@ -76,10 +76,10 @@ class Ranking:
             return True
         return not _surely_slower(trial, min(holding, key=self.time)) and all(self.less(trial, t) for t in holding)
 
-    def too_slow(self, trial: Trial, originals: Sequence[Trial]) -> bool:
-        """Whether its speed alone keeps it from replacing the original, where the objective is bytes."""
-        holding = [t for t in originals if not self.misses(t)]
-        return not self.about_speed and bool(holding) and _surely_slower(trial, min(holding, key=self.time))
+    def seems_too_slow(self, trial: Trial, originals: Sequence[Trial]) -> bool:
+        """Whether, by a quick figure, its speed keeps it from replacing the original, where the objective is bytes."""
+        holding = [self.time(t) for t in originals if not self.misses(t)]
+        return not self.about_speed and bool(holding) and self.time(trial) > min(holding)
 
     def likely_bound(self, trial: Trial) -> float:
         """The certified upper bound that a drop like this one would get."""
@@ -127,8 +127,11 @@ class Ranking:
         )
 
     def best(self, trials: Iterable[Trial]) -> Trial | None:
-        """The feasible trial of least cost."""
-        return min((t for t in trials if self.feasible(t)), key=self.order, default=None)
+        """The feasible trial of least cost; beside originals none that seems too slow to replace them."""
+        known = list(trials)
+        originals = [t for t in known if not t.recipe and t.speedup is not None]
+        pool = (t for t in known if self.feasible(t) and not self.seems_too_slow(t, originals))
+        return min(pool, key=self.order, default=None)
 
     def frontier(self, trials: Iterable[Trial]) -> list[Trial]:
         """Trials that no other one beats on every measured axis: time, drop, size and memory; of least cost first."""

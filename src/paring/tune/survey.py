@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from paring.errors import BudgetError, quoted
-from paring.tune.allocation import Measured, Shown, Step, compared, every_step, measured_alone, most_telling_first
+from paring.tune.allocation import Measured, Shown, Step, compared, every_step, measure_alone, most_telling_first
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import first_baselines, other_baselines
 from paring.tune.scene import Rounds, Scene
@@ -97,7 +97,7 @@ class Survey(Search):
         until_s = JOINS_SHARE * self.scene.time_left_s() if self.target.speedup_over(original) else 0.0
         for technique in self.scene.techniques:
             parts = most_telling_first(self.scene.module_parts(technique))
-            self.measured += yield from measured_alone(self.scene, parts, tail, until_s)
+            yield from measure_alone(self.scene, parts, tail, until_s, self.measured)
 
     def _joined(self) -> Rounds:
         """The first guess is the step that promises enough; each one that is measured halves what is left."""

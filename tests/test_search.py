@@ -13,7 +13,22 @@ from paring.techniques.base import Recipe
 from paring.tune import Candidate, Miss, Ranking, Speedup, Trial
 from paring.tune.post_training import leading_tails
 from paring.types import Budget
-from tests.worlds import Crawling, Fast, Gentle, Half, Int, Narrow, Slow, Smooth, Teach, Thin, Uneven, explore, world
+from tests.worlds import (
+    Careful,
+    Crawling,
+    Fast,
+    Gentle,
+    Half,
+    Int,
+    Narrow,
+    Slow,
+    Smooth,
+    Teach,
+    Thin,
+    Uneven,
+    explore,
+    world,
+)
 
 
 def test_the_original_on_every_backend_comes_first() -> None:
@@ -240,6 +255,15 @@ def test_keys_follow_settings_not_stages() -> None:
     assert one.key != Candidate((Int(7),), Fast(), "training").key
     settings: dict[str, Any] = Int(7).settings()
     assert settings == {"bits": 7}
+
+
+def test_what_comes_to_the_same_sizes_is_raced_and_the_best_of_it_trained_for_long() -> None:
+    there = world(techniques=(Int, Careful, Teach))
+    explore(there)
+    trained = [c.recipe for c in there.asked if any(isinstance(t, Teach) for t in c.recipe)]
+    epochs = {recipe[0].harm: max(t.epochs for t in recipe if isinstance(t, Teach)) for recipe in trained}  # type: ignore[union-attr]
+    assert set(epochs) == {1.0, 1.5, 0.5}
+    assert epochs[0.5] > 5 >= max(epochs[1.0], epochs[1.5])
 
 
 def test_a_long_training_that_falls_short_goes_on_from_where_it_ended() -> None:

@@ -141,6 +141,17 @@ class Thin(Narrow):
 
 
 @dataclass(frozen=True)
+class Careful(Narrow):
+    """Comes to the same sizes in two more ways, of which the second does less harm."""
+
+    harm: float = 1.0
+
+    def as_small(self) -> Iterator[Self]:
+        yield replace(self, harm=1.5)
+        yield replace(self, harm=0.5)
+
+
+@dataclass(frozen=True)
 class Without(Narrow):
     """Takes parts of a network out, each of which costs and matters something of its own."""
 
@@ -242,7 +253,8 @@ class World:
                     drop += sum(HARMS[name] for name in names)
                     for_good = self.floor * drop
                 case Narrow(ratio=share):
-                    ratio, drop = ratio / (1 - share / 2), drop + share / 5
+                    harm = technique.harm if isinstance(technique, Careful) else 1.0
+                    ratio, drop = ratio / (1 - share / 2), drop + harm * share / 5
                     for_good = self.floor * drop
                 case Int(bits=bits) if technique.role != "before":
                     ratio, drop = ratio * 16 / bits, drop + {8: 0.001, 7: 0.002, 6: 0.02, 5: 0.03, 4: 0.3}[bits]

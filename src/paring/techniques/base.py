@@ -78,6 +78,10 @@ class ModuleTechnique(Technique, ABC):
         """
         return iter(())
 
+    def as_small(self) -> Iterator[Self]:
+        """Other settings that come to the same sizes: the search races them where its structure is settled."""
+        return iter(())
+
     def joined(self, other: Self) -> Self:
         """The change of this part and of the other one together. TechniqueError where it does not divide."""
         raise TechniqueError(f"{self.name} does not divide into parts that could be joined.")

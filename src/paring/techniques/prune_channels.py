@@ -35,6 +35,7 @@ PART_RATIOS = (0.25, 0.5, 0.75)
 PART_MULTIPLES = (4, 16)
 """Sizes of a part: which of them the machine runs fast is measured, and one that gains nothing is not taken."""
 
+OTHER_CRITERIA = ("geometric_median", "wanda")
 MOST_PARTS = 36
 """With more the search would measure for too long, so that each group is measured at one ratio only."""
 
@@ -239,6 +240,12 @@ class PruneChannels(ModuleTechnique):
                 ratios = ((group.name, share),)
                 alone = replace(self, ratio=0.0, round_to=PART_MULTIPLES[0], ratios=ratios)
                 yield Part(alone, group.name, share)
+
+    def as_small(self) -> Iterator[Self]:
+        """By other criteria, where none was asked for; they need no labels."""
+        if self.criterion == type(self)().criterion:
+            for criterion in OTHER_CRITERIA:
+                yield replace(self, criterion=criterion)
 
     def joined(self, other: Self) -> Self:
         """Both, each group at the larger of its two ratios."""

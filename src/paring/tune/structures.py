@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, product
 
 from paring.techniques.base import ModuleTechnique, Recipe, Technique
@@ -104,6 +104,13 @@ def _worth_racing(scene: Scene, trials: Sequence[Trial], racers: Sequence[Racer]
         if racer.cost <= limit and (not kept or racer.drop < kept[-1].drop):
             kept.append(racer)
     return kept
+
+
+def as_small(structure: Recipe) -> Iterator[Recipe]:
+    """Structures of the same sizes, of which only a training shows whether they are better."""
+    for at, technique in enumerate(structure):
+        for other in technique.as_small() if isinstance(technique, ModuleTechnique) else ():
+            yield (*structure[:at], other, *structure[at + 1 :])
 
 
 def combined(ladders: Sequence[Sequence[ModuleTechnique]]) -> list[Recipe]:

@@ -22,7 +22,7 @@ from paring.tune.post_training import leading_tails
 from paring.tune.racer import Racer, learnt_rate, milder
 from paring.tune.ranking import LUCK
 from paring.tune.scene import Rounds, Scene, Steps
-from paring.tune.structures import probed
+from paring.tune.structures import as_small, probed
 from paring.tune.trainers import Trainer, shrinkers, tell_untrained, trainers
 from paring.tune.trial import Trial
 
@@ -96,7 +96,8 @@ class Training:
 
     def _races(self, racers: Sequence[Racer]) -> Steps[list[Racer]]:
         """Race the structures with the first training that works, and the other trainings where it is best."""
-        laps = len(racers).bit_length() + len(self.trainers) - 1
+        others = max((len(list(as_small(racer.start))) for racer in racers), default=0)
+        laps = len(racers).bit_length() + len(self.trainers) - 1 + others
         lap_s = RACE_SHARE * self.scene.time_left_s() / laps
         raced: list[Racer] = []
         rivals = list(self.trainers)
@@ -105,7 +106,7 @@ class Training:
             raced = yield from self._race([replace(racer, trainer=first) for racer in racers], lap_s)
         for rival in rivals:
             raced = yield from self._challenged(raced, rival, lap_s)
-        return raced
+        return (yield from self._recast(raced, lap_s))
 
     def _race(self, racers: Sequence[Racer], lap_s: float) -> Steps[list[Racer]]:
         """Short trainings that close in on the cheapest structure that a long one would bring within the budget.
@@ -147,6 +148,17 @@ class Training:
         slower = done.epoch_s / chosen.epoch_s
         others = [replace(racer, trainer=rival, epoch_s=racer.epoch_s * slower) for racer in raced if racer != chosen]
         return [done, *others]
+
+    def _recast(self, raced: list[Racer], lap_s: float) -> Steps[list[Racer]]:
+        """Those raced, the chosen one made by whichever settings leave it the least drop at the same sizes."""
+        chosen = self._choose(raced, CURVE_RATE)
+        if chosen is None or chosen.epoch_s * chosen.epochs > lap_s:
+            return raced
+        best = chosen
+        for start in as_small(chosen.start):
+            done = yield from self._lap(replace(chosen, start=start), chosen.epochs)
+            best = min((best, done), key=lambda racer: racer.drop) if done else best
+        return [best if racer is chosen else racer for racer in raced]
 
     def _tell_beaten(self, loser: Racer, winner: Racer) -> None:
         """Say of a training whose epochs were asked for that it did not get them."""

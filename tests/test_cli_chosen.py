@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import fields
 
 import pytest
+from torch import nn
 
+from paring import registry
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.cli.chosen import chosen
+from paring.data.job import Job
 from paring.errors import ParingError
-from paring.techniques import FineTune, GradualPruning, Int8Static, IterativePruning, PruneChannels, PruneWeights
-from paring.techniques.base import Technique
+from paring.techniques import (
+    FineTune,
+    GradualPruning,
+    Int8Static,
+    IterativePruning,
+    MixedPrecision,
+    PruneChannels,
+    PruneWeights,
+    RegularisedTraining,
+)
+from paring.techniques.base import Technique, described
+from paring.types import Task
 
 
 def test_names_are_classes_and_names_with_settings_are_objects() -> None:
@@ -25,19 +40,108 @@ def test_a_recipe_is_one_after_the_other() -> None:
     assert found == [(PruneChannels(0.25), FineTune(epochs=2), Int8Static()), Int8Static]
 
 
+@pytest.mark.parametrize("join", [" -> ", "->", " → ", "+", " + "])
+def test_the_arrows_of_reports_join_a_recipe_too(join: str) -> None:
+    recipe = (IterativePruning(prune=PruneChannels(0.3), rounds=2), FineTune(epochs=2), Int8Static("mse"))
+    assert described(recipe) == " -> ".join(map(str, recipe))
+    assert chosen("technique", join.join(map(str, recipe))) == [recipe]
+
+
+def test_settings_may_come_without_their_names_as_in_python() -> None:
+    assert chosen("technique", "PruneChannels(0.3, round_to=4)") == [PruneChannels(0.3, round_to=4)]
+    found = chosen("technique", "IterativePruning(3, 0.1, prune=PruneChannels(0.3, taylor))")
+    assert found == [IterativePruning(3, 0.1, prune=PruneChannels(0.3, "taylor"))]
+    assert chosen("technique", "MixedPrecision(Int8Static, 2)") == [MixedPrecision(Int8Static(), 2)]
+
+
+def test_what_a_technique_asks_for_can_be_pasted() -> None:
+    with pytest.raises(ParingError) as told:
+        next(IterativePruning.variants(nn.Linear(2, 2), Job(Task(nn.Linear(2, 2), evaluate=[]), ())))
+    pasted = re.search(r"as (\S+\))\.$", str(told.value))
+    assert pasted is not None
+    assert chosen("technique", pasted[1]) == [IterativePruning(prune=PruneChannels(0.3))]
+
+
+OTHER: dict[str, object] = {
+    "epochs": 3,
+    "learning_rate": 1e-05,
+    "distillation": "kl",
+    "temperature": 2.5,
+    "label_weight": 0.0,
+    "mixing": "cutmix",
+    "prune": PruneWeights(),
+    "until": 0.2,
+    "regrow": True,
+    "rounds": 7,
+    "rewind": True,
+    "penalty": "norm_scale",
+    "strength": 0.123456789,
+    "growing": True,
+    "ratio": 0.25,
+    "criterion": "wanda",
+    "round_to": 3,
+    "ratios": (("body.0", 0.5), ("head", 0.0)),
+    "sparsity": 0.1,
+    "threshold": 0.01,
+    "pattern": "2:4",
+    "scope": "global",
+    "reconstruct": True,
+    "vectors": True,
+    "layers": ("a.b",),
+    "sparsities": (("a, b (c)", 0.5),),
+    "blocks": ("layer1.0", "x"),
+    "count": 2,
+    "dtype": "fp16",
+    "storage_only": True,
+    "exclude": ("/conv 1/Conv",),
+    "least_parameters": 0,
+    "alpha": 0.25,
+    "calibration": "percentile",
+    "percentile": 99.5,
+    "per_channel": False,
+    "placement": "inputs-only",
+    "int8": Int8Static("mse", exclude=("a",)),
+    "float_layers": 3,
+}
+"""A value of every setting of every technique that is not its default."""
+
+
+@pytest.mark.parametrize("name", registry.names("technique"))
+def test_what_a_report_prints_is_the_same_technique_when_it_is_typed(name: str) -> None:
+    kind = registry.find("technique", name)
+    for setting in (field.name for field in fields(kind)):
+        technique = kind(**{setting: OTHER[setting]})
+        assert technique != kind()
+        assert f"{setting}=" in str(technique)
+        assert chosen("technique", str(technique)) == [technique]
+        json.dumps(technique.settings())
+        assert list(technique.settings()) == [field.name for field in fields(kind)]
+
+
 @pytest.mark.parametrize(
     "technique",
     [
+        FineTune(**{field.name: OTHER[field.name] for field in fields(FineTune)}),  # type: ignore[arg-type]
         PruneWeights(0.9, scope="global", criterion="wanda"),
         PruneWeights(pattern="2:4", layers=("head", "a.b")),
-        PruneChannels(0.25, ratios=(("conv", 0.5),)),
-        GradualPruning(epochs=3, prune=PruneWeights(0.9, scope="global")),
-        IterativePruning(epochs=3, rounds=2, prune=PruneChannels(0.25)),
+        GradualPruning(epochs=2, learning_rate=0.5, until=0.2, prune=PruneWeights(0.9, scope="global")),
+        IterativePruning(epochs=3, rounds=2, prune=PruneChannels(0.25, ratios=(("conv", 0.5),))),
+        IterativePruning(prune=PruneChannels(), learning_rate=0.5, rounds=2),
     ],
     ids=str,
 )
-def test_what_a_report_prints_can_be_typed(technique: Technique) -> None:
+def test_several_settings_can_be_typed_again_too(technique: Technique) -> None:
     assert chosen("technique", str(technique)) == [technique]
+
+
+def test_defaults_stay_unsaid_but_for_what_is_pruned_or_quantized() -> None:
+    assert [str(kind()) for kind in (FineTune, PruneWeights, RegularisedTraining)] == [
+        "FineTune",
+        "PruneWeights",
+        "RegularisedTraining",
+    ]
+    assert str(MixedPrecision()) == "MixedPrecision(int8=Int8Static)"
+    assert str(GradualPruning()) == "GradualPruning(prune=PruneWeights(sparsity=0.8, scope=global))"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +152,10 @@ def test_what_a_report_prints_can_be_typed(technique: Technique) -> None:
         ("FineTune)(", "has brackets that don't match"),
         ("FineTune(epochs=5)x", "'FineTune(epochs=5)x' goes on after its settings: separate techniques by commas"),
         ("FineTune(epoch=5)", "FineTune has no setting 'epoch=5': write NAME=VALUE with one of epochs, learning_rate"),
-        ("FineTune(5)", "FineTune has no setting '5': write NAME=VALUE with one of epochs"),
+        ("FineTune(epochs=5, 0.1)", "FineTune has no setting '0.1': write NAME=VALUE with one of epochs"),
+        ("FineTune(5, epochs=5)", "FineTune has no setting 'epochs=5': write NAME=VALUE with one of epochs"),
+        ("SmoothQuant(0.5, 2)", "SmoothQuant has no setting '2': write NAME=VALUE with one of alpha"),
+        ("FineTune(epoch)", "epochs='epoch' must be an int"),
         ("FineTun(epochs=5)", "no technique is called 'FineTun': did you mean FineTune?"),
         ("FineTune(epochs=many)", "epochs='many' must be an int, for example 30"),
         ("PruneWeights(sparsity=2)", "sparsity=2 must be at least 0 and below 1"),

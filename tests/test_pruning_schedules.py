@@ -8,12 +8,13 @@ from functools import cache
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.weights import matrices
+from paring.ops.importance import Evidence
 from paring.ops.sparsity import zero_share
 from paring.techniques.base import ModuleTechnique
 from paring.techniques.fine_tune import FineTune
@@ -94,6 +95,24 @@ def test_zeros_grow_while_the_network_is_trained(regrow: bool) -> None:
     assert score(grown) > score(taught()) - 0.04
     same = technique.apply(taught(), job())
     assert all(torch.equal(a, b) for a, b in zip(grown.state_dict().values(), same.state_dict().values(), strict=True))
+
+
+def test_a_criterion_that_looks_at_data_is_asked_less_often() -> None:
+    asked: list[str] = []
+
+    def magnitude(evidence: Evidence) -> Tensor:
+        asked.append("weights")
+        return evidence.weight.abs()
+
+    def inputs(evidence: Evidence) -> Tensor:
+        asked.append("inputs")
+        return evidence.weight.abs() * evidence.input_norm
+
+    for criterion in (magnitude, inputs):
+        technique = GradualPruning(epochs=8, prune=PruneWeights(0.8, layers=("3",), criterion=criterion))
+        assert zeros(technique.apply(taught(), job())) == [0.0, 0.8, 0.0]
+    assert asked.count("weights") > 90
+    assert 15 < asked.count("inputs") <= 21
 
 
 def test_with_regrowth_other_weights_stay_than_those_that_were_large() -> None:
@@ -237,9 +256,3 @@ def test_settings_that_make_no_sense_are_refused(make: object, message: str) -> 
     assert callable(make)
     with pytest.raises(TechniqueError, match=message):
         make()
-
-
-def test_recipes_read_as_people_say_them() -> None:
-    assert str(GradualPruning(epochs=5)) == "GradualPruning(prune=PruneWeights(sparsity=0.8, scope=global), epochs=5)"
-    told = "IterativePruning(prune=PruneChannels(ratio=0.25), rounds=4, epochs=30)"
-    assert str(IterativePruning(prune=PruneChannels(0.25))) == told

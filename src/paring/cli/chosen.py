@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from paring import registry
 from paring.errors import InputError
 
 OPENING, CLOSING = "([{", ")]}"
+JOINS = ("+", "->", "→")
+"""What stands between the techniques of a recipe, as it is typed, as it is told, and as pages show it."""
 
 
 def chosen(kind: registry.Kind, text: str | None) -> list[Any] | None:
     """The classes and objects of a comma-separated list; None (all) where nothing was typed.
 
     `PruneChannels, FineTune(epochs=5)` is a class, whose settings the search chooses, and an object, which is tried as
-    it is; `PruneChannels(ratio=0.5) + FineTune(epochs=5) + Int8Static` is one recipe, tried as a whole. Raises
-    InputError for what can't be read, is not known or has no such setting.
+    it is; `PruneChannels(0.5) + FineTune(epochs=5) + Int8Static` is one recipe, tried as a whole. Reports join its
+    techniques by arrows, and these will do too. Raises InputError for what can't be read, is not known or has no such
+    setting.
     """
     if text is None:
         return None
@@ -29,21 +34,21 @@ def chosen(kind: registry.Kind, text: str | None) -> list[Any] | None:
 
 def _recipe(kind: registry.Kind, text: str) -> Any:
     """One of the kind, or techniques one after the other, of which a name alone stands for its defaults."""
-    made = [_made(kind, part) for part in _parts(text, text, "+" if kind == "technique" else ",")]
+    made = [_made(kind, part) for part in _parts(text, text, JOINS if kind == "technique" else (",",))]
     return made[0] if len(made) == 1 else tuple(one() if isinstance(one, type) else one for one in made)
 
 
-def _parts(text: str, where: str, separator: str = ",") -> list[str]:
+def _parts(text: str, where: str, separators: Sequence[str] = (",",)) -> list[str]:
     """What stands between the separators that are in no bracket."""
     parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in OPENING) - (letter in CLOSING)
+    for token in re.findall("->|.", text, re.DOTALL):
+        depth += (token in OPENING) - (token in CLOSING)
         if depth < 0:
             break
-        if letter == separator and not depth:
+        if token in separators and not depth:
             parts.append("")
         else:
-            parts[-1] += letter
+            parts[-1] += token
     if depth:
         raise InputError(f"{where} {text!r} has brackets that don't match: write for example 'FineTune(epochs=5)'.")
     return [part.strip() for part in parts if part.strip()]
@@ -58,23 +63,34 @@ def _made(kind: registry.Kind, text: str) -> Any:
     if not rest.endswith(")"):
         raise InputError(f"{text!r} goes on after its settings: separate {kind}s by commas.")
     signature = inspect.signature(found)
-    known = list(signature.parameters)
-    settings: dict[str, Any] = {}
-    for part in _parts(rest[:-1], name):
-        setting, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or setting not in known:
-            raise InputError(f"{name} has no setting {part!r}: write NAME=VALUE with one of {', '.join(known)}.")
-        settings[setting] = _value(kind, value)
+    values, settings = _settings(kind, name, rest[:-1], list(signature.parameters))
     try:
-        signature.bind(**settings)
+        signature.bind(*values, **settings)
     except TypeError as error:
         raise InputError(f"{text} lacks a setting: {error}.") from error
-    return found(**settings)
+    return found(*values, **settings)
+
+
+def _settings(kind: registry.Kind, name: str, text: str, known: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """The values in brackets: those without a name, which come first, and those with one."""
+    values: list[Any] = []
+    settings: dict[str, Any] = {}
+    for part in _parts(text, name):
+        named = re.match(r"(\w+)\s*=", part)
+        if named is None and not settings and len(values) < len(known):
+            values.append(_value(kind, part))
+        elif named is None or named[1] not in known[len(values) :]:
+            raise InputError(f"{name} has no setting {part!r}: write NAME=VALUE with one of {', '.join(known)}.")
+        else:
+            settings[named[1]] = _value(kind, part[named.end() :].strip())
+    return values, settings
 
 
 def _value(kind: registry.Kind, text: str) -> Any:
-    """A value of Python, an object inside another one, or else the word itself."""
+    """A value of Python, a technique inside another one, of which the name will do, or else the word itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return _made(kind, text) if "(" in text else text
+        if "(" in text:
+            return _made(kind, text)
+        return registry.find(kind, text)() if kind == "technique" and text in registry.names(kind) else text

@@ -68,6 +68,11 @@ class Job:
             self._observed.popitem(last=False)
         return found
 
+    @property
+    def has_observed(self) -> bool:
+        """Whether anything was asked of `once`."""
+        return bool(self._observed)
+
     def time_left_s(self) -> float:
         """Seconds until the deadline; infinity without one."""
         return float("inf") if self.deadline_s is None else self.deadline_s - time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from paring.backends.precision import ExecutionPrecision
@@ -35,13 +35,23 @@ class Technique:
         return type(self).__name__
 
     def settings(self) -> dict[str, Any]:
-        """All settings, as plain values that JSON can hold."""
-        return asdict(self)  # type: ignore[call-overload,no-any-return]
+        """All settings, as plain values that JSON can hold; a technique among them with its name and its own."""
+        inner = {name: {"technique": one.name, **one.settings()} for name, one in self._inner.items()}
+        return {**asdict(self), **inner}  # type: ignore[call-overload]
+
+    @property
+    def _inner(self) -> dict[str, Technique]:
+        """The techniques among the settings."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Technique)}
 
     def __str__(self) -> str:
-        """The name with the settings that differ from the defaults, as people read a recipe."""
-        defaults = {name: field.default for name, field in type(self).__dataclass_fields__.items()}  # type: ignore[attr-defined]
-        told = [f"{name}={value}" for name, value in self.settings().items() if value != defaults.get(name)]
+        """The name with the settings that differ from the defaults, as people read a recipe, and type it.
+
+        A technique among them is always told, since it says what is done.
+        """
+        defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
+        values = {**self.settings(), **self._inner}
+        told = [f"{name}={value}" for name, value in values.items() if value != defaults.get(name)]
         return f"{self.name}({', '.join(told)})" if told else self.name
 
 
@@ -121,6 +131,10 @@ class TrainingTechnique(ModuleTechnique):
     def with_epochs(self, epochs: int) -> Self:
         """The same training, longer or shorter."""
         return replace(self, epochs=epochs)  # type: ignore[type-var]
+
+    def continued(self, epochs: int) -> TrainingTechnique:
+        """What goes on for so many epochs from the network that this gave: itself, unless that would shrink again."""
+        return self.with_epochs(epochs)
 
 
 class GraphTechnique(Technique, ABC):

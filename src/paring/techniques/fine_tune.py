@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -66,6 +66,11 @@ class FineTune(TrainingTechnique):
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """The loss of the training, from what the teacher says, and what holds of the student's weights."""
         return taught, HeldZeros(student)
+
+    def bare(self, epochs: int) -> FineTune:
+        """The fine-tuning alone, for so many epochs, with the settings that a training which does more has for it."""
+        settings = {each.name: getattr(self, each.name) for each in fields(FineTune)}
+        return FineTune(**{**settings, "epochs": epochs})
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every layer that holds weights: trained, or frozen."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,13 @@ from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_weights import PruneWeights
 from paring.train.constraint import Constraint
 from paring.train.loop import Loss
-from paring.types import Objective
+from paring.types import Coverage, Objective
 
 UPDATES = 100
 """How many times the weights are chosen anew while the zeros grow."""
+
+OBSERVED_UPDATES = 20
+"""The same where a criterion looks at data: each time takes passes over hundreds of rows, one by one for gradients."""
 
 FADING = 0.9
 """What is left after each step of a weight that is not seen, beside what its gradient adds."""
@@ -40,6 +44,9 @@ class GradualPruning(FineTune):
     back when it matters again (dynamic network surgery, Guo et al. 2016; there with two thresholds and a chance that
     falls, here until the zeros are all there, and fading: what the network does not see has no effect that would ever
     stop its growth). Zeros are baked in at the end.
+
+    The weights are chosen anew up to 100 times; with a criterion that looks at data, as `taylor` and `wanda` do, up to
+    20 times, since each takes passes over rows of its own. In a short training these take most of the time.
     """
 
     shrinks: ClassVar[bool] = True
@@ -56,14 +63,6 @@ class GradualPruning(FineTune):
         if self.prune.reconstruct:
             raise TechniqueError(f"{self.prune} solves for weights that training then changes: leave reconstruct out.")
 
-    def settings(self) -> dict[str, Any]:
-        """All settings, the pruning with its own."""
-        return {**super().settings(), "prune": {"technique": self.prune.name, **self.prune.settings()}}
-
-    def __str__(self) -> str:
-        """As people read a recipe."""
-        return f"{self.name}(prune={self.prune}, {'regrow=True, ' if self.regrow else ''}epochs={self.epochs})"
-
     def check_fits(self, model: nn.Module) -> None:
         """Raise TechniqueError where the pruning's settings name what the network does not have."""
         self.prune.check_fits(model)
@@ -71,6 +70,14 @@ class GradualPruning(FineTune):
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """The teacher's loss, and zeros that grow."""
         return taught, _GrowingZeros(self, student, job)
+
+    def continued(self, epochs: int) -> FineTune:
+        """Fine-tuning, which holds the zeros: what was to go is gone."""
+        return self.bare(epochs)
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        """What the pruning has done: every weighted layer with its share of zeros."""
+        return replace(self.prune.coverage(before, after, job), technique=str(self))
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
@@ -81,13 +88,14 @@ class GradualPruning(FineTune):
 
 
 class _GrowingZeros(Constraint):
-    """Masks that are chosen anew a hundred times, until all zeros are there."""
+    """Masks that are chosen anew again and again, until all zeros are there."""
 
     def __init__(self, technique: GradualPruning, model: nn.Module, job: Job) -> None:
-        self.technique, self.model, self.job = technique, model, job
+        # A job of its own, that tells whether the criterion has looked at data.
+        self.technique, self.model, self.job = technique, model, replace(job)
         self.matrices = matrices(model, vectors=True)
         self.masks: list[tuple[nn.Parameter, Tensor]] = []
-        self.updates = -1
+        self.grown = -1.0
 
     @contextmanager
     def shown_(self, share: float) -> Iterator[None]:
@@ -116,11 +124,12 @@ class _GrowingZeros(Constraint):
 
     def _choose(self, share: float) -> None:
         """Masks for this moment of the training."""
-        update = min(int(share / self.technique.until * UPDATES), UPDATES)
-        if update == self.updates:
+        updates = OBSERVED_UPDATES if self.job.has_observed else UPDATES
+        grown = min(math.floor(share / self.technique.until * updates), updates) / updates
+        if grown <= self.grown:
             return
-        self.updates = update
-        prune = self.technique.prune.at(cubic(update / UPDATES))
+        self.grown = grown
+        prune = self.technique.prune.at(cubic(grown))
         pruned = {each.name: each.parameter.detach() for each in self._pruned(prune)}
         kept = [(each.parameter, pruned[each.name] != 0) for each in self.matrices]
         # What is zero as a whole begins from nothing, as in `HeldZeros`: a pruning never leaves that.

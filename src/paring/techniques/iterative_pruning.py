@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import nn
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.copies import copied
 from paring.graph.weights import matrices
+from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.fine_tune import FineTune
-from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.prune_channels import GroupSizes, PruneChannels
 from paring.techniques.prune_weights import PruneWeights
+from paring.types import Coverage
 
 
 @dataclass(frozen=True)
 class IterativePruning(FineTune):
     """Prune a little, fine-tune, prune more: `rounds` times, with an equal part of the `epochs` in each.
 
+    The rounds end with what `prune` alone would leave: as many zeros, or the same sizes.
     Han et al. 2015, Learning both Weights and Connections, section 3.4. With `rewind` the weights that stay go back to
     what they were as this technique began, before each training: iterative magnitude pruning with rewinding (Frankle et
     al. 2020). The lottery tickets of Frankle and Carbin (2019) rewind to weights from before any training: for those,
@@ -40,40 +44,45 @@ class IterativePruning(FineTune):
             raise TechniqueError(f"rounds={self.rounds} must be 1 or more.")
         if self.rewind and isinstance(self.prune, PruneChannels):
             raise TechniqueError("rewind=True needs weights that keep their places: prune by PruneWeights.")
-
-    def settings(self) -> dict[str, Any]:
-        """All settings, the pruning with its own."""
-        return {**super().settings(), "prune": {"technique": self.prune.name, **self.prune.settings()}}
-
-    def __str__(self) -> str:
-        """As people read a recipe."""
-        rewound = ", rewind=True" if self.rewind else ""
-        return f"{self.name}(prune={self.prune}, rounds={self.rounds}{rewound}, epochs={self.epochs})"
+        if self.rewind and isinstance(self.prune, PruneWeights) and self.prune.reconstruct:
+            raise TechniqueError(
+                f"rewind=True gives up the weights that {self.prune} solves for: leave one of them out."
+            )
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise TechniqueError where the pruning's settings name what the network does not have."""
         self.prune.check_fits(model)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
-        """The network after all rounds. Raises TaskError without training data."""
-        network = model
-        training = FineTune(**{name: getattr(self, name) for name in FineTune.__dataclass_fields__})
-        steps = self._steps()
-        training = training.with_epochs(math.ceil(self.epochs / len(steps)))
-        for number, prune in enumerate(steps, 1):
-            job.say(f"round {number} of {len(steps)}: {prune}")
-            network = prune.apply(network, job)
-            if self.rewind and isinstance(prune, PruneWeights):
-                _rewind_(network, model, vectors=prune.vectors)
+        """The network after all rounds; an unchanged copy where no channels can go. TaskError without training data."""
+        network = copied(model).eval()
+        steps = self._steps(network, job)
+        for number, step in enumerate(steps, 1):
+            job.say(f"round {number} of {len(steps)}: {step}")
+            network = step.apply(network, job)
+            if self.rewind and isinstance(step, PruneWeights):
+                _rewind_(network, model, vectors=step.vectors)
+            training = self.bare(math.ceil(self.epochs / len(steps)))
             network = training.apply(network, _hurried(job, len(steps) - number))
         return network
 
-    def _steps(self) -> list[PruneWeights | PruneChannels]:
-        """The prunings whose effects add up to the whole, each one more than that before: 2:4 comes in two steps."""
+    def _steps(self, model: nn.Module, job: Job) -> Sequence[PruneWeights | _Narrowing]:
+        """The prunings of the rounds, each one more than that before: 2:4 comes in two steps, one channel in one.
+
+        Each is a share of the whole in terms of the first network, so that the last one ends where `prune` alone does.
+        """
         if isinstance(self.prune, PruneChannels):
-            return [self.prune.part(self.rounds)] * self.rounds
+            return _narrowings(self.prune, ChannelPlan.of(model, job), self.rounds)
         steps = [self.prune.at(number / self.rounds) for number in range(1, self.rounds + 1)]
         return [step for step in dict.fromkeys(steps) if step is not None]
+
+    def continued(self, epochs: int) -> FineTune:
+        """Fine-tuning: another round would take away more."""
+        return self.bare(epochs)
+
+    def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
+        """What the pruning has done: every weighted layer with its share of zeros, or its old and new size."""
+        return replace(self.prune.coverage(before, after, job), technique=str(self))
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
@@ -81,6 +90,38 @@ class IterativePruning(FineTune):
         raise TechniqueError(
             "what it prunes is for you to say: pass an object, as IterativePruning(prune=PruneChannels(0.3))."
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Narrowing:
+    """A round of channel pruning: each group of the network at this moment comes to a size."""
+
+    prune: PruneChannels
+    sizes: GroupSizes
+    channels: int
+
+    def apply(self, model: nn.Module, job: Job) -> nn.Module:
+        """The smaller network."""
+        return self.prune.narrowed(ChannelPlan.of(model, job), self.sizes, job)
+
+    def __str__(self) -> str:
+        """What stays."""
+        return f"{self.prune}, {sum(self.sizes.values())} of {self.channels} channels stay"
+
+
+def _narrowings(prune: PruneChannels, plan: ChannelPlan, rounds: int) -> Sequence[_Narrowing]:
+    """From the sizes of all groups to those that the pruning leaves, by as many channels in each round as in another.
+
+    Only what stays in the end is a multiple of `round_to`: sizes in between are never run for their speed.
+    """
+    first = {group.name: group.channels for group in plan.groups if not group.frozen}
+    last = prune.sizes(plan)
+    every = [first]
+    for number in range(1, rounds + 1):
+        sizes = {group: size - (size - last[group]) * number // rounds for group, size in first.items()}
+        if sizes != every[-1]:
+            every.append(sizes)
+    return [_Narrowing(prune, sizes, sum(first.values())) for sizes in every[1:]]
 
 
 def _hurried(job: Job, rounds_left: int) -> Job:

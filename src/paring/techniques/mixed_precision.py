@@ -48,10 +48,6 @@ class MixedPrecision(GraphTechnique):
                 f"float_layers={self.float_layers} must be 1 or more; with none, use Int8Static alone."
             )
 
-    def __str__(self) -> str:
-        """As people read a recipe."""
-        return f"{self.name}({self.int8}, float_layers={self.float_layers})"
-
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer layers but for the worst. Raises TechniqueError where it is quantized already."""
         require_float_graph(graph, self.name)

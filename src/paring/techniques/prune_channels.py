@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import nn
@@ -38,6 +38,9 @@ PART_MULTIPLES = (4, 16)
 OTHER_CRITERIA = ("geometric_median", "wanda")
 MOST_PARTS = 36
 """With more the search would measure for too long, so that each group is measured at one ratio only."""
+
+GroupSizes: TypeAlias = Mapping[str, int]
+"""Name of a channel group -> how many channels it has, or is to have."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,22 @@ class PruneChannels(ModuleTechnique):
         """Raise TechniqueError for a layer that the network does not have."""
         check_modules([layer for layer, _ in self.ratios], model, "ratios")
 
-    def part(self, rounds: int) -> Self:
-        """What removes as much as this does when it is applied so often: the same share of what is left each time."""
-
-        def each(ratio: float) -> float:
-            return 1.0 - float((1 - ratio) ** (1 / rounds))
-
-        own = tuple((layer, each(ratio)) for layer, ratio in self.ratios)
-        return replace(self, ratio=each(self.ratio), ratios=own)
-
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network with fewer channels; an unchanged copy where every group is frozen or too small."""
         plan = ChannelPlan.of(model, job)
-        removal = self._removal(plan)
+        return self.narrowed(plan, self.sizes(plan), job)
+
+    def sizes(self, plan: ChannelPlan) -> GroupSizes:
+        """How many channels of each group stay."""
+        ratios = self._ratios(plan.groups)
+        return {
+            group.name: group.channels if group.frozen else self.kept(group, ratios[group.name])
+            for group in plan.groups
+        }
+
+    def narrowed(self, plan: ChannelPlan, sizes: GroupSizes, job: Job) -> nn.Module:
+        """The network with so many channels in each group; an unchanged copy where these are all."""
+        removal = self._removal(plan, sizes)
         if not removal:
             return plan.model
         try:
@@ -126,12 +132,12 @@ class PruneChannels(ModuleTechnique):
             raise TechniqueError(f"{self.name} can't be applied: {error}.") from error
         return plan.without(working)
 
-    def _removal(self, plan: ChannelPlan) -> Removal:
+    def _removal(self, plan: ChannelPlan, sizes: GroupSizes) -> Removal:
         """Which channels go from which group."""
-        ratios = self._ratios(plan.groups)
         removal: dict[str, tuple[int, ...]] = {}
         for group in plan.groups:
-            count = 0 if group.frozen else group.channels - self.kept(group, ratios[group.name])
+            # One that a removal has made is not among the sizes, as where a depthwise convolution lost all but one.
+            count = 0 if group.frozen else group.channels - sizes.get(group.name, group.channels)
             if count:
                 scores = importance(self.criterion, plan.evidence(group), group.name)
                 removal[group.name] = tuple(sorted(scores.argsort(stable=True)[:count].tolist()))
@@ -170,7 +176,7 @@ class PruneChannels(ModuleTechnique):
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every weighted layer: its old and new size, or why it kept its size."""
         plan = ChannelPlan.of(before, job)
-        removal = self._removal(plan)
+        removal = self._removal(plan, self.sizes(plan))
         shapes = {name: parameter.shape for name, parameter in after.named_parameters(remove_duplicate=False)}
         changes = []
         for layer, cost in layer_costs(plan.model, plan.inputs).items():

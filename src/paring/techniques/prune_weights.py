@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
@@ -94,10 +94,7 @@ class PruneWeights(ModuleTechnique):
 
     def settings(self) -> dict[str, Any]:
         """All settings; a criterion that is a function is told by its name and a digest of what it does."""
-        return {
-            **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            "criterion": self._told_criterion,
-        }
+        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "criterion": self._told_criterion}
 
     @cached_property
     def _told_criterion(self) -> str:
@@ -219,15 +216,17 @@ class PruneWeights(ModuleTechnique):
         return Coverage(str(self), tuple(changes))
 
     def _change(self, old: Sequence[Matrix], new: Sequence[Matrix], layer: str) -> tuple[bool, str]:
-        """Whether a layer has other weights, and what people should know."""
+        """Whether a layer has lost weights, and what people should know."""
         if not old:
             return False, "a table that is looked up, or shares its weight with one"
         if self.layers and layer not in {*self.layers, *(name for name, _ in self.sparsities)}:
             return False, "was not asked for"
         if all(map(self._misfit, old)):
             return False, f"pattern {self.pattern} does not fit: {self._misfit(old[0])}"
-        were, are = (zero_share(torch.cat([each.parameter.detach().flatten() for each in held])) for held in (old, new))
-        if all(torch.equal(one.parameter, other.parameter) for one, other in zip(old, new, strict=True)):
+        before, after = (torch.cat([each.parameter.detach().flatten() for each in held]) for held in (old, new))
+        were, are = zero_share(before), zero_share(after)
+        # A schedule trains as well: what it prunes shows in the zeros alone.
+        if not (after == 0)[before != 0].any():
             return False, f"as it was: {were:.1%} of the weights are zero"
         return True, f"{are:.1%} of the weights are zero" + (f" (were {were:.1%})" if were else "")
 

@@ -43,7 +43,8 @@ class Racer:
 
     def training(self, epochs: int) -> TrainingTechnique:
         """The next training, with so many epochs."""
-        return self.trainer.technique.with_epochs(epochs)
+        technique = self.trainer.technique
+        return technique.continued(epochs) if self.kept_epochs else technique.with_epochs(epochs)
 
     def after(self, epochs: int, rate: float) -> float:
         """The drop that so many epochs more would leave."""

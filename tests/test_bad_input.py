@@ -418,6 +418,25 @@ def test_rows_for_another_graph(tmp_path: Path, net: Path, inputs: Any, says: st
     assert says in refusal(tmp_path / "out", Task(net, [(inputs, CLASSES)]))
 
 
+@pytest.mark.parametrize(
+    ("techniques", "named"),
+    [
+        ("PruneChannels", "PruneChannels"),
+        ("PruneWeights(0.5),FineTune", "PruneWeights, FineTune"),
+        ("PruneChannels(0.5) + Int8Static, RemoveBlocks(count=1)", "RemoveBlocks, PruneChannels"),
+    ],
+)
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+def test_techniques_of_modules_for_a_graph(
+    tmp_path: Path, net: Path, techniques: str, named: str, plan: list[str]
+) -> None:
+    (tmp_path / "rows.npz").write_bytes(archive(**GOOD))
+    run = ["optimize", net, "--data", tmp_path / "rows.npz", "--out", tmp_path / "out", *plan]
+    sentence = told(*run, "--techniques", techniques)
+    assert f"net.onnx is a graph, and what was asked for begins with a change of the nn.Module ({named}): " in sentence
+    assert sentence.endswith("or choose from Int8Static, HalfPrecision, Int8Dynamic, SmoothQuant, MixedPrecision.")
+
+
 def test_a_graph_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"\x08\xffno graph")
     data = [(POINTS, CLASSES)]

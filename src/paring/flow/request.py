@@ -15,7 +15,7 @@ from paring import registry
 from paring.backends.base import Backend, called
 from paring.backends.cores import check_threads, usable_cores
 from paring.backends.probe import Probe
-from paring.errors import BudgetError, InputError, OutputError, TaskError, in_words, quoted
+from paring.errors import BudgetError, InputError, OutputError, TaskError, TechniqueError, in_words, quoted
 from paring.techniques.base import (
     GraphTechnique,
     ModuleTechnique,
@@ -26,6 +26,7 @@ from paring.techniques.base import (
 )
 from paring.tune import Candidate, Trial
 from paring.tune.candidate import check_storable
+from paring.tune.proposing import kind_of
 from paring.tune.trainers import is_training
 from paring.types import Budget, Task, is_number, is_whole
 
@@ -105,10 +106,15 @@ class Request:
     def check_fits(self) -> None:
         """Raise TechniqueError where an object that meets the task's network as it is names what that does not have.
 
-        Those are the ones alone and the first of each recipe.
+        Those are the ones alone and the first of each recipe. Of a graph, where none of what was passed can change it.
         """
-        for technique in (*self.all_techniques(), *(recipe[0] for recipe in self.recipes)):
-            if isinstance(technique, ModuleTechnique) and not isinstance(self.task.model, Path):
+        firsts = (*self.all_techniques(), *(recipe[0] for recipe in self.recipes))
+        if isinstance(self.task.model, Path):
+            if self.techniques and all(issubclass(kind_of(first), ModuleTechnique) for first in firsts):
+                raise TechniqueError(_needs_module(self.task.model, firsts))
+            return
+        for technique in firsts:
+            if isinstance(technique, ModuleTechnique):
                 technique.check_fits(self.task.model)
 
     @property
@@ -134,6 +140,16 @@ class Request:
     def usable_backends(self, unusable: Container[str]) -> tuple[Backend | type[Backend], ...]:
         """Those that were asked for, without these."""
         return tuple(backend for backend in self.all_backends() if called(backend) not in unusable)
+
+
+def _needs_module(graph: Path, asked: Iterable[Technique | type[Technique]]) -> str:
+    """Why techniques of modules can't be tried on a graph, and what could."""
+    names = ", ".join(dict.fromkeys(kind_of(technique).__name__ for technique in asked))
+    others = ", ".join(kind.__name__ for kind in installed("technique") if issubclass(kind, GraphTechnique))
+    return (
+        f"{graph.name} is a graph, and what was asked for begins with a change of the nn.Module ({names}): give a task "
+        f"whose model is one, or choose from {others}."
+    )
 
 
 def resolved(kind: registry.Kind, given: Iterable[Any] | None) -> tuple[Any, ...] | None:

@@ -46,7 +46,7 @@ class GradualPruning(FineTune):
     stop its growth). Zeros are baked in at the end.
 
     The weights are chosen anew up to 100 times; with a criterion that looks at data, as `taylor` and `wanda` do, up to
-    20 times, since each takes passes over rows of its own. In a short training these take most of the time.
+    20 times, since each takes passes over rows of its own: in a short training, about as long as the training itself.
     """
 
     shrinks: ClassVar[bool] = True

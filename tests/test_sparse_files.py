@@ -12,13 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import paring
 from paring.artifact.sparse import SPARSE, packed, readable
 from paring.errors import ArtifactError
+from paring.graph.export import export_onnx, export_program, signature_of
 from paring.techniques.int8_static import Int8Static
+from paring.techniques.prune_weights import PruneWeights
 from paring.types import Array, Budget, Task
+from tests.structures import images, job_of, trained
 
 TYPES = [np.float32, np.float16, np.float64, np.int8, np.uint8, np.int32]
 
@@ -62,6 +66,21 @@ def test_zeros_cost_a_bit_and_no_more(tmp_path: Path) -> None:
 def test_a_dense_network_is_left_as_it_is(tmp_path: Path) -> None:
     onnx.save(graph([np.arange(9000, dtype=np.float32)]), tmp_path / "network.onnx")
     assert packed(tmp_path / "network.onnx") == tmp_path / "network.onnx"
+
+
+def test_zeros_before_a_batch_norm_that_turns_signs_cost_no_more_than_others(tmp_path: Path) -> None:
+    """Folded into the convolution its negative factors make -0.0 of them, which is a value like any other."""
+    sizes = {}
+    for sign in (1, -1):
+        model = trained(nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)))
+        model[1].weight.detach().abs_().mul_(sign)
+        pruned = PruneWeights(0.9).apply(model, job_of(model, images()))
+        graph = export_onnx(export_program(pruned, images()), signature_of(pruned, images()))
+        onnx.save(graph, tmp_path / "network.onnx")
+        (found,) = ReferenceEvaluator(graph).run(None, {"input": images().numpy()})
+        np.testing.assert_allclose(found, pruned(images()).detach(), atol=1e-5)
+        sizes[sign] = packed(tmp_path / "network.onnx").stat().st_size
+    assert sizes[-1] == sizes[1] < 4 * 64 * 27
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"", lambda content: b"x" * 99])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,30 @@ def test_a_layer_that_would_lose_all_its_weights_is_named() -> None:
     model[6].weight.detach().mul_(1e-6)
     with pytest.raises(TechniqueError, match="leaves nothing of '6': remove less, or leave that layer out"):
         PruneWeights(threshold=1e-3).apply(model, job_of(model, X))
+
+
+@pytest.mark.parametrize("amount", [{"threshold": 0.1}, {"sparsity": 0.5}, {"sparsity": 0.5, "scope": "global"}])
+def test_biases_may_go_as_a_whole_and_what_was_zero_before_is_no_fault(amount: dict[str, Any]) -> None:
+    """As the shifts of batch norms begin; here one layer's weights do too."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4), nn.Linear(4, 4)).eval()
+    model[0].bias.detach().copy_(torch.linspace(0.01, 0.02, 16))
+    model[4].weight.detach().zero_()
+    job = job_of(model, torch.randn(4, 8))
+    shares = zeros(PruneWeights(**amount, vectors=True).apply(model, job))
+    assert shares["0.bias"] == (0.5 if amount == {"sparsity": 0.5} else 1)
+    assert (shares["1.bias"], shares["4.weight"]) == (1, 1)
+    assert shares["1.weight"] < 1
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_the_factors_of_a_norm_and_a_matrix_may_not_go(layer: int) -> None:
+    model = trained(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)))
+    model[layer].weight.detach().mul_(1e-6)  # type: ignore[index, operator, union-attr]
+    job = job_of(model, torch.randn(4, 8))
+    with pytest.raises(TechniqueError, match=f"leaves nothing of '{layer}': remove less, or leave that layer out"):
+        PruneWeights(threshold=1e-3, vectors=True).apply(model, job)
+    left = PruneWeights(0.5, scope="global", vectors=True).apply(model, job).get_parameter(f"{layer}.weight")
+    assert 0 < int((left != 0).sum()) < left.numel()
 
 
 def test_a_weak_layer_keeps_as_many_weights_as_it_has_outputs() -> None:

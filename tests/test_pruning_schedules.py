@@ -171,6 +171,16 @@ def test_zeros_of_vectors_are_held_too() -> None:
         assert zero_share(trained.get_parameter("1.weight")) == 0.5, technique
 
 
+def test_a_bias_below_the_threshold_goes_as_a_whole_while_one_that_begins_from_nothing_is_trained() -> None:
+    network = copy.deepcopy(taught())
+    network.get_parameter("3.bias").detach().mul_(1e-3)
+    network.get_parameter("0.bias").detach().zero_()
+    prune = PruneWeights(threshold=0.1, vectors=True, layers=("3",))
+    grown = GradualPruning(epochs=2, prune=prune).apply(network, job())
+    assert zero_share(grown.get_parameter("3.bias")) == 1
+    assert zero_share(grown.get_parameter("0.bias")) == 0
+
+
 def test_zeros_that_are_there_stay_while_a_pattern_is_still_to_grow() -> None:
     sparse = PruneWeights(0.6, layers=("0",)).apply(taught(), job())
     grown = GradualPruning(epochs=2, prune=PruneWeights(pattern="2:4", layers=("3",))).apply(sparse, job())

@@ -34,6 +34,11 @@ class Matrix:
         """The weight itself."""
         return self.module.get_parameter(self.name.rpartition(".")[2])
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is added: a layer can do without, while one that multiplies by nothing but zeros tells nothing."""
+        return self.parameter.ndim == 1 and "bias" in self.name.rpartition(".")[2]
+
     def rows(self, values: Tensor) -> Tensor:
         """Values like the weight -> (outputs, inputs): positions of the kernel one after the other, each all inputs.
 

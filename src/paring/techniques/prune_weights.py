@@ -42,7 +42,8 @@ class PruneWeights(ModuleTechnique):
     former outputs on the calibration rows (see `ops.reconstruction`).
 
     A training that follows holds the zeros. No runtime that paring knows today is faster with them: they make the
-    stored network smaller. TechniqueError where a layer would lose all its weights.
+    stored network smaller. TechniqueError where a layer would lose all that it multiplies with; a bias may go as a whole,
+    and what was zero as a whole is left so.
     """
 
     improves: ClassVar[tuple[Objective, ...]] = ("size",)
@@ -107,7 +108,8 @@ class PruneWeights(ModuleTechnique):
         observations = Observations(network, job)
         masks = self._masks(chosen, observations)
         for matrix, mask in zip(chosen, masks, strict=True):
-            if not mask.any():
+            weight = matrix.rows(matrix.parameter.detach())
+            if weight.any() and not weight[mask].any() and not matrix.is_bias:
                 raise TechniqueError(
                     f"{self} leaves nothing of {matrix.layer!r}: remove less, or leave that layer out."
                 )
@@ -240,8 +242,12 @@ class PruneWeights(ModuleTechnique):
 
 
 def _spared(scores: Tensor, matrix: Matrix) -> Tensor:
-    """Scores of a layer's units, infinite for as many of the highest as hold a weight for each output on average."""
-    units = math.ceil(scores.numel() * matrix.shape[0] / matrix.parameter.numel())
+    """Scores of a layer's units, infinite for as many of the highest as hold a weight for each output on average.
+
+    Of a vector one is spared, of a bias none.
+    """
+    kept = matrix.shape[0] if matrix.parameter.ndim > 1 else int(not matrix.is_bias)
+    units = math.ceil(scores.numel() * kept / matrix.parameter.numel())
     highest = scores.flatten().argsort(descending=True, stable=True)[:units]
     return scores.flatten().index_fill(0, highest, torch.inf).reshape(scores.shape)
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from paring.errors import TechniqueError
+from paring.ops.sparsity import zero_share
 from paring.techniques.prune_weights import PruneWeights
 from tests.structures import images, job_of, trained
 
@@ -123,9 +124,9 @@ def test_a_pattern_that_does_not_divide_a_layer_leaves_it_alone_and_says_so() ->
     assert not told["0"].changed
     assert told["0"].reason == "pattern 1x4 does not fit: 8 outputs of 3 inputs are not divided by blocks of 1x4"
     assert told["5"].reason == "50.0% of the weights are zero"
-    with pytest.raises(TechniqueError, match="pattern='1x4' does not fit '0': 8 outputs of 3 inputs"):
+    with pytest.raises(TechniqueError, match="PruneWeights can't prune '0': pattern 1x4 does not fit: 8 outputs of 3"):
         PruneWeights(0.5, pattern="1x4", layers=("0", "5")).apply(model, job)
-    with pytest.raises(TechniqueError, match="pattern='1x7' does not fit '0'"):
+    with pytest.raises(TechniqueError, match="can't prune '0': pattern 1x7 does not fit"):
         PruneWeights(0.5, pattern="1x7").apply(model, job)
 
 
@@ -276,6 +277,22 @@ def test_layers_that_share_a_weight_are_told_to_be_pruned_together() -> None:
 def test_n_of_m_leaves_nothing_to_share_among_layers() -> None:
     with pytest.raises(TechniqueError, match=r"scope='global' leaves .* pattern='2:4' says it: leave scope out"):
         PruneWeights(pattern="2:4", scope="global")
+
+
+def test_a_parametrized_weight_is_left_alone_where_zeros_would_not_come_through() -> None:
+    model, technique = trained(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3))), PruneWeights(0.5)
+    orthogonal(model[0])  # type: ignore[index, arg-type, operator]
+    spectral_norm(model[1]).eval()  # type: ignore[index, arg-type, operator]
+    job, name = job_of(model, torch.randn(4, 6)), "0.parametrizations.weight"
+    sparse = technique.apply(model, job)
+    assert [zero_share(layer.weight) for layer in sparse] == [0, 0.5, 0.5]  # type: ignore[union-attr, operator, arg-type]
+    assert torch.equal(sparse[0].weight, model[0].weight)  # type: ignore[index, arg-type, operator, union-attr]
+    told = {change.layer: change for change in technique.coverage(model, sparse, job).layers}
+    reason = "the parametrization that makes the weight of it leaves no zeros"
+    assert not told[name].changed
+    assert told[name].reason.startswith(reason)
+    with pytest.raises(TechniqueError, match=f"can't prune '{name}': {reason}"):
+        PruneWeights(0.5, layers=(name,)).apply(model, job)
 
 
 def test_the_scales_of_weight_normalisation_are_left_alone() -> None:

@@ -42,8 +42,8 @@ class PruneWeights(ModuleTechnique):
     former outputs on the calibration rows (see `ops.reconstruction`).
 
     A training that follows holds the zeros. No runtime that paring knows today is faster with them: they make the
-    stored network smaller. TechniqueError where a layer would lose all that it multiplies with; a bias may go as a whole,
-    and what was zero as a whole is left so.
+    stored network smaller. A bias may go as a whole, and what is zero as a whole stays so; TechniqueError where a layer
+    would lose all that it multiplies with.
     """
 
     improves: ClassVar[tuple[Objective, ...]] = ("size",)
@@ -165,12 +165,17 @@ class PruneWeights(ModuleTechnique):
         wanted = {*self.layers, *named}.difference(matrix.layer for matrix in fitting)
         for matrix in asked if wanted or not fitting else ():
             if not fitting or matrix.layer in wanted:
-                raise TechniqueError(f"pattern={self.pattern!r} does not fit {matrix.layer!r}: {self._misfit(matrix)}.")
+                raise TechniqueError(f"{self.name} can't prune {matrix.layer!r}: {self._misfit(matrix)}.")
         return fitting
 
     def _misfit(self, matrix: Matrix) -> str:
-        """Why a weight can't have the pattern; runs of inputs don't reach from one position of a kernel to the next."""
-        return pattern_of(self.pattern).misfit(matrix.shape[0], matrix.inputs_at_once)
+        """Why a weight is left alone; runs of inputs don't reach from one position of a kernel to the next."""
+        if not matrix.takes_zeros:
+            return (
+                "the parametrization that makes the weight of it leaves no zeros (see remove_parametrizations of torch)"
+            )
+        misfit = pattern_of(self.pattern).misfit(matrix.shape[0], matrix.inputs_at_once)
+        return misfit and f"pattern {self.pattern} does not fit: {misfit}"
 
     def _masks(self, chosen: Sequence[Matrix], observations: Observations) -> list[Tensor]:
         """What stays of each weight, shape (outputs, inputs)."""
@@ -224,7 +229,7 @@ class PruneWeights(ModuleTechnique):
         if self.layers and layer not in {*self.layers, *(name for name, _ in self.sparsities)}:
             return False, "was not asked for"
         if all(map(self._misfit, old)):
-            return False, f"pattern {self.pattern} does not fit: {self._misfit(old[0])}"
+            return False, self._misfit(old[0])
         before, after = (torch.cat([each.parameter.detach().flatten() for each in held]) for held in (old, new))
         were, are = zero_share(before), zero_share(after)
         # A schedule trains as well: what it prunes shows in the zeros alone.

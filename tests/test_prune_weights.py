@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from paring.errors import TechniqueError
+from paring.graph.weights import matrices
 from paring.ops.sparsity import zero_share
 from paring.techniques.prune_weights import PruneWeights
 from tests.structures import images, job_of, trained
@@ -48,13 +49,15 @@ X = images(6, size=4)
         ({"sparsities": (("0", 2.0),)}, "sparsity of '0'=2.0 must be"),
         ({"threshold": 0.0}, "threshold=0.0 must be above 0"),
         ({"threshold": float("inf")}, "threshold=inf must be a finite float or None"),
-        ({"scope": "all"}, "scope='all' is unknown: choose one of layer, global"),
+        ({"scope": "all"}, "scope='all' is unknown: choose one of output, layer, global"),
         ({"criterion": "magnitude_l3"}, "criterion='magnitude_l3' is unknown: choose magnitude_l"),
         ({"pattern": "4x"}, "pattern='4x' is unknown: use '1x1' for single weights"),
         ({"sparsity": 0.5, "threshold": 0.1}, "sparsity=0.5 and threshold=0.1 each say how many weights go"),
         ({"sparsity": 0.5, "pattern": "2:4"}, "sparsity=0.5 and pattern='2:4' each say how many weights go"),
         ({"pattern": "2:4", "sparsities": (("0", 0.5),)}, "pattern='2:4' leaves no choice to sparsities"),
         ({"threshold": 0.1, "pattern": "1x4"}, "threshold=0.1 is for single weights by their magnitude"),
+        ({"threshold": 0.1, "scope": "output"}, "scope='output' tells among which .*, and threshold=0.1 is none"),
+        ({"pattern": "2:4", "scope": "output"}, "scope='output' tells among which .*, and pattern='2:4' is none"),
         ({"threshold": 0.1, "criterion": "wanda"}, "threshold=0.1 is for single weights by their magnitude"),
     ],
 )
@@ -90,6 +93,36 @@ def test_one_threshold_for_all_layers_or_one_share() -> None:
     tau = float(old.detach()[new != 0].abs().min())
     same = PruneWeights(threshold=tau).apply(model, job_of(model, X))
     assert all(torch.equal(a, b) for a, b in zip(same.parameters(), sparse.parameters(), strict=True))
+
+
+def zeros_of_outputs(model: nn.Module, layer: str) -> set[int]:
+    """How many weights of an output are zero, of all outputs."""
+    (matrix,) = (each for each in matrices(model) if each.layer == layer)
+    return set((matrix.rows(matrix.parameter) == 0).sum(1).tolist())
+
+
+def test_of_every_output_as_many_weights_go_rounded_down() -> None:
+    model = net()
+    model[5].weight.detach().mul_(torch.logspace(-3, 3, 12)[:, None])
+    model[6].weight.detach().fill_(1)
+    job = job_of(model, X)
+    sparse = PruneWeights(0.5, scope="output", vectors=True).apply(model, job)
+    assert [zeros_of_outputs(sparse, layer) for layer in "0356"] == [{13}, {16}, {128}, {6}]
+    assert zeros(sparse)["5.bias"] == 0.5
+    assert len(zeros_of_outputs(PruneWeights(0.5).apply(model, job), "5")) > 1
+    own = PruneWeights(0.5, scope="output", sparsities=(("5", 0.9),), layers=("0",))
+    assert zeros_of_outputs(own.apply(model, job), "5") == {230}
+    blocks = PruneWeights(0.5, scope="output", pattern="4x1").apply(model, job)
+    assert [zeros_of_outputs(blocks, layer) for layer in "05"] == [{13}, {128}]
+
+
+def test_wanda_among_the_weights_of_each_output_is_that_of_the_paper() -> None:
+    """Sun et al. 2024, algorithm 1: sort |W| * ||X|| along the inputs, and the first half of each row goes."""
+    model, rows = trained(nn.Sequential(nn.Linear(16, 6))), torch.randn(32, 16) * torch.logspace(-1, 1, 16)
+    sparse = PruneWeights(0.5, scope="output", criterion="wanda").apply(model, job_of(model, rows))
+    expected = model.get_parameter("0.weight").detach().clone()
+    least = (expected.abs() * rows.norm(dim=0)).argsort(dim=1)[:, :8]
+    assert torch.equal(sparse.get_parameter("0.weight"), expected.scatter(1, least, 0))
 
 
 def test_layers_of_their_own_share_and_layers_left_alone() -> None:
@@ -214,6 +247,7 @@ def test_a_network_without_floating_point_weights_is_refused() -> None:
             r"gave shape \(3, 3\) for '5': it must return a tensor of shape \(12,\), or",
         ),
         (lambda evidence: evidence.weight * torch.nan, "gave nan for channel 0, weight 0, of '5': it must be finite"),
+        (lambda evidence: torch.fft.fft(evidence.weight), "gave complex numbers for '5': return real ones, such as"),
         (lambda evidence: evidence.weight.sum(1), "the criterion judges whole channels of '5'"),
         (lambda evidence: evidence.wieght, "the criterion failed for '5' with AttributeError: .*'wieght'"),
     ],
@@ -275,7 +309,7 @@ def test_layers_that_share_a_weight_are_told_to_be_pruned_together() -> None:
 
 
 def test_n_of_m_leaves_nothing_to_share_among_layers() -> None:
-    with pytest.raises(TechniqueError, match=r"scope='global' leaves .* pattern='2:4' says it: leave scope out"):
+    with pytest.raises(TechniqueError, match=r"scope='global' tells among .* pattern='2:4' is none: leave scope out"):
         PruneWeights(pattern="2:4", scope="global")
 
 

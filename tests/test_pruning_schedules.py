@@ -152,6 +152,14 @@ def test_a_training_that_is_cut_short_ends_with_all_zeros() -> None:
     assert zeros(technique.apply(taught(), short)) == [0.8, 0.8, 0.8]
 
 
+def test_zeros_of_each_output_grow_and_come_in_rounds_too() -> None:
+    prune = PruneWeights(0.8, scope="output")
+    for technique in (GradualPruning(epochs=2, prune=prune), IterativePruning(epochs=2, rounds=2, prune=prune)):
+        for each in matrices(technique.apply(taught(), job())):
+            counts = (each.rows(each.parameter) == 0).sum(1)
+            assert counts.unique().tolist() == [int(0.8 * each.shape[1])], technique
+
+
 def test_patterns_grow_too() -> None:
     technique = GradualPruning(epochs=2, prune=PruneWeights(pattern="2:8", layers=("3",)))
     assert zeros(technique.apply(taught(), job())) == [0.0, 0.75, 0.0]

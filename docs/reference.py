@@ -58,7 +58,8 @@ FILES = """\
 
 An artifact is a folder with `manifest.json` (signature, backend and options, recipe, measurements, certificate,
 hardware, sha256 of every file), the network (`network.onnx`, in which an output that is called like an
-input is `NAME_output`, or `network.pt2`) and `golden.npz`: inputs and the outputs they gave.
+input is `NAME_output`, or `network.pt2`; with `.sparse` behind it where zeros are left out, which makes the same file
+again when it is loaded) and `golden.npz`: inputs and the outputs they gave.
 """
 
 

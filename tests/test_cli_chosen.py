@@ -123,6 +123,7 @@ def test_what_a_report_prints_is_the_same_technique_when_it_is_typed(name: str) 
     [
         FineTune(**{field.name: OTHER[field.name] for field in fields(FineTune)}),  # type: ignore[arg-type]
         PruneWeights(0.9, scope="global", criterion="wanda"),
+        GradualPruning(epochs=3, prune=PruneWeights(0.5, scope="output", criterion="wanda")),
         PruneWeights(pattern="2:4", layers=("head", "a.b")),
         GradualPruning(epochs=2, learning_rate=0.5, until=0.2, prune=PruneWeights(0.9, scope="global")),
         IterativePruning(epochs=3, rounds=2, prune=PruneChannels(0.25, ratios=(("conv", 0.5),))),

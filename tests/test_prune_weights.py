@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from paring.errors import TechniqueError
+from paring.graph.weights import matrices
+from paring.ops.sparsity import zero_share
 from paring.techniques.prune_weights import PruneWeights
 from tests.structures import images, job_of, trained
 
@@ -46,13 +49,15 @@ X = images(6, size=4)
         ({"sparsities": (("0", 2.0),)}, "sparsity of '0'=2.0 must be"),
         ({"threshold": 0.0}, "threshold=0.0 must be above 0"),
         ({"threshold": float("inf")}, "threshold=inf must be a finite float or None"),
-        ({"scope": "all"}, "scope='all' is unknown: choose one of layer, global"),
+        ({"scope": "all"}, "scope='all' is unknown: choose one of output, layer, global"),
         ({"criterion": "magnitude_l3"}, "criterion='magnitude_l3' is unknown: choose magnitude_l"),
         ({"pattern": "4x"}, "pattern='4x' is unknown: use '1x1' for single weights"),
         ({"sparsity": 0.5, "threshold": 0.1}, "sparsity=0.5 and threshold=0.1 each say how many weights go"),
         ({"sparsity": 0.5, "pattern": "2:4"}, "sparsity=0.5 and pattern='2:4' each say how many weights go"),
         ({"pattern": "2:4", "sparsities": (("0", 0.5),)}, "pattern='2:4' leaves no choice to sparsities"),
         ({"threshold": 0.1, "pattern": "1x4"}, "threshold=0.1 is for single weights by their magnitude"),
+        ({"threshold": 0.1, "scope": "output"}, "scope='output' tells among which .*, and threshold=0.1 is none"),
+        ({"pattern": "2:4", "scope": "output"}, "scope='output' tells among which .*, and pattern='2:4' is none"),
         ({"threshold": 0.1, "criterion": "wanda"}, "threshold=0.1 is for single weights by their magnitude"),
     ],
 )
@@ -90,6 +95,36 @@ def test_one_threshold_for_all_layers_or_one_share() -> None:
     assert all(torch.equal(a, b) for a, b in zip(same.parameters(), sparse.parameters(), strict=True))
 
 
+def zeros_of_outputs(model: nn.Module, layer: str) -> set[int]:
+    """How many weights of an output are zero, of all outputs."""
+    (matrix,) = (each for each in matrices(model) if each.layer == layer)
+    return set((matrix.rows(matrix.parameter) == 0).sum(1).tolist())
+
+
+def test_of_every_output_as_many_weights_go_rounded_down() -> None:
+    model = net()
+    model[5].weight.detach().mul_(torch.logspace(-3, 3, 12)[:, None])
+    model[6].weight.detach().fill_(1)
+    job = job_of(model, X)
+    sparse = PruneWeights(0.5, scope="output", vectors=True).apply(model, job)
+    assert [zeros_of_outputs(sparse, layer) for layer in "0356"] == [{13}, {16}, {128}, {6}]
+    assert zeros(sparse)["5.bias"] == 0.5
+    assert len(zeros_of_outputs(PruneWeights(0.5).apply(model, job), "5")) > 1
+    own = PruneWeights(0.5, scope="output", sparsities=(("5", 0.9),), layers=("0",))
+    assert zeros_of_outputs(own.apply(model, job), "5") == {230}
+    blocks = PruneWeights(0.5, scope="output", pattern="4x1").apply(model, job)
+    assert [zeros_of_outputs(blocks, layer) for layer in "05"] == [{13}, {128}]
+
+
+def test_wanda_among_the_weights_of_each_output_is_that_of_the_paper() -> None:
+    """Sun et al. 2024, algorithm 1: sort |W| * ||X|| along the inputs, and the first half of each row goes."""
+    model, rows = trained(nn.Sequential(nn.Linear(16, 6))), torch.randn(32, 16) * torch.logspace(-1, 1, 16)
+    sparse = PruneWeights(0.5, scope="output", criterion="wanda").apply(model, job_of(model, rows))
+    expected = model.get_parameter("0.weight").detach().clone()
+    least = (expected.abs() * rows.norm(dim=0)).argsort(dim=1)[:, :8]
+    assert torch.equal(sparse.get_parameter("0.weight"), expected.scatter(1, least, 0))
+
+
 def test_layers_of_their_own_share_and_layers_left_alone() -> None:
     model = net()
     sparse = PruneWeights(0.5, sparsities=(("6", 0.9), ("5", 0.0))).apply(model, job_of(model, X))
@@ -122,9 +157,9 @@ def test_a_pattern_that_does_not_divide_a_layer_leaves_it_alone_and_says_so() ->
     assert not told["0"].changed
     assert told["0"].reason == "pattern 1x4 does not fit: 8 outputs of 3 inputs are not divided by blocks of 1x4"
     assert told["5"].reason == "50.0% of the weights are zero"
-    with pytest.raises(TechniqueError, match="pattern='1x4' does not fit '0': 8 outputs of 3 inputs"):
+    with pytest.raises(TechniqueError, match="PruneWeights can't prune '0': pattern 1x4 does not fit: 8 outputs of 3"):
         PruneWeights(0.5, pattern="1x4", layers=("0", "5")).apply(model, job)
-    with pytest.raises(TechniqueError, match="pattern='1x7' does not fit '0'"):
+    with pytest.raises(TechniqueError, match="can't prune '0': pattern 1x7 does not fit"):
         PruneWeights(0.5, pattern="1x7").apply(model, job)
 
 
@@ -141,6 +176,30 @@ def test_a_layer_that_would_lose_all_its_weights_is_named() -> None:
     model[6].weight.detach().mul_(1e-6)
     with pytest.raises(TechniqueError, match="leaves nothing of '6': remove less, or leave that layer out"):
         PruneWeights(threshold=1e-3).apply(model, job_of(model, X))
+
+
+@pytest.mark.parametrize("amount", [{"threshold": 0.1}, {"sparsity": 0.5}, {"sparsity": 0.5, "scope": "global"}])
+def test_biases_may_go_as_a_whole_and_what_was_zero_before_is_no_fault(amount: dict[str, Any]) -> None:
+    """As the shifts of batch norms begin; here one layer's weights do too."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4), nn.Linear(4, 4)).eval()
+    model[0].bias.detach().copy_(torch.linspace(0.01, 0.02, 16))
+    model[4].weight.detach().zero_()
+    job = job_of(model, torch.randn(4, 8))
+    shares = zeros(PruneWeights(**amount, vectors=True).apply(model, job))
+    assert shares["0.bias"] == (0.5 if amount == {"sparsity": 0.5} else 1)
+    assert (shares["1.bias"], shares["4.weight"]) == (1, 1)
+    assert shares["1.weight"] < 1
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_the_factors_of_a_norm_and_a_matrix_may_not_go(layer: int) -> None:
+    model = trained(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)))
+    model[layer].weight.detach().mul_(1e-6)  # type: ignore[index, operator, union-attr]
+    job = job_of(model, torch.randn(4, 8))
+    with pytest.raises(TechniqueError, match=f"leaves nothing of '{layer}': remove less, or leave that layer out"):
+        PruneWeights(threshold=1e-3, vectors=True).apply(model, job)
+    left = PruneWeights(0.5, scope="global", vectors=True).apply(model, job).get_parameter(f"{layer}.weight")
+    assert 0 < int((left != 0).sum()) < left.numel()
 
 
 def test_a_weak_layer_keeps_as_many_weights_as_it_has_outputs() -> None:
@@ -188,6 +247,7 @@ def test_a_network_without_floating_point_weights_is_refused() -> None:
             r"gave shape \(3, 3\) for '5': it must return a tensor of shape \(12,\), or",
         ),
         (lambda evidence: evidence.weight * torch.nan, "gave nan for channel 0, weight 0, of '5': it must be finite"),
+        (lambda evidence: torch.fft.fft(evidence.weight), "gave complex numbers for '5': return real ones, such as"),
         (lambda evidence: evidence.weight.sum(1), "the criterion judges whole channels of '5'"),
         (lambda evidence: evidence.wieght, "the criterion failed for '5' with AttributeError: .*'wieght'"),
     ],
@@ -249,8 +309,24 @@ def test_layers_that_share_a_weight_are_told_to_be_pruned_together() -> None:
 
 
 def test_n_of_m_leaves_nothing_to_share_among_layers() -> None:
-    with pytest.raises(TechniqueError, match=r"scope='global' leaves .* pattern='2:4' says it: leave scope out"):
+    with pytest.raises(TechniqueError, match=r"scope='global' tells among .* pattern='2:4' is none: leave scope out"):
         PruneWeights(pattern="2:4", scope="global")
+
+
+def test_a_parametrized_weight_is_left_alone_where_zeros_would_not_come_through() -> None:
+    model, technique = trained(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3))), PruneWeights(0.5)
+    orthogonal(model[0])  # type: ignore[index, arg-type, operator]
+    spectral_norm(model[1]).eval()  # type: ignore[index, arg-type, operator]
+    job, name = job_of(model, torch.randn(4, 6)), "0.parametrizations.weight"
+    sparse = technique.apply(model, job)
+    assert [zero_share(layer.weight) for layer in sparse] == [0, 0.5, 0.5]  # type: ignore[union-attr, operator, arg-type]
+    assert torch.equal(sparse[0].weight, model[0].weight)  # type: ignore[index, arg-type, operator, union-attr]
+    told = {change.layer: change for change in technique.coverage(model, sparse, job).layers}
+    reason = "the parametrization that makes the weight of it leaves no zeros"
+    assert not told[name].changed
+    assert told[name].reason.startswith(reason)
+    with pytest.raises(TechniqueError, match=f"can't prune '{name}': {reason}"):
+        PruneWeights(0.5, layers=(name,)).apply(model, job)
 
 
 def test_the_scales_of_weight_normalisation_are_left_alone() -> None:

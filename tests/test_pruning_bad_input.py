@@ -26,7 +26,7 @@ task = paring.Task(network, evaluate=batches, train=batches)
         ("PruneWeights(pattern=4:2)", "pattern='4:2' is unknown: use '1x1'"),
         (
             "PruneWeights(pattern=3:7) + FineTune(epochs=1)",
-            "pattern='3:7' does not fit '0.0': 6 inputs",
+            "can't prune '0.0': pattern 3:7 does not fit: 6 inputs",
         ),
         (
             "PruneWeights(layers=('body.0',))",

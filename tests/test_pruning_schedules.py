@@ -152,6 +152,14 @@ def test_a_training_that_is_cut_short_ends_with_all_zeros() -> None:
     assert zeros(technique.apply(taught(), short)) == [0.8, 0.8, 0.8]
 
 
+def test_zeros_of_each_output_grow_and_come_in_rounds_too() -> None:
+    prune = PruneWeights(0.8, scope="output")
+    for technique in (GradualPruning(epochs=2, prune=prune), IterativePruning(epochs=2, rounds=2, prune=prune)):
+        for each in matrices(technique.apply(taught(), job())):
+            counts = (each.rows(each.parameter) == 0).sum(1)
+            assert counts.unique().tolist() == [int(0.8 * each.shape[1])], technique
+
+
 def test_patterns_grow_too() -> None:
     technique = GradualPruning(epochs=2, prune=PruneWeights(pattern="2:8", layers=("3",)))
     assert zeros(technique.apply(taught(), job())) == [0.0, 0.75, 0.0]
@@ -169,6 +177,16 @@ def test_zeros_of_vectors_are_held_too() -> None:
         trained = technique.apply(prune.apply(taught(), job()), job())
         assert zero_share(trained.get_parameter("3.bias")) == 0.5, technique
         assert zero_share(trained.get_parameter("1.weight")) == 0.5, technique
+
+
+def test_a_bias_below_the_threshold_goes_as_a_whole_while_one_that_begins_from_nothing_is_trained() -> None:
+    network = copy.deepcopy(taught())
+    network.get_parameter("3.bias").detach().mul_(1e-3)
+    network.get_parameter("0.bias").detach().zero_()
+    prune = PruneWeights(threshold=0.1, vectors=True, layers=("3",))
+    grown = GradualPruning(epochs=2, prune=prune).apply(network, job())
+    assert zero_share(grown.get_parameter("3.bias")) == 1
+    assert zero_share(grown.get_parameter("0.bias")) == 0
 
 
 def test_zeros_that_are_there_stay_while_a_pattern_is_still_to_grow() -> None:

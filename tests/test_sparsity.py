@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paring.errors import TechniqueError
 from paring.ops.reconstruction import dampened, reconstructed
-from paring.ops.sparsity import Blocks, NOfM, lowest, pattern_of
+from paring.ops.sparsity import Blocks, NOfM, lowest, lowest_of_each, pattern_of
 
 
 def scores(seed: int, rows: int, columns: int) -> torch.Tensor:
@@ -49,6 +49,16 @@ def test_the_lowest_of_several_layers_go_together() -> None:
     first, second = lowest([torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0], [3.0]])], 0.5)
     assert first.tolist() == [[False, True]]
     assert second.tolist() == [[False], [True]]
+
+
+@given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 9), st.floats(0, 0.99), st.integers(1, 4))
+def test_of_each_row_the_lowest_go_and_of_equal_ones_the_first(
+    seed: int, rows: int, columns: int, share: float, values: int
+) -> None:
+    ties = scores(seed, rows, columns).mul(values).floor()
+    mask = lowest_of_each(ties, share)
+    for row, stays in zip(ties, mask, strict=True):
+        assert torch.equal(stays, lowest([row], share)[0])
 
 
 @pytest.mark.parametrize("text", ["4:2", "4:4", "0:4", "2-4", "0x4", "", "x", "1x", "2:4 "])

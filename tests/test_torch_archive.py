@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.artifact import Artifact, Manifest
+from paring.artifact.sparse import packed, readable
 from paring.backends.torch import Torch
 from paring.backends.torch_archive import check_archive, write_archive
 from paring.errors import ArtifactError, BackendError
@@ -194,6 +195,17 @@ def test_an_archive_that_could_run_code_is_refused(
     assert says in str(error.value)
     assert "network.pt2 is refused" in str(error.value)
     assert not Path("planted").exists()
+
+
+def test_a_packed_archive_is_read_as_carefully(honest: Path, tmp_path: Path) -> None:
+    def attack(members: dict[str, bytes]) -> None:
+        ATTACKS["expression"][0](members)
+        members["data/weights/weight_9"] = bytes(100_000)
+
+    file = packed(spoilt(honest, tmp_path / "network.pt2", attack))
+    assert file.name == "network.pt2.sparse"
+    with pytest.raises(ArtifactError, match=r"network\.pt2 is refused"), readable(file) as whole:
+        Torch().load(whole, threads=1)
 
 
 def test_the_older_format_is_not_tried(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Artifact: a folder that holds a network and all that is needed to run, verify and serve it.
 
     DIR/manifest.json   what it is (see Manifest)
-    DIR/network.*       the network: ONNX, a torch.export archive, or ONNX with its zeros left out (see `sparse`)
+    DIR/network.*       the network: ONNX or a torch.export archive, either with its zeros left out (see `sparse`)
     DIR/golden.npz      a few inputs and the outputs they gave: the proof that it runs right on another host
 
 No file holds pickled objects, and every file's sha256 stands in the manifest.
@@ -26,7 +26,7 @@ from paring.types import Arrays, TensorSpec
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
-NETWORKS = ("network.onnx", "network.pt2", SPARSE)
+NETWORKS = ("network.onnx", "network.pt2", f"network.onnx{SPARSE}", f"network.pt2{SPARSE}")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Sparse networks on disk: of weights that are mostly zero a bit each is kept, and the others' values.
 
-`network.sparse` is a NumPy archive of plain arrays that gives `network.onnx` back byte for byte:
+`network.onnx.sparse`, or `network.pt2.sparse`, is a NumPy archive of plain arrays that gives the file back byte for
+byte, so that whatever checks or reads that file needs to know nothing of this one:
 
-    rest      uint8   the ONNX file without the runs of bytes that are packed
-    runs      int64   (runs, 3): where each run begins in the ONNX file, its number of items, bytes of an item
-    fill/I    uint    the value of run I that is left out: zero, or the commonest of one-byte items (a zero point)
-    mask/I    uint8   a bit for each item, first bit highest: whether it is another value
-    values/I  uint    those others, in order
+    rest    uint8   the file without the runs of bytes that are packed
+    runs    int64   (runs, 4): where each run begins in the file, its number of items, bytes of an item, and `fill`, the
+                    value that is left out: zero, or the commonest of one-byte items (a zero point)
+    mask    uint8   run by run, from a new byte on, a bit for each item, first bit highest: whether it is another value
+    values  uint8   the bytes of those others, in order
 
 Reading it needs neither onnx nor torch.
 """
@@ -26,9 +27,11 @@ import numpy as np
 from paring.errors import ArtifactError
 from paring.types import Array
 
-SPARSE = "network.sparse"
-FEWEST_BYTES = 4096
-"""Smaller constants are left as they are."""
+SPARSE = ".sparse"
+"""Added to the name of the file that is packed."""
+
+RUN_BYTES = 4 * 8
+"""What a run costs beside its mask and its values: its row."""
 
 LEAST_SAVING = 0.1
 """Of the file: for less it is not packed."""
@@ -40,92 +43,139 @@ class _Run:
 
     start: int
     items: int
-    fill: Array
+    fill: int
     mask: Array
     values: Array
 
     @classmethod
     def of(cls, start: int, items: Array) -> _Run:
         """The packed form of unsigned integers."""
-        fill = np.bincount(items).argmax() if items.itemsize == 1 else 0
+        fill = int(np.bincount(items).argmax()) if items.itemsize == 1 else 0
         kept = items != fill
-        return cls(start, len(items), np.array(fill, items.dtype), np.packbits(kept), items[kept])
+        return cls(start, len(items), fill, np.packbits(kept), items[kept])
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """The row of `runs`."""
+        return self.start, self.items, self.values.itemsize, self.fill
+
+    @property
+    def end(self) -> int:
+        """Where the items end in the file."""
+        return self.start + self.items * self.values.itemsize
 
     @property
     def saved_bytes(self) -> int:
         """How much smaller this is than the items."""
-        return self.items * self.values.itemsize - self.mask.nbytes - self.values.nbytes
+        return self.end - self.start - self.mask.nbytes - self.values.nbytes - RUN_BYTES
 
     def unpacked(self) -> bytes:
         """The items again."""
-        items = np.full(self.items, self.fill)
+        items = np.full(self.items, self.fill, self.values.dtype)
         items[np.unpackbits(self.mask, count=self.items).astype(bool)] = self.values
         return items.tobytes()
 
 
+def stored(network: Path) -> Path:
+    """The packed file beside a network's place, or the network where it was not packed."""
+    smaller = network.with_name(network.name + SPARSE)
+    return smaller if smaller.is_file() else network
+
+
 def packed(network: Path) -> Path:
-    """The smaller file that stands in the network's place, or the network where its weights are not sparse."""
+    """Put the smaller file in the network's place; the network itself where its weights are not sparse."""
     content = network.read_bytes()
-    runs = [run for run in _runs(network, content) if run.saved_bytes > 0]
     archive = io.BytesIO()
-    np.savez(archive, **_arrays(content, runs))  # type: ignore[arg-type]
+    np.savez(archive, **_arrays(content, list(_runs(network, content))))  # type: ignore[arg-type]
     if archive.tell() > (1 - LEAST_SAVING) * len(content):
         return network
-    target = network.with_name(SPARSE)
+    target = network.with_name(network.name + SPARSE)
     target.write_bytes(archive.getbuffer())
     network.unlink()
     return target
 
 
 def _runs(network: Path, content: bytes) -> Iterator[_Run]:
-    """The large constants that lie in the file, in its order."""
+    """The constants in the file, in its order, that are smaller when they are packed."""
+    at = 0
+    for constant, sizes in (_of_archive if network.suffix == ".pt2" else _of_graph)(network):
+        start = content.index(constant, at)
+        forms = (_Run.of(start, np.frombuffer(constant, f"u{size}", len(constant) // size)) for size in sizes)
+        smallest = max(forms, key=lambda run: run.saved_bytes)
+        if smallest.saved_bytes > 0:
+            yield smallest
+        at = start + len(constant)
+
+
+def _of_graph(network: Path) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    """The constants of an ONNX file and the bytes of their items."""
     import onnx
     from onnx import helper
 
-    at = 0
     for tensor in onnx.load(network, load_external_data=False).graph.initializer:
         size = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if tensor.raw_data else 0
-        if len(tensor.raw_data) < FEWEST_BYTES or size not in (1, 2, 4, 8):
-            continue
-        at = content.index(tensor.raw_data, at)
-        yield _Run.of(at, np.frombuffer(tensor.raw_data, f"u{size}"))
-        at += len(tensor.raw_data)
+        if size in (1, 2, 4, 8):
+            yield tensor.raw_data, (size,)
+
+
+def _of_archive(network: Path) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    """The entries of a torch archive, which lie in it as they are: weights of any type; texts save nothing."""
+    with zipfile.ZipFile(network) as archive:
+        for entry in archive.infolist():
+            if entry.file_size:
+                yield archive.read(entry), (2, 4, 8)
 
 
 def _arrays(content: bytes, runs: list[_Run]) -> dict[str, Array]:
-    places = np.array([(run.start, run.items, run.values.itemsize) for run in runs], dtype=np.int64).reshape(-1, 3)
     kept = np.ones(len(content), dtype=bool)
-    for start, items, size in places.tolist():
-        kept[start : start + items * size] = False
-    arrays: dict[str, Array] = {"rest": np.frombuffer(content, np.uint8)[kept], "runs": places}
-    for number, run in enumerate(runs):
-        arrays |= {f"fill/{number}": run.fill, f"mask/{number}": run.mask, f"values/{number}": run.values}
-    return arrays
+    for run in runs:
+        kept[run.start : run.end] = False
+    nothing = np.empty(0, np.uint8)
+    return {
+        "rest": np.frombuffer(content, np.uint8)[kept],
+        "runs": np.array([run.place for run in runs], dtype=np.int64).reshape(-1, 4),
+        "mask": np.concatenate([nothing, *(run.mask for run in runs)]),
+        "values": np.concatenate([nothing, *(run.values.view(np.uint8) for run in runs)]),
+    }
 
 
 def unpacked(file: Path) -> Iterator[bytes]:
-    """The ONNX file that was packed, piece by piece. Raises ArtifactError where the file is damaged."""
+    """The file that was packed, piece by piece. Raises ArtifactError where the packed one is damaged."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in arrays.zip.infolist()):
+                raise ValueError("its arrays are compressed, and could be of any size")
             rest, taken, end = arrays["rest"].tobytes(), 0, 0
-            for number, (start, items, _) in enumerate(arrays["runs"].tolist()):
-                run = _Run(start, items, *(arrays[f"{part}/{number}"] for part in ("fill", "mask", "values")))
-                yield rest[taken : taken + start - end]
+            for run in _packed_runs(arrays["runs"], arrays["mask"], arrays["values"]):
+                yield rest[taken : taken + run.start - end]
                 yield run.unpacked()
-                taken, end = taken + start - end, start + items * run.values.itemsize
+                taken, end = taken + run.start - end, run.end
             yield rest[taken:]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, EOFError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{file} can't be unpacked ({error}): copy the artifact again.") from error
+
+
+def _packed_runs(places: Array, mask: Array, values: Array) -> Iterator[_Run]:
+    """The runs again. ValueError where there is less than they need, so that none is larger than its mask tells."""
+    bits = taken = 0
+    for start, items, size, fill in places.tolist():
+        own = mask[bits : bits + -(-items // 8)]
+        count = int(np.unpackbits(own)[:items].sum())
+        others = values[taken : taken + count * size]
+        if 8 * len(own) < items or len(others) < count * size:
+            raise ValueError(f"{items} items have {8 * len(own)} bits and {len(others)} bytes")
+        yield _Run(start, items, fill, own, others.view(f"u{size}"))
+        bits, taken = bits + len(own), taken + len(others)
 
 
 @contextmanager
 def readable(network: Path) -> Iterator[Path]:
     """The network as a file that runtimes read; of a packed one a temporary file, which is gone afterwards."""
-    if network.suffix != Path(SPARSE).suffix:
+    if network.suffix != SPARSE:
         yield network
         return
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
-        file = Path(folder) / "network.onnx"
+        file = Path(folder) / network.stem
         with file.open("wb") as stream:
             stream.writelines(unpacked(network))
         yield file

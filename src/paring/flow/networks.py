@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from paring.artifact.files import replacing_folder, write_json
-from paring.artifact.sparse import SPARSE, packed
+from paring.artifact.sparse import packed, stored
 from paring.backends.base import NETWORK_FILES, Backend
 from paring.backends.runner import write_graph
 from paring.backends.torch_archive import write_archive
@@ -76,12 +76,9 @@ class Networks:
                 else:
                     for file in network_files(exported / name):
                         shutil.copyfile(file, part / file.name)
-                if candidate.backend.format == "onnx":
-                    packed(part / name)
+                packed(part / name)
                 write_json(part / "coverage.json", [*_read_coverage(exported), *made])
-        sparse = target / SPARSE
-        network = sparse if sparse.is_file() else target / NETWORK_FILES[candidate.backend.format]
-        return Built(target, network, _read_coverage(target))
+        return Built(target, stored(target / NETWORK_FILES[candidate.backend.format]), _read_coverage(target))
 
     def forget(self, seen: Iterable[Candidate], kept: Iterable[Candidate]) -> None:
         """Delete the networks of those seen that none of those kept shares; what is asked for again is made anew."""

@@ -113,7 +113,7 @@ class TrialRunner:
                 trial,
                 coverage=built.coverage,
                 size_bytes=network_size_bytes(built.network),
-                sparse=built.network.name == SPARSE,
+                sparse=built.network.suffix == SPARSE,
                 peak_memory_bytes=session.peak_memory_bytes(),
                 latency_ms=latency_json(comparison.candidate),
                 throughput_per_s=comparison.candidate.throughput_per_s,

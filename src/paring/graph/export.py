@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -159,7 +160,19 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> onnx.ModelPro
         # The exporter notes where in the user's source each node comes from: paths that do not belong in an artifact.
         del node.metadata_props[:]
         node.doc_string = ""
+    _clear_signs_of_zeros_(graph)
     return graph
+
+
+def _clear_signs_of_zeros_(graph: onnx.ModelProto) -> None:
+    """A pruned weight times a negative factor of a folded batch norm is -0.0, whose sign would be kept as a value."""
+    from onnx import TensorProto, numpy_helper
+
+    for tensor in graph.graph.initializer:
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE) and tensor.raw_data:
+            values = numpy_helper.to_array(tensor)
+            if (np.signbit(values) & (values == 0)).any():
+                tensor.raw_data = (values + 0).tobytes()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,27 @@ class Matrix:
     def parameter(self) -> nn.Parameter:
         """The weight itself."""
         return self.module.get_parameter(self.name.rpartition(".")[2])
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is added: a layer can do without, while one that multiplies by nothing but zeros tells nothing."""
+        return self.parameter.ndim == 1 and "bias" in self.name.rpartition(".")[2]
+
+    @property
+    @torch.no_grad()
+    def takes_zeros(self) -> bool:
+        """Whether zeros here are zeros of what the layer uses: a parametrization may make other values of them.
+
+        Weight and spectral normalisation scale, which keeps zeros; to make a weight orthogonal mixes all that is here.
+        """
+        if not isinstance(self.module, ParametrizationList):
+            return True
+        made = copy.deepcopy(self.module).eval()
+        values = made.get_parameter(self.name.rpartition(".")[2])
+        gone = torch.rand(values.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+        values.masked_fill_(gone, 0)
+        weight = made()
+        return weight.shape == values.shape and not weight[gone].any()
 
     def rows(self, values: Tensor) -> Tensor:
         """Values like the weight -> (outputs, inputs): positions of the kernel one after the other, each all inputs.

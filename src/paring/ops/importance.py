@@ -120,7 +120,10 @@ def taylor(evidence: Evidence) -> Tensor:
 
 
 def wanda(evidence: Evidence) -> Tensor:
-    """|w| times the norm of its input, shape (channels, n). Sun et al. 2024, A Simple and Effective Pruning, eq. 1."""
+    """|w| times the norm of its input, shape (channels, n). Sun et al. 2024, A Simple and Effective Pruning, eq. 1.
+
+    There weights are compared with those of the same output alone (section 3): `scope="output"` of `PruneWeights`.
+    """
     return evidence.weight.abs() * evidence.input_norm
 
 
@@ -218,6 +221,10 @@ def _checked(criterion: str | Criterion, evidence: Evidence, where: str) -> Tens
         given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
         wanted = f"a tensor of shape {shapes[0]}, or {shapes[1]} for each weight"
         raise TechniqueError(f"the criterion gave {given} for {where!r}: it must return {wanted}.")
+    if scores.is_complex():
+        raise TechniqueError(
+            f"the criterion gave complex numbers for {where!r}: return real ones, such as their abs()."
+        )
     scores = scores.detach().double().cpu()
     if not torch.isfinite(scores).all():
         place = tuple((~torch.isfinite(scores)).nonzero()[0].tolist())

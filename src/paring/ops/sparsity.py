@@ -89,6 +89,13 @@ def lowest(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
     return [part.reshape(each.shape) for part, each in zip(parts, scores, strict=True)]
 
 
+def lowest_of_each(scores: Tensor, sparsity: float) -> Tensor:
+    """`lowest` in each row alone, so that every row keeps as many. Shape (rows, columns)."""
+    count = math.floor(sparsity * scores.shape[1] + 1e-9)
+    gone = scores.argsort(dim=1, stable=True)[:, :count]
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(1, gone, False)
+
+
 def zero_share(tensor: Tensor) -> float:
     """The share of exact zeros; 0 of an empty tensor."""
     return float((tensor == 0).double().mean()) if tensor.numel() else 0.0

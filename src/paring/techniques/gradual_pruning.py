@@ -94,6 +94,7 @@ class _GrowingZeros(Constraint):
         # A job of its own, that tells whether the criterion has looked at data.
         self.technique, self.model, self.job = technique, model, replace(job)
         self.matrices = matrices(model, vectors=True)
+        self.begun: set[str] = set()
         self.masks: list[tuple[nn.Parameter, Tensor]] = []
         self.grown = -1.0
 
@@ -131,9 +132,9 @@ class _GrowingZeros(Constraint):
         self.grown = grown
         prune = self.technique.prune.at(cubic(grown))
         pruned = {each.name: each.parameter.detach() for each in self._pruned(prune)}
-        kept = [(each.parameter, pruned[each.name] != 0) for each in self.matrices]
-        # What is zero as a whole begins from nothing, as in `HeldZeros`: a pruning never leaves that.
-        self.masks = [(parameter, mask) for parameter, mask in kept if mask.any()]
+        # What has been zero as a whole until now begins from nothing, as in `HeldZeros`.
+        self.begun |= {each.name for each in self.matrices if each.parameter.any()}
+        self.masks = [(each.parameter, pruned[each.name] != 0) for each in self.matrices if each.name in self.begun]
         self.settle_()
 
     def _pruned(self, prune: PruneWeights | None) -> tuple[Matrix, ...]:

@@ -19,13 +19,13 @@ from paring.graph.macs import layer_costs
 from paring.graph.weights import Matrix, check_layers, matrices
 from paring.ops.importance import Criterion, Evidence, criterion_of, weight_importance
 from paring.ops.reconstruction import reconstructed
-from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, pattern_of, zero_share
+from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, lowest_of_each, pattern_of, zero_share
 from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique
 from paring.techniques.evidence import Observations
 from paring.types import Coverage, LayerChange, Objective
 
-Scope = Literal["layer", "global"]
+Scope = Literal["output", "layer", "global"]
 DEFAULT_SPARSITY = 0.5
 
 
@@ -34,15 +34,17 @@ class PruneWeights(ModuleTechnique):
     """Set weights of convolutions and linear layers to zero, the least important first.
 
     How many: `sparsity`, the share of zeros (half, where nothing else is said), in each layer or, with `scope`
-    "global", in all together, where each layer keeps as many weights as it has outputs; or `threshold`, which takes
-    all weights below it in magnitude; or a pattern such as "2:4", which says it itself. Zeros that are there already
-    count. `pattern` "1x4" makes zeros in blocks of outputs times inputs. `sparsities` sets single layers; `layers`
-    leaves all others alone; so are biases and the vectors of normalisation, unless `vectors` asks for them. `criterion`
-    is a name from `ops.importance` or a function. With `reconstruct` the weights that stay are solved for the layer's
-    former outputs on the calibration rows (see `ops.reconstruction`).
+    "global", in all together, where each layer keeps as many weights as it has outputs; with "output" in those of each
+    output, rounded down, and in vectors as a whole; or `threshold`, which takes all weights below it in magnitude; or a
+    pattern such as "2:4", which says it itself. Zeros that are there already count. `pattern` "1x4" makes zeros in
+    blocks of outputs times inputs. `sparsities` sets single layers; `layers` leaves all others alone; so are biases and
+    the vectors of normalisation, unless `vectors` asks for them. `criterion` is a name from `ops.importance` or a
+    function. With `reconstruct` the weights that stay are solved for the layer's former outputs on the calibration rows
+    (see `ops.reconstruction`).
 
     A training that follows holds the zeros. No runtime that paring knows today is faster with them: they make the
-    stored network smaller. TechniqueError where a layer would lose all its weights.
+    stored network smaller. A bias may go as a whole, and what is zero as a whole stays so; TechniqueError where a layer
+    would lose all that it multiplies with.
     """
 
     improves: ClassVar[tuple[Objective, ...]] = ("size",)
@@ -80,9 +82,10 @@ class PruneWeights(ModuleTechnique):
         given = [name for name, said in amounts.items() if said]
         if len(given) > 1:
             raise TechniqueError(f"{' and '.join(given)} each say how many weights go: give one of them.")
-        if self.scope == "global" and fixed:
+        if self.scope != "layer" and (fixed or (self.scope == "output" and self.threshold is not None)):
             raise TechniqueError(
-                f"scope='global' leaves it open where zeros are, and pattern={self.pattern!r} says it: leave scope out."
+                f"scope={self.scope!r} tells among which weights a share of them goes, and {given[0]} is none: leave "
+                "scope out."
             )
         if self.sparsities and (fixed or self.threshold is not None):
             raise TechniqueError(f"{given[0]} leaves no choice to sparsities={self.sparsities}: give one of them.")
@@ -107,7 +110,8 @@ class PruneWeights(ModuleTechnique):
         observations = Observations(network, job)
         masks = self._masks(chosen, observations)
         for matrix, mask in zip(chosen, masks, strict=True):
-            if not mask.any():
+            weight = matrix.rows(matrix.parameter.detach())
+            if weight.any() and not weight[mask].any() and not matrix.is_bias:
                 raise TechniqueError(
                     f"{self} leaves nothing of {matrix.layer!r}: remove less, or leave that layer out."
                 )
@@ -163,12 +167,17 @@ class PruneWeights(ModuleTechnique):
         wanted = {*self.layers, *named}.difference(matrix.layer for matrix in fitting)
         for matrix in asked if wanted or not fitting else ():
             if not fitting or matrix.layer in wanted:
-                raise TechniqueError(f"pattern={self.pattern!r} does not fit {matrix.layer!r}: {self._misfit(matrix)}.")
+                raise TechniqueError(f"{self.name} can't prune {matrix.layer!r}: {self._misfit(matrix)}.")
         return fitting
 
     def _misfit(self, matrix: Matrix) -> str:
-        """Why a weight can't have the pattern; runs of inputs don't reach from one position of a kernel to the next."""
-        return pattern_of(self.pattern).misfit(matrix.shape[0], matrix.inputs_at_once)
+        """Why a weight is left alone; runs of inputs don't reach from one position of a kernel to the next."""
+        if not matrix.takes_zeros:
+            return (
+                "the parametrization that makes the weight of it leaves no zeros (see remove_parametrizations of torch)"
+            )
+        misfit = pattern_of(self.pattern).misfit(matrix.shape[0], matrix.inputs_at_once)
+        return misfit and f"pattern {self.pattern} does not fit: {misfit}"
 
     def _masks(self, chosen: Sequence[Matrix], observations: Observations) -> list[Tensor]:
         """What stays of each weight, shape (outputs, inputs)."""
@@ -183,7 +192,7 @@ class PruneWeights(ModuleTechnique):
         return [pattern.spread(mask) for mask in self._lowest(chosen, pooled)]
 
     def _lowest(self, chosen: Sequence[Matrix], scores: Sequence[Tensor]) -> list[Tensor]:
-        """Masks of what stays: the lowest of each layer go, or of all that have no share of their own together."""
+        """Masks of what stays: the lowest of each output or layer go, or of all without an own share together."""
         own = dict(self.sparsities)
         masks: dict[int, Tensor] = {}
         together = [at for at, matrix in enumerate(chosen) if self.scope == "global" and matrix.layer not in own]
@@ -191,8 +200,11 @@ class PruneWeights(ModuleTechnique):
             spared = [_spared(scores[at], chosen[at]) for at in together]
             masks.update(zip(together, lowest(spared, self.share), strict=True))
         for at, matrix in enumerate(chosen):
-            if at not in masks:
-                masks[at] = lowest([scores[at]], own.get(matrix.layer, self.share))[0]
+            share = own.get(matrix.layer, self.share)
+            if self.scope == "output" and matrix.parameter.ndim > 1:
+                masks[at] = lowest_of_each(scores[at], share)
+            elif at not in masks:
+                masks[at] = lowest([scores[at]], share)[0]
         return [masks[at] for at in range(len(chosen))]
 
     def _scores(self, matrix: Matrix, observations: Observations) -> Tensor:
@@ -222,7 +234,7 @@ class PruneWeights(ModuleTechnique):
         if self.layers and layer not in {*self.layers, *(name for name, _ in self.sparsities)}:
             return False, "was not asked for"
         if all(map(self._misfit, old)):
-            return False, f"pattern {self.pattern} does not fit: {self._misfit(old[0])}"
+            return False, self._misfit(old[0])
         before, after = (torch.cat([each.parameter.detach().flatten() for each in held]) for held in (old, new))
         were, are = zero_share(before), zero_share(after)
         # A schedule trains as well: what it prunes shows in the zeros alone.
@@ -240,8 +252,12 @@ class PruneWeights(ModuleTechnique):
 
 
 def _spared(scores: Tensor, matrix: Matrix) -> Tensor:
-    """Scores of a layer's units, infinite for as many of the highest as hold a weight for each output on average."""
-    units = math.ceil(scores.numel() * matrix.shape[0] / matrix.parameter.numel())
+    """Scores of a layer's units, infinite for as many of the highest as hold a weight for each output on average.
+
+    Of a vector one is spared, of a bias none.
+    """
+    kept = matrix.shape[0] if matrix.parameter.ndim > 1 else int(not matrix.is_bias)
+    units = math.ceil(scores.numel() * kept / matrix.parameter.numel())
     highest = scores.flatten().argsort(descending=True, stable=True)[:units]
     return scores.flatten().index_fill(0, highest, torch.inf).reshape(scores.shape)
 

@@ -245,7 +245,7 @@ class PruneWeights(ModuleTechnique):
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         """Shares of zeros of all layers together, blocks that a kernel could skip, two of four."""
-        for share in (0.8, 0.9, 0.7):
+        for share in (0.8, 0.9, 0.95, 0.7):
             yield cls(sparsity=share, scope="global")
         yield cls(sparsity=0.8, pattern="1x4")
         yield cls(pattern="2:4")

@@ -14,7 +14,7 @@ from paring.tune.scene import Scene, Steps
 from paring.tune.trainers import Trainer, is_training, tell_unmended, trainers
 from paring.tune.trial import Trial
 
-STRUCTURE_VARIANTS = 5
+STRUCTURE_VARIANTS = 6
 MOST_STRUCTURES = 20
 PROBE_SHARE = 0.12
 PARTS_SHARES = (0.1, 0.5)

@@ -18,6 +18,7 @@ from paring.graph.channels import (
     channel_groups,
     check_removal,
     groups_of,
+    proven_removal,
     remove_channels,
     trace,
 )
@@ -39,10 +40,6 @@ def by_name(model: nn.Module, inputs: Inputs) -> dict[str, ChannelGroup]:
     return {group.name: group for group in channel_groups(model, inputs)}
 
 
-def free_groups(model: nn.Module, inputs: Inputs) -> list[ChannelGroup]:
-    return [group for group in channel_groups(model, inputs) if not group.frozen]
-
-
 def every_other(groups: list[ChannelGroup]) -> dict[str, tuple[int, ...]]:
     return {group.name: tuple(range(0, group.channels, 2)) for group in groups if group.channels > 1}
 
@@ -60,10 +57,11 @@ def silenced(model: nn.Module, groups: list[ChannelGroup], removal: Removal) -> 
 
 
 def assert_same_as_silenced(model: nn.Module, inputs: Tensor) -> nn.Module:
-    groups = free_groups(model, inputs)
+    traced = trace(model, inputs)
+    groups = [group for group in groups_of(traced) if not group.frozen]
     removal = every_other(groups)
     assert removal
-    smaller = remove_channels(model, groups, removal)
+    smaller = proven_removal(traced, model, [inputs], groups, removal)
     with torch.no_grad():
         expected, found = silenced(model, groups, removal)(inputs), smaller(inputs)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
@@ -293,8 +291,7 @@ def test_a_module_that_counts_its_heads_is_told() -> None:
     traced = trace(model, tokens)
     groups, removal = groups_of(traced), {"query": (0,)}
     assert {group.name: group.counted for group in groups}["query"] == ("",)
-    smaller = remove_channels(model, groups, removal)
-    check_removal(traced, model, smaller, tokens, groups, removal)
+    smaller = proven_removal(traced, model, [tokens], groups, removal)
     assert (smaller.heads, model.heads) == (1, 2)
 
 

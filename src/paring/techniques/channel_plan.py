@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,9 @@ from paring.graph.channels import (
     Member,
     Removal,
     Trace,
-    check_removal,
     groups_of,
-    remove_channels,
+    probes,
+    proven_removal,
     trace,
 )
 from paring.graph.copies import copied
@@ -49,9 +50,11 @@ class ChannelPlan:
 
     def without(self, removal: Removal) -> nn.Module:
         """The smaller network, proven. TechniqueError where it does not do what the original does."""
-        smaller = remove_channels(self.model, self.groups, removal)
-        check_removal(self.traced, self.model, smaller, self.inputs, self.groups, removal)
-        return smaller
+        return proven_removal(self.traced, self.model, self._probes, self.groups, removal)
+
+    @cached_property
+    def _probes(self) -> tuple[Inputs, ...]:
+        return probes(self.model, self.inputs, self.observations.job.calibrate)
 
     def refusal(self, group: ChannelGroup, rows: tuple[int, ...]) -> str:
         """Why the channels of this group alone can't be removed; empty where they can."""

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from paring.errors import TechniqueError
-from paring.graph.channels.atoms import Slot
 from paring.graph.channels.groups import ChannelGroup
+from paring.graph.channels.sizes import DOCUMENTED, Attribute, Removal, removed_indices, resized_attributes
 from paring.graph.channels.trace import state, state_names
-
-Removal: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Name of a channel group -> the channels to remove from it, as rows of its members' indices."""
-
-
-def removed_indices(groups: Iterable[ChannelGroup], removal: Removal) -> dict[Slot, set[int]]:
-    """Which indices go from which parameter dimension. TechniqueError for a frozen group."""
-    gone: dict[Slot, set[int]] = defaultdict(set)
-    for group in groups:
-        rows = list(removal.get(group.name, ()))
-        if rows and group.frozen:
-            raise TechniqueError(f"channels of {group.name!r} can't be removed: {group.frozen}.")
-        for member in group.members if rows else ():
-            gone[member.slot].update(member.indices[rows].ravel().tolist())
-    return dict(gone)
 
 
 def without(tensor: Tensor, gone: Mapping[int, set[int]]) -> Tensor:
@@ -39,22 +22,28 @@ def without(tensor: Tensor, gone: Mapping[int, set[int]]) -> Tensor:
     return tensor.detach().clone()
 
 
-def remove_channels(model: nn.Module, groups: Sequence[ChannelGroup], removal: Removal) -> nn.Module:
-    """A copy of the network in eval mode without these channels; tied parameters stay tied."""
+def remove_channels(
+    model: nn.Module, groups: Sequence[ChannelGroup], removal: Removal, own_sizes: Collection[Attribute] = ()
+) -> nn.Module:
+    """A copy of the network in eval mode without these channels; tied parameters stay tied.
+
+    Of the numbers that classes of one's own keep, `own_sizes` are known to be sizes, beside those that are called as
+    torch calls them.
+    """
     result = copy.deepcopy(model).eval()
     by_tensor: dict[str, dict[int, set[int]]] = defaultdict(dict)
     for slot, indices in removed_indices(groups, removal).items():
         by_tensor[slot.tensor][slot.dim] = indices
+    for (name, attribute), size in resized_attributes(model, groups, removal).items():
+        module = result.get_submodule(name)
+        if attribute in DOCUMENTED or (type(module), attribute) in own_sizes:
+            setattr(module, attribute, size)
     tensors, aliases = state(result), state_names(result)
     touched: set[str] = set()
-    for group in groups:
-        _recount_(result, group, group.channels - len(removal.get(group.name, ())))
     for name, gone in by_tensor.items():
-        old = tensors[name]
-        new = without(old, gone)
-        _respell_(result.get_submodule(name.rpartition(".")[0]), tuple(old.shape), tuple(new.shape))
-        if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
+        new = without(tensors[name], gone)
+        if isinstance(tensors[name], nn.Parameter):
+            new = nn.Parameter(new, requires_grad=tensors[name].requires_grad)
         for alias in aliases[name]:
             owner, _, attribute = alias.rpartition(".")
             setattr(result.get_submodule(owner), attribute, new)
@@ -62,25 +51,6 @@ def remove_channels(model: nn.Module, groups: Sequence[ChannelGroup], removal: R
     for module in {id(result.get_submodule(name)): result.get_submodule(name) for name in touched}.values():
         _resize_(module)
     return result
-
-
-def _recount_(model: nn.Module, group: ChannelGroup, kept: int) -> None:
-    """A module that sees channels as heads has their number; the name tells it from any other of the same size."""
-    for name in group.counted:
-        module = model.get_submodule(name)
-        for attribute, value in list(vars(module).items()):
-            if "head" in attribute and type(value) is int and value == group.channels:
-                setattr(module, attribute, kept)
-
-
-def _respell_(module: nn.Module, old: tuple[int, ...], new: tuple[int, ...]) -> None:
-    """A layer of one's own may keep the size of its weight in attributes; torch's are brought in line by `_resize_`."""
-    if type(module).__module__.startswith("torch.nn."):
-        return
-    for before, after in zip(old, new, strict=True):
-        for attribute, value in list(vars(module).items()):
-            if type(value) is int and value == before != after and old.count(before) == 1:
-                setattr(module, attribute, after)
 
 
 def _resize_(module: nn.Module) -> None:

@@ -1,0 +1,52 @@
+"""A removal with its proof: the smaller network, and which numbers of one's own had to change for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, islice
+
+from torch import nn
+
+from paring.errors import TechniqueError
+from paring.graph.channels.groups import ChannelGroup
+from paring.graph.channels.remove import remove_channels
+from paring.graph.channels.sizes import Attribute, Removal, resized_attributes, undocumented
+from paring.graph.channels.trace import Trace
+from paring.graph.channels.verify import check_removal
+from paring.types import Inputs
+
+MOST_CHOICES = 32
+
+
+def proven_removal(
+    traced: Trace, model: nn.Module, probes: Sequence[Inputs], groups: Sequence[ChannelGroup], removal: Removal
+) -> nn.Module:
+    """The network without these channels. TechniqueError where it does not do what it did with them at zero.
+
+    A number that a class of one's own keeps, and that equals a size by its value alone, is rewritten only where the
+    proof fails without that.
+    """
+
+    def without(own_sizes: Sequence[Attribute]) -> nn.Module | TechniqueError:
+        smaller = remove_channels(model, groups, removal, own_sizes)
+        try:
+            for inputs in probes:
+                check_removal(traced, model, smaller, inputs, groups, removal)
+        except TechniqueError as error:
+            return error
+        return smaller
+
+    result = without(())
+    if isinstance(result, nn.Module):
+        return result
+    for own_sizes in _choices(undocumented(model, resized_attributes(model, groups, removal))):
+        smaller = without(own_sizes)
+        if isinstance(smaller, nn.Module):
+            return smaller
+    raise result
+
+
+def _choices(attributes: Sequence[Attribute]) -> Iterator[tuple[Attribute, ...]]:
+    """Some of the attributes, as few as possible."""
+    every = (chosen for size in range(1, len(attributes) + 1) for chosen in combinations(attributes, size))
+    return islice(every, MOST_CHOICES)

@@ -1,0 +1,152 @@
+"""What PruneChannels gives is what the network gave with the channels at zero, on rows that it never saw."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.errors import TechniqueError
+from paring.techniques import PruneChannels
+from tests.structures import job_of, trained
+
+
+class ScaledByWidth(nn.Module):
+    """Attention with one head, scaled by the number of channels that there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 32)
+        self.query, self.key, self.value = (nn.Linear(32, 32) for _ in range(3))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        scores = self.query(x) @ self.key(x).transpose(1, 2) / math.sqrt(self.query(x).shape[-1])
+        y: Tensor = self.head((scores.softmax(-1) @ self.value(x)).mean(1))
+        return y
+
+
+def attention(spread: float) -> nn.Module:
+    torch.manual_seed(0)
+    model = ScaledByWidth().eval()
+    for layer in (model.query, model.key):
+        nn.init.normal_(layer.weight, std=spread)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+@pytest.mark.parametrize("spread", [0.5, 0.02])
+@pytest.mark.parametrize("blank", [0, 2, 8], ids=lambda rows: f"{rows} blank rows")
+def test_a_scale_that_follows_the_width_keeps_the_width(spread: float, blank: int) -> None:
+    """However little it does, as with small weights, and on whichever rows it can't be seen."""
+    model, rows = attention(spread), torch.randn(8, 6, 8)
+    rows[:blank] = 0
+    job, technique = job_of(model, rows), PruneChannels(round_to=4)
+    smaller = technique.apply(model, job)
+    told = {layer.layer: layer.reason for layer in technique.coverage(model, smaller, job).layers}
+    assert smaller.get_parameter("query.weight").shape == (32, 16)
+    assert "outputs kept: without channels of 'query' output 0 is not what it is" in told["query"]
+    assert told["value"] == "weight 32x32 -> 16x16, bias 32 -> 16"
+    with pytest.raises(TechniqueError, match="'query' can't be pruned: without channels of 'query' output 0 is not"):
+        PruneChannels(0.0, round_to=4, ratios=(("query", 0.5),)).apply(model, job)
+
+
+class Mixed(nn.Module):
+    """Tokens that are looked at by attention: those of the first rows are all padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.attention = nn.Embedding(50, 8), attention(0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        y: Tensor = self.attention(self.table(tokens))
+        return y
+
+
+def test_first_rows_that_are_all_padding_prove_nothing() -> None:
+    tokens = torch.randint(0, 50, (8, 6))
+    tokens[:2] = 0
+    model = Mixed().eval()
+    smaller = PruneChannels(round_to=4).apply(model, job_of(model, tokens))
+    assert smaller.get_parameter("attention.query.weight").shape[0] == 32
+
+
+class Remembers(nn.Module):
+    """A layer of one's own with numbers of its own: of those that equal a size by chance none is one."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
+        self.max_rows = self.seen = outputs
+        self.out_features = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)[:, : self.max_rows]
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = Remembers(8, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(F.relu(self.first(x)).mean(1))
+        return y
+
+
+def test_a_number_that_equals_a_size_by_chance_stays() -> None:
+    model = trained(Pooled())
+    smaller = PruneChannels().apply(model, job_of(model, torch.randn(4, 20, 8)))
+    first = smaller.get_submodule("first")
+    assert (first.max_rows, first.seen, first.out_features) == (64, 64, 32)
+    kept = [row for row, weights in enumerate(model.first.weight) if (weights == first.weight).all(1).any()]
+    zeroed, longer = copy.deepcopy(model), torch.randn(4, 40, 8)
+    for row in set(range(64)) - set(kept):
+        zeroed.first.weight.detach()[row] = 0
+    torch.testing.assert_close(smaller(longer), zeroed(longer))
+
+
+class Heads(nn.Module):
+    """As many heads as each is wide; a number with another name counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.width = 4
+        self.parts = nn.ModuleList([nn.Linear(8, 16) for _ in range(3)])
+        self.merge = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).view(*x.shape[:2], self.count, self.width).transpose(1, 2) for part in self.parts)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        y: Tensor = self.merge(mixed)
+        return y
+
+
+def test_of_two_equal_numbers_the_one_that_counts_is_rewritten() -> None:
+    model = trained(Heads())
+    smaller = PruneChannels(round_to=1).apply(model, job_of(model, torch.randn(4, 5, 8)))
+    assert (smaller.count, smaller.width) == (2, 4)
+    assert smaller.get_parameter("merge.weight").shape == (3, 8)
+
+
+class Insists(nn.Module):
+    """It takes single precision only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        y: Tensor = self.head(F.relu(self.first(x)))
+        return y
+
+
+def test_a_network_that_insists_on_its_precision_is_proven_in_it() -> None:
+    model = trained(Insists())
+    assert PruneChannels().apply(model, job_of(model, torch.randn(4, 8))).get_submodule("first").out_features == 16

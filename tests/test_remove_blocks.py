@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from paring.data.job import Job
 from paring.errors import TaskError, TechniqueError
 from paring.graph.blocks import Passthrough
+from paring.graph.export import export_onnx, export_program, signature_of
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.types import Task
 from tests.structures import Block, Mobile, ResNet, images, job_of, trained
@@ -69,7 +70,7 @@ def test_a_network_without_blocks_has_no_candidates_and_no_variants() -> None:
     assert RemoveBlocks.candidates(model, job) == ()
     with pytest.raises(TechniqueError, match="no block of the network keeps the shape of its input and passes it on"):
         next(RemoveBlocks.variants(model, job))
-    with pytest.raises(TechniqueError, match="passes it on: leave RemoveBlocks out"):
+    with pytest.raises(TechniqueError, match="none is added to its own input: leave RemoveBlocks out"):
         RemoveBlocks(count=1).apply(model, job)
 
 
@@ -184,6 +185,100 @@ def test_a_block_that_others_look_into_is_passed_over() -> None:
         RemoveBlocks(blocks=("first",)).apply(model, job)
 
 
+def branch(width: int = 8) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 16), nn.GELU(), nn.Linear(16, width))
+
+
+class Branches(nn.Module):
+    """What its parts give is added to what they were given, outside of them; `left` is called three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.left, self.right, self.head = nn.Linear(5, 8), branch(), branch(), nn.Linear(8, 3)
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for _ in range(3):
+            x = x + self.scale * self.left(x)
+        x += self.right(x)
+        y: Tensor = self.head(x)
+        return y
+
+
+class Inline(nn.Module):
+    """A pre-norm block whose layers are called one by one; the shape is kept by all of them together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.down(F.gelu(self.up(self.norm(x))))
+        y: Tensor = self.head(x)
+        return y
+
+
+def silenced(model: nn.Module, branch: str) -> nn.Module:
+    """The network with the weights of the last layer of a branch at zero."""
+    result = copy.deepcopy(model)
+    last = list(result.get_submodule(branch).modules())[-1]
+    for parameter in last.parameters():
+        parameter.detach().zero_()
+    return result
+
+
+@pytest.mark.parametrize(("made", "branches"), [(Branches, ("left", "right")), (Inline, ("down",))])
+def test_what_is_added_to_its_own_input_goes_without_a_trace(made: type[nn.Module], branches: tuple[str, ...]) -> None:
+    model, inputs = trained(made()), torch.randn(8, 5)
+    job = job_of(model, inputs)
+    assert RemoveBlocks.candidates(model, job) == branches
+    for name in branches:
+        expected = silenced(model, name)(inputs)
+        assert not torch.allclose(model(inputs), expected)
+        torch.testing.assert_close(RemoveBlocks(blocks=(name,)).apply(model, job)(inputs), expected)
+    technique = RemoveBlocks()
+    changed = technique.coverage(model, technique.apply(model, job), job)
+    assert changed.changed == (2 if made is Branches else 1)
+
+
+def test_a_removed_branch_is_not_exported() -> None:
+    model, inputs = trained(Inline()), torch.randn(8, 5)
+    smaller = RemoveBlocks().apply(model, job_of(model, inputs))
+    graph = export_onnx(export_program(smaller, inputs), signature_of(smaller, inputs)).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("Gemm") == 2
+    assert not {"Gelu", "Erf", "LayerNormalization"}.intersection(kinds)
+
+
+class Gated(nn.Module):
+    """What its part is given is read elsewhere too, so that the identity would change more than the part."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.embed, self.part, self.style = nn.Linear(5, 8), branch(), style
+        self.head, self.wide = nn.Linear(8, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.part(x)
+        if self.style == "gate":
+            z: Tensor = self.head(x * y)
+        elif self.style == "joined":
+            z = self.wide(torch.cat([x, y], 1))
+        else:
+            z = self.head(x + y) + y[:, :3]
+        return z
+
+
+@pytest.mark.parametrize("style", ["gate", "joined", "added and read"])
+def test_parts_for_which_neither_the_identity_nor_zero_is_neutral_are_not_offered(style: str) -> None:
+    model = trained(Gated(style))
+    assert RemoveBlocks.candidates(model, job_of(model, torch.randn(8, 5))) == ()
+
+
 class Attends(nn.Module):
     """A block with two inputs, called by name; residual in its first."""
 
@@ -223,7 +318,7 @@ def test_coverage_says_why_layers_stayed() -> None:
     covered = technique.coverage(model, smaller, job)
     layers = {change.layer: change for change in covered.layers}
     assert layers["block.expand.0"].reason == "removed with block 'block'"
-    assert layers["stem.0"].reason == "is in no block that keeps the shape of its input and passes it on"
+    assert layers["stem.0"].reason == "is in no block that passes its input on in the same shape or is added to it"
     assert 0.7 < covered.share("macs") < 0.8
     assert technique.coverage(model, copy.deepcopy(model), job).changed == 0
 

@@ -1,16 +1,18 @@
-"""Blocks: the modules that the identity can stand in for, found by watching one forward."""
+"""Blocks: the modules that the identity or nothing at all can stand in for, found by watching forwards."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from paring.data.batches import model_call
+from paring.graph.branches import first_of, uses_of
 from paring.graph.macs import weighted_layers
 from paring.types import Inputs
 
@@ -23,12 +25,20 @@ class Passthrough(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The first argument."""
-        return args[0] if args else next(iter(kwargs.values()))
+        return first_of(args, kwargs)
 
 
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What `Passthrough` would give."""
-    return args[0] if args else next(iter(kwargs.values()), None)
+class Nothing(nn.Module):
+    """A zero in place of a branch, so that the sum that it was part of is what it is without it."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Zero, without dimensions."""
+        given: Tensor = first_of(args, kwargs)
+        return given.new_zeros(())
+
+
+StandIns: TypeAlias = Mapping[str, type[Passthrough] | type[Nothing]]
+"""Qualified name of a module -> what can take its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +71,7 @@ def shape_keeping_modules(model: nn.Module, inputs: Inputs) -> dict[str, ShapeKe
 
     def after(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            given = _first(args, kwargs)
+            given = first_of(args, kwargs)
             tensors = isinstance(given, Tensor) and isinstance(output, Tensor)
             if not tensors or given.shape != output.shape or given.dtype != output.dtype:
                 changing.add(name)
@@ -86,24 +96,51 @@ def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def removable_blocks(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
-    """Names of the blocks that the identity can stand in for, in the order of the network; none lies in another.
+def removable_blocks(model: nn.Module, inputs: Inputs) -> StandIns:
+    """The blocks that can go and what stands in for each, in the order of the network; none lies in another.
 
     Blocks that pass their input on when their weights are zero, so are residual, come first: of several within each
-    other the innermost. Where a module keeps its shape, holds two weighted layers and has nothing to do with a residual
-    block, it counts too: again the innermost.
+    other the innermost; the identity stands in for them. Then branches, whose output is added at every call to what
+    their input came from, and used for nothing else: the outermost, and nothing stands in for them. Where a module
+    keeps its shape, holds two weighted layers, is given what nothing else reads and has nothing to do with either, it
+    counts too: again the innermost.
     """
-    keeping = shape_keeping_modules(model, inputs)
-    residual = _innermost([name for name in keeping if _passes_on(keeping[name])])
-    plain = _innermost([name for name, call in keeping.items() if len(weighted_layers(call.module)) >= ENOUGH_LAYERS])
-    apart = [name for name in plain if not any(_related(name, block) for block in residual)]
-    chosen = {*residual, *apart}
-    return tuple(name for name in keeping if name in chosen)
+    keeping, uses = shape_keeping_modules(model, inputs), uses_of(model, inputs)
+    branches = uses.branches()
+    residual = _innermost([name for name in keeping if name not in branches and _passes_on(keeping[name])])
+    added = _outermost(_apart(branches, residual))
+    plain = _innermost([name for name, call in keeping.items() if _is_plain(call) and uses.in_line(name)])
+    chosen: StandIns = {
+        **dict.fromkeys([*residual, *_apart(plain, [*residual, *branches])], Passthrough),
+        **dict.fromkeys(added, Nothing),
+    }
+    return {name: chosen[name] for name, _ in model.named_modules() if name in chosen}
+
+
+def stand_ins(model: nn.Module, inputs: Inputs) -> StandIns:
+    """What can take the place of any module that keeps the shape of its input, or is a branch."""
+    branches = uses_of(model, inputs).branches()
+    return {**dict.fromkeys(shape_keeping_modules(model, inputs), Passthrough), **dict.fromkeys(branches, Nothing)}
+
+
+def _is_plain(call: ShapeKeeping) -> bool:
+    """Whether it holds enough to be worth the while."""
+    return len(weighted_layers(call.module)) >= ENOUGH_LAYERS
 
 
 def _innermost(names: list[str]) -> list[str]:
     """The names that hold none of the others."""
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def _outermost(names: list[str]) -> list[str]:
+    """The names that lie in none of the others."""
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+
+
+def _apart(names: list[str], others: list[str]) -> list[str]:
+    """The names that neither hold nor lie in any of the others."""
+    return [name for name in names if not any(_related(name, other) for other in others)]
 
 
 def _related(name: str, other: str) -> bool:
@@ -114,19 +151,18 @@ def _related(name: str, other: str) -> bool:
 def _passes_on(call: ShapeKeeping) -> bool:
     """Whether the block without its weights still gives much of its input: it is residual.
 
-    Two trials: with every parameter at zero (batch norms then give nothing), and with the factors of normalisation
-    kept (a layer norm after the sum then passes it on).
+    Two trials: with every parameter at zero (batch norms then give nothing), and with the factors of normalisation at
+    one (a layer norm after the sum then passes it on).
     """
-    return any(_correlation(call, keep_factors) > SAME_DIRECTION for keep_factors in (False, True))
+    return any(_correlation(call, normalised) > SAME_DIRECTION for normalised in (False, True))
 
 
-def _correlation(call: ShapeKeeping, keep_factors: bool) -> float:
+def _correlation(call: ShapeKeeping, normalised: bool) -> float:
     """Correlation of input and output of a block whose weights are zero; 0 where either is constant."""
     block = copy.deepcopy(call.module)
     for name, parameter in block.named_parameters():
-        if not (keep_factors and parameter.dim() == 1 and name.endswith("weight")):
-            parameter.detach().zero_()
-    given = _first(call.args, call.kwargs).double().flatten()
+        parameter.detach().fill_(float(normalised and parameter.dim() == 1 and name.endswith("weight")))
+    given = first_of(call.args, call.kwargs).double().flatten()
     with torch.no_grad():
         output = block(*map(_copied, call.args), **{name: _copied(value) for name, value in call.kwargs.items()})
     result = output.double().flatten()

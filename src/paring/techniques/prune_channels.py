@@ -54,8 +54,8 @@ class PruneChannels(ModuleTechnique):
     Coupled channels are found on the traced graph (after Fang et al. 2023, DepGraph; there by rules for module types
     and by whole layers, here by operator and by single channels). Channels that can't be followed are left alone, with
     the reason in the coverage. The result is checked, in double precision, on calibration rows and on random ones in
-    their range: it gives what the original gives with the removed channels at zero. A group that fails this check is left alone too; TechniqueError where none is left, or where
-    `ratios` asked for it.
+    their range: it gives what the original gives with the removed channels at zero. A group that fails this check is
+    left alone too; TechniqueError where none is left, or where `ratios` asked for it.
     """
 
     ratio: float = 0.5

@@ -1,10 +1,10 @@
-"""Block removal: whole residual blocks give way to the identity; the shapes that are left are those that ran fast."""
+"""Block removal: residual blocks give way to the identity, branches to nothing; the shapes that are left ran fast."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from paring.data.batches import first_rows, model_call, sample, tensors_of
 from paring.data.checks import check_loss
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.blocks import Passthrough, removable_blocks, shape_keeping_modules
+from paring.graph.blocks import Nothing, Passthrough, StandIns, removable_blocks, stand_ins
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import check_modules
@@ -26,12 +26,12 @@ from paring.types import Batch, Coverage, Inputs, LayerChange
 JUDGED_ROWS = 256
 SAMPLE_ROWS = 2
 MOST_VARIANTS = 8
-NO_BLOCK = "no block of the network keeps the shape of its input and passes it on"
+NO_BLOCK = "no block of the network keeps the shape of its input and passes it on, and none is added to its own input"
 
 
 @dataclass(frozen=True)
 class RemoveBlocks(ModuleTechnique):
-    """Replace whole blocks by the identity.
+    """Replace whole blocks by the identity, and what is added to its own input (`x + block(x)`) by nothing.
 
     Either `blocks`, by qualified name, or the `count` least important ones (neither: one). Importance is what the
     loss on the calibration data rises by when the block is removed; where that data has no labels, how far the
@@ -59,9 +59,9 @@ class RemoveBlocks(ModuleTechnique):
 
     @classmethod
     def candidates(cls, model: nn.Module, job: Job) -> tuple[str, ...]:
-        """Qualified names of the residual blocks that the identity can stand in for, in the order of the network."""
+        """Qualified names of the blocks that the identity or nothing can stand in for, in the order of the network."""
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
-        return removable_blocks(_evaluated(model), inputs)
+        return tuple(removable_blocks(_evaluated(model), inputs))
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network without the blocks. TechniqueError names what can't be removed, and what can."""
@@ -69,9 +69,7 @@ class RemoveBlocks(ModuleTechnique):
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
         if not self.blocks:
             return _greedy(network, job, removable_blocks(network, inputs), self.count or 1)
-        for block in self.blocks:
-            _check_block(network, block, inputs)
-        result = without_blocks(network, outermost(self.blocks))
+        result = without_blocks(network, _standing_in(network, self.blocks, inputs))
         try:
             with torch.no_grad():
                 model_call(result, inputs)
@@ -86,7 +84,8 @@ class RemoveBlocks(ModuleTechnique):
         network = _evaluated(before)
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
         candidates = removable_blocks(network, inputs)
-        gone = [name for name, module in after.named_modules(remove_duplicate=False) if isinstance(module, Passthrough)]
+        modules = after.named_modules(remove_duplicate=False)
+        gone = [name for name, module in modules if isinstance(module, Passthrough | Nothing)]
         changes = []
         for layer, cost in layer_costs(network, inputs).items():
             block = next((name for name in gone if _within(layer, name)), None)
@@ -113,13 +112,13 @@ class RemoveBlocks(ModuleTechnique):
         return replace(self, blocks=tuple(sorted({*self.blocks, *other.blocks})))
 
 
-def without_blocks(model: nn.Module, blocks: Sequence[str]) -> nn.Module:
-    """A copy of the network with the identity in place of these modules, under every name that they go by."""
+def without_blocks(model: nn.Module, blocks: StandIns) -> nn.Module:
+    """A copy of the network with others in place of these modules, under every name that they go by."""
     result = copy.deepcopy(model)
-    doomed = {id(result.get_submodule(block)) for block in blocks}
-    names = [name for name, module in result.named_modules(remove_duplicate=False) if id(module) in doomed]
-    for name in outermost(names):
-        result.set_submodule(name, Passthrough().eval())
+    doomed = {id(result.get_submodule(block)): stand_in for block, stand_in in blocks.items()}
+    names = {name: id(module) for name, module in result.named_modules(remove_duplicate=False) if id(module) in doomed}
+    for name in outermost(list(names)):
+        result.set_submodule(name, doomed[names[name]]().eval())
     return result
 
 
@@ -140,23 +139,27 @@ def _evaluated(model: nn.Module) -> nn.Module:
     return copied(model).eval()
 
 
-def _kept_because(layer: str, candidates: Sequence[str]) -> str:
+def _kept_because(layer: str, candidates: Iterable[str]) -> str:
     """Why a layer is still there."""
     if any(_within(layer, block) for block in candidates):
         return "its block was kept"
-    return "is in no block that keeps the shape of its input and passes it on"
+    return "is in no block that passes its input on in the same shape or is added to it"
 
 
-def _check_block(model: nn.Module, block: str, inputs: Inputs) -> None:
-    """TechniqueError for a block that does not exist or that changes the shape of its input."""
-    check_modules((block,), model, "blocks")
-    keeping = {id(call.module) for call in shape_keeping_modules(model, inputs).values()}
-    if id(model.get_submodule(block)) not in keeping:
-        fitting = ", ".join(removable_blocks(model, inputs)) or "no block of this network"
-        raise TechniqueError(f"block {block!r} does not keep the shape and type of its input; {fitting} would.")
+def _standing_in(model: nn.Module, blocks: tuple[str, ...], inputs: Inputs) -> StandIns:
+    """What stands in for each. TechniqueError for a block that does not exist or for which nothing can."""
+    check_modules(blocks, model, "blocks")
+    possible = {id(model.get_submodule(name)): stand_in for name, stand_in in stand_ins(model, inputs).items()}
+    for block in blocks:
+        if id(model.get_submodule(block)) not in possible:
+            fitting = ", ".join(removable_blocks(model, inputs)) or "no block of this network"
+            raise TechniqueError(
+                f"block {block!r} does not keep the shape and type of its input; {fitting} would, or is added to it."
+            )
+    return {block: possible[id(model.get_submodule(block))] for block in outermost(blocks)}
 
 
-def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -> nn.Module:
+def _greedy(model: nn.Module, job: Job, candidates: StandIns, count: int) -> nn.Module:
     """Remove the least important block, judge the rest again, `count` times."""
     if count > len(candidates):
         most = f"count={count}, but only {len(candidates)} blocks of the network can be removed: give a smaller count."
@@ -172,7 +175,7 @@ def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -
                 continue
             job.check_time()
             try:
-                costs[block] = cost(without_blocks(model, (*gone, block)))
+                costs[block] = cost(without_blocks(model, {name: candidates[name] for name in (*gone, block)}))
             except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
                 failures[block] = str(error)
                 job.say(f"RemoveBlocks: the network does not run without {block!r} ({error})")
@@ -182,7 +185,7 @@ def _greedy(model: nn.Module, job: Job, candidates: Sequence[str], count: int) -
         best = min(costs, key=lambda block: (costs[block], block))
         gone = (*gone, best)
         job.say(f"RemoveBlocks: {best!r} goes, at {costs[best]:.4g}")
-    return without_blocks(model, gone)
+    return without_blocks(model, {name: candidates[name] for name in gone})
 
 
 def _cost(model: nn.Module, batches: Sequence[Batch], job: Job) -> Callable[[nn.Module], float]:

@@ -186,14 +186,60 @@ def test_a_layer_that_lost_inputs_alone_says_why_its_outputs_stayed() -> None:
     assert told["head"] == "they are the network's output"
 
 
-def test_nothing_to_prune_changes_nothing_and_says_so() -> None:
-    model = trained(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)))
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.cells, self.head = nn.Linear(3, 16), nn.LSTM(16, 16, batch_first=True), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.cells(self.embed(x.flatten(2).transpose(1, 2)))[0][:, -1]))
+
+
+@pytest.mark.parametrize(
+    ("layers", "layer", "reason"),
+    [
+        ([nn.Flatten(), nn.Linear(192, 5)], "1", "they are the network's output"),
+        ([Recurrent()], "0.embed", "lstm in '0.cells' is an operator whose channels are not followed"),
+        ([nn.Conv2d(3, 16, 1), nn.ConvTranspose2d(16, 16, 2, 2, groups=16)], "0", "conv_transpose2d in '1' is grouped"),
+    ],
+    ids=["one layer", "recurrent", "grouped transposed"],
+)
+def test_a_network_of_which_nothing_can_go_is_refused_with_the_layers(
+    layers: list[nn.Module], layer: str, reason: str
+) -> None:
+    model = trained(nn.Sequential(*layers))
     job = job_of(model, images())
-    same = PruneChannels().apply(model, job)
-    assert PruneChannels().coverage(model, same, job).changed == 0
+    for refused in (lambda: PruneChannels().apply(model, job), lambda: next(PruneChannels.variants(model, job))):
+        with pytest.raises(TechniqueError, match=rf"^no channels can be removed \('{layer}': {reason}.*\)\.$"):
+            refused()
+
+
+def test_ratios_that_come_to_less_than_a_multiple_change_nothing_and_say_so() -> None:
+    model = trained(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Linear(16, 5)))
+    job, technique = job_of(model, images()), PruneChannels(0.25)
+    same = technique.apply(model, job)
+    coverage = technique.coverage(model, same, job)
+    assert coverage.changed == 0
+    assert coverage.layers[0].reason == "ratio 0.25 in multiples of 8 keeps all 16 channels"
     assert torch.equal(same(images()), model(images()))
-    with pytest.raises(TechniqueError, match=r"^no channels can be removed \('1': .+\)\.$"):
-        next(PruneChannels.variants(model, job))
+
+
+def test_a_table_that_also_gives_the_answers_says_why_its_rows_stayed() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.hidden, self.head = nn.Embedding(40, 32), nn.Linear(32, 32), nn.Linear(32, 40, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.embed(tokens)
+            return cast(Tensor, self.head(x + self.hidden(x).relu()))
+
+    model, technique = trained(Tied()), PruneChannels()
+    job = job_of(model, torch.randint(0, 40, (4, 7)))
+    table = technique.coverage(model, technique.apply(model, job), job).layers[0]
+    why = "embedding in 'embed' looks rows up by their number"
+    assert table.reason == f"weight 40x32 -> 40x16; outputs kept: {why}"
 
 
 def test_layers_too_narrow_for_a_multiple_of_eight_are_the_reason_for_no_variants() -> None:

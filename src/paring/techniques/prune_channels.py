@@ -93,7 +93,10 @@ class PruneChannels(ModuleTechnique):
         check_modules([layer for layer, _ in self.ratios], model, "ratios")
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
-        """The network with fewer channels; an unchanged copy where every group is frozen or too small."""
+        """The network with fewer channels; an unchanged copy where the ratios come to less than one multiple.
+
+        TechniqueError where no channels can go at all.
+        """
         plan = ChannelPlan.of(model, job)
         return self.narrowed(plan, self.sizes(plan), job)
 
@@ -109,6 +112,8 @@ class PruneChannels(ModuleTechnique):
         """The network with so many channels in each group; an unchanged copy where these are all."""
         removal = self._removal(plan, sizes)
         if not removal:
+            if self.ratio or self.ratios:
+                _free(plan)
             return plan.model
         try:
             return plan.without(removal)
@@ -187,15 +192,16 @@ class PruneChannels(ModuleTechnique):
                 for name, parameter in module.named_parameters(recurse=False)
                 if names[name] in shapes and shapes[names[name]] != parameter.shape
             ]
-            reason = ", ".join(resized) or self._reason(plan, removal, layer)
-            if resized and any(_outputs_kept(group, layer, plan.model, shapes) for group in plan.groups):
-                reason += f"; outputs kept: {self._reason(plan, removal, layer)}"
+            making = [group for group in plan.groups if layer in group.layers]
+            kept = [group for group in making if _outputs_kept(group, layer, plan.model, shapes)]
+            reason = ", ".join(resized) or self._reason(plan, removal, layer, making)
+            if resized and kept:
+                reason += f"; outputs kept: {self._reason(plan, removal, layer, kept)}"
             changes.append(LayerChange(layer, bool(resized), reason, cost.parameters, cost.macs))
         return Coverage(str(self), tuple(changes))
 
-    def _reason(self, plan: ChannelPlan, removal: Removal, layer: str) -> str:
-        """Why a layer kept its size."""
-        groups = [group for group in plan.groups if layer in group.layers]
+    def _reason(self, plan: ChannelPlan, removal: Removal, layer: str, groups: Sequence[ChannelGroup]) -> str:
+        """Why a layer kept its size, or the channels of these groups, which it makes."""
         if not groups:
             return frozen_layers(plan.traced).get(layer, "makes no more than one channel, or takes no part")
         group = groups[0]
@@ -213,9 +219,7 @@ class PruneChannels(ModuleTechnique):
         Raises TechniqueError where the network can't be traced, or no channels can go.
         """
         plan = ChannelPlan.of(model, job)
-        free = [group for group in plan.groups if not group.frozen]
-        if not free:
-            raise nothing_fits("no channels can be removed", frozen_layers(plan.traced))
+        free = _free(plan)
         whole = tuple(group.channels for group in free)
         seen = {whole}
         for ratio in LADDER:
@@ -259,6 +263,14 @@ class PruneChannels(ModuleTechnique):
         for layer, ratio in other.ratios:
             ratios[layer] = max(ratio, ratios.get(layer, 0.0))
         return replace(self, ratio=max(self.ratio, other.ratio), ratios=tuple(sorted(ratios.items())))
+
+
+def _free(plan: ChannelPlan) -> list[ChannelGroup]:
+    """The groups of which channels can go. TechniqueError that says why where there are none."""
+    free = [group for group in plan.groups if not group.frozen]
+    if not free:
+        raise nothing_fits("no channels can be removed", frozen_layers(plan.traced))
+    return free
 
 
 def _outputs_kept(group: ChannelGroup, layer: str, before: nn.Module, shapes: Mapping[str, torch.Size]) -> bool:

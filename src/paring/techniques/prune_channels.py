@@ -98,7 +98,10 @@ class PruneChannels(ModuleTechnique):
         TechniqueError where no channels can go at all.
         """
         plan = ChannelPlan.of(model, job)
-        return self.narrowed(plan, self.sizes(plan), job)
+        sizes = self.sizes(plan)
+        if self.ratio or self.ratios:
+            _free(plan)
+        return self.narrowed(plan, sizes, job)
 
     def sizes(self, plan: ChannelPlan) -> GroupSizes:
         """How many channels of each group stay."""
@@ -110,10 +113,8 @@ class PruneChannels(ModuleTechnique):
 
     def narrowed(self, plan: ChannelPlan, sizes: GroupSizes, job: Job) -> nn.Module:
         """The network with so many channels in each group; an unchanged copy where these are all."""
-        removal = self._removal(plan, sizes)
+        removal = self.removal(plan, sizes)
         if not removal:
-            if self.ratio or self.ratios:
-                _free(plan)
             return plan.model
         try:
             return plan.without(removal)
@@ -137,7 +138,7 @@ class PruneChannels(ModuleTechnique):
             raise TechniqueError(f"{self.name} can't be applied: {error}.") from error
         return plan.without(working)
 
-    def _removal(self, plan: ChannelPlan, sizes: GroupSizes) -> Removal:
+    def removal(self, plan: ChannelPlan, sizes: GroupSizes) -> Removal:
         """Which channels go from which group."""
         removal: dict[str, tuple[int, ...]] = {}
         for group in plan.groups:
@@ -181,7 +182,7 @@ class PruneChannels(ModuleTechnique):
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every weighted layer: its old and new size, or why it kept its size."""
         plan = ChannelPlan.of(before, job)
-        removal = self._removal(plan, self.sizes(plan))
+        removal = self.removal(plan, self.sizes(plan))
         shapes = {name: parameter.shape for name, parameter in after.named_parameters(remove_duplicate=False)}
         changes = []
         for layer, cost in layer_costs(plan.model, plan.inputs).items():

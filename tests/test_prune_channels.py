@@ -275,17 +275,6 @@ def test_where_no_group_passes_the_check_it_is_an_error_that_names_the_module() 
         PruneChannels().apply(model, job_of(model, images()))
 
 
-def test_encoder_layers_of_torch_lose_hidden_channels_only() -> None:
-    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-    model, tokens = trained(nn.Sequential(nn.Embedding(11, 16), layer, nn.Linear(16, 3))), torch.randint(0, 11, (4, 7))
-    job = job_of(model, tokens)
-    smaller = PruneChannels().apply(model, job)
-    layers = {change.layer: change for change in PruneChannels().coverage(model, smaller, job).layers}
-    assert layers["1.linear1"].reason == "weight 32x16 -> 16x16, bias 32 -> 16"
-    assert "module '1.self_attn' relies on the original number of channels" in layers["0"].reason
-    assert layers["1.self_attn"].reason == "select in '1.self_attn' picks one of them by its number"
-
-
 def test_named_inputs() -> None:
     model = trained(TwoInputs())
     inputs = {"numbers": torch.randn(4, 6), "picture": images(channels=1)}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from paring.data.batches import first_rows, sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.attention import put_back_, with_split_attention
 from paring.graph.channels import (
     ChannelGroup,
     Member,
@@ -19,6 +20,7 @@ from paring.graph.channels import (
     groups_of,
     probes,
     proven_removal,
+    run,
     trace,
 )
 from paring.graph.copies import copied
@@ -32,8 +34,13 @@ SAMPLE_ROWS = 2
 
 @dataclass(frozen=True, eq=False)
 class ChannelPlan:
-    """What a pruning works on: the network in eval mode, its trace, its groups and a sample."""
+    """What a pruning works on: the network in eval mode, its trace, its groups and a sample.
 
+    In `model` the attention of torch is taken apart, so that its heads are channels as others are; in `original` it is
+    as it came.
+    """
+
+    original: nn.Module
     model: nn.Module
     traced: Trace
     groups: tuple[ChannelGroup, ...]
@@ -43,14 +50,18 @@ class ChannelPlan:
     @classmethod
     def of(cls, model: nn.Module, job: Job) -> ChannelPlan:
         """Trace the network on the first rows that may be observed. TechniqueError where that fails."""
-        network = copied(model).eval()
+        original = copied(model).eval()
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+        network = _apart(original, inputs)
         traced = trace(network, inputs)
-        return cls(network, traced, groups_of(traced), inputs, Observations(network, job))
+        return cls(original, network, traced, groups_of(traced), inputs, Observations(network, job))
 
     def without(self, removal: Removal) -> nn.Module:
         """The smaller network, proven. TechniqueError where it does not do what the original does."""
-        return proven_removal(self.traced, self.model, self._probes, self.groups, removal)
+        smaller = proven_removal(self.traced, self.model, self._probes, self.groups, removal)
+        if self.model is not self.original:
+            put_back_(smaller, self.model, self.original)
+        return smaller
 
     @cached_property
     def _probes(self) -> tuple[Inputs, ...]:
@@ -82,6 +93,21 @@ class ChannelPlan:
         consumers = [member for member in group.members if member.consumes]
         scales = [member for member in group.members if _scales(self.model, member)]
         return Evidence(joined(producers), joined(consumers), joined(scales), observe, self.observations.job.seed)
+
+
+def _apart(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """The network with its attention taken apart, where it does the same then; else as it is.
+
+    Code may look into the modules of torch, and theirs may treat rows that are all padding in a way of its own.
+    """
+    split = with_split_attention(model)
+    if split is model:
+        return model
+    try:
+        pairs = list(zip(run(split, inputs), run(model, inputs), strict=True))
+    except TechniqueError:
+        return model
+    return split if all(torch.allclose(one, other, 1e-3, 1e-4, equal_nan=True) for one, other in pairs) else model
 
 
 def _scales(model: nn.Module, member: Member) -> bool:

@@ -15,11 +15,13 @@ from torch import nn
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.fingerprint import fingerprint
+from paring.graph.attention import with_split_attention
 from paring.graph.channels import (
     ChannelGroup,
     Removal,
     frozen_layers,
 )
+from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import check_modules
 from paring.ops.importance import Criterion, criterion_of, importance
@@ -55,7 +57,8 @@ class PruneChannels(ModuleTechnique):
     and by whole layers, here by operator and by single channels). Channels that can't be followed are left alone, with
     the reason in the coverage. The result is checked, in double precision, on calibration rows and on random ones in
     their range: it gives what the original gives with the removed channels at zero. A group that fails this check is
-    left alone too; TechniqueError where none is left, or where `ratios` asked for it.
+    left alone too; TechniqueError where none is left, or where `ratios` asked for it. `nn.MultiheadAttention` is taken
+    apart for that, into layers `query`, `key`, `value` and `out_proj`, and put back where it lost nothing.
     """
 
     ratio: float = 0.5
@@ -90,7 +93,8 @@ class PruneChannels(ModuleTechnique):
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise TechniqueError for a layer that the network does not have."""
-        check_modules([layer for layer, _ in self.ratios], model, "ratios")
+        if self.ratios:
+            check_modules([layer for layer, _ in self.ratios], with_split_attention(copied(model)), "ratios")
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network with fewer channels; an unchanged copy where the ratios come to less than one multiple.
@@ -115,7 +119,7 @@ class PruneChannels(ModuleTechnique):
         """The network with so many channels in each group; an unchanged copy where these are all."""
         removal = self.removal(plan, sizes)
         if not removal:
-            return plan.model
+            return plan.original
         try:
             return plan.without(removal)
         except TechniqueError as error:

@@ -6,7 +6,7 @@ from paring.graph.channels.proof import proven_removal
 from paring.graph.channels.remove import remove_channels
 from paring.graph.channels.sizes import Removal
 from paring.graph.channels.trace import Trace, trace
-from paring.graph.channels.verify import check_removal
+from paring.graph.channels.verify import check_removal, run
 
 __all__ = [
     "ChannelGroup",
@@ -20,5 +20,6 @@ __all__ = [
     "probes",
     "proven_removal",
     "remove_channels",
+    "run",
     "trace",
 ]

@@ -78,6 +78,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     first = {alias: name for name, group in names.items() for alias in group}
     signature = program.graph_signature
     placeholders = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    program.graph.eliminate_dead_code()  # What nothing reads, as the weights of an attention, must not freeze channels.
     traced = Trace(program, Atoms(), {}, {}, names, [])
     born = _born(model, traced.atoms, names)
     for node in program.graph.nodes:

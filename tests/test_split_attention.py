@@ -1,0 +1,123 @@
+"""Attention as torch packs it loses whole heads, and stays torch's where it loses none."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paring.graph.attention import SplitAttention
+from paring.graph.export import export_onnx, export_program, signature_of
+from paring.techniques import PruneChannels
+from tests.structures import job_of, trained
+
+ROWS, LENGTH, WIDTH, HEADS = 3, 5, 16, 4
+
+
+def masked(shape: tuple[int, ...]) -> Tensor:
+    """The upper triangle: what comes later is left out."""
+    return torch.ones(shape, dtype=torch.bool).triu(1)
+
+
+CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"batch_first": True}, {}),
+    ({}, {"need_weights": False}),
+    ({"bias": False, "batch_first": True}, {"average_attn_weights": False}),
+    ({"batch_first": True}, {"attn_mask": masked((LENGTH, LENGTH)), "is_causal": True, "need_weights": False}),
+    ({"batch_first": True}, {"attn_mask": torch.randn(ROWS * HEADS, LENGTH, LENGTH)}),
+    ({"batch_first": True}, {"key_padding_mask": torch.arange(LENGTH).expand(ROWS, -1) > 2}),
+    (
+        {"batch_first": True},
+        {"key_padding_mask": torch.arange(LENGTH).expand(ROWS, -1) > 3, "attn_mask": masked((LENGTH, LENGTH))},
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "called"), CALLS)
+def test_it_gives_what_the_one_of_torch_gives(made: dict[str, Any], called: dict[str, Any]) -> None:
+    packed = trained(nn.MultiheadAttention(WIDTH, HEADS, **made))
+    assert isinstance(packed, nn.MultiheadAttention)
+    shape = (ROWS, LENGTH, WIDTH) if made.get("batch_first") else (LENGTH, ROWS, WIDTH)
+    given = [torch.randn(shape) for _ in range(3)]
+    for found, expected in zip(SplitAttention(packed)(*given, **called), packed(*given, **called), strict=True):
+        if expected is None:
+            assert found is None
+        else:
+            torch.testing.assert_close(found, expected)
+
+
+def test_keys_of_another_width_and_inputs_without_rows() -> None:
+    packed = trained(nn.MultiheadAttention(WIDTH, HEADS, kdim=6, vdim=7))
+    assert isinstance(packed, nn.MultiheadAttention)
+    given = [torch.randn(LENGTH, width) for width in (WIDTH, 6, 7)]
+    for found, expected in zip(SplitAttention(packed)(*given), packed(*given), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 3)
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return cast(Tensor, self.head((x + self.attention(x, x, x)[0]).mean(1)))
+
+
+def encoder(norm_first: bool) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 32, batch_first=True, norm_first=norm_first)
+    stack = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return nn.Sequential(nn.Linear(6, WIDTH), stack, nn.Linear(WIDTH, 3))
+
+
+@pytest.mark.parametrize("made", [Attends, lambda: encoder(False), lambda: encoder(True)])
+def test_heads_and_widths_go_and_the_export_gives_the_same(made: Any) -> None:
+    model, inputs = trained(made()), torch.randn(ROWS, LENGTH, 6)
+    technique, job = PruneChannels(round_to=4), job_of(model, inputs)
+    smaller = technique.apply(model, job)
+    layers = [module for module in smaller.modules() if isinstance(module, SplitAttention)]
+    assert layers
+    for layer in layers:
+        assert (layer.num_heads, layer.head_dim, layer.query.in_features) == (2, 4, 8)
+    told = technique.coverage(model, smaller, job).layers
+    assert sum(change.reason == "weight 16x16 -> 8x8, bias 16 -> 8" for change in told) == 4 * len(layers)
+    graph = export_onnx(export_program(smaller, inputs), signature_of(smaller, inputs))
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    np.testing.assert_allclose(found, smaller(inputs).detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_heads_of_one_layer_by_name_and_the_other_layer_stays_as_it_was() -> None:
+    model, inputs = trained(encoder(True)), torch.randn(ROWS, LENGTH, 6)
+    technique = PruneChannels(0.0, round_to=4, ratios=(("1.layers.1.self_attn.query", 0.5),))
+    technique.check_fits(model)
+    smaller = technique.apply(model, job_of(model, inputs))
+    first, second = (smaller.get_submodule(f"1.layers.{layer}.self_attn") for layer in (0, 1))
+    assert type(first) is nn.MultiheadAttention
+    assert torch.equal(first.in_proj_weight, model.get_submodule("1.layers.0.self_attn").in_proj_weight)
+    assert isinstance(second, SplitAttention)
+    assert second.num_heads == 2
+
+
+class Peeks(nn.Module):
+    """Looks into the attention of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.up, self.down = Attends(), nn.Linear(3, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.body.attention.in_proj_weight[0, 0]
+        return cast(Tensor, self.down(self.up(self.body(x)).relu()) * scale)
+
+
+def test_where_code_looks_into_it_it_stays_and_the_rest_is_pruned() -> None:
+    model = trained(Peeks())
+    smaller = PruneChannels().apply(model, job_of(model, torch.randn(ROWS, LENGTH, 6)))
+    assert type(smaller.get_submodule("body.attention")) is nn.MultiheadAttention
+    assert smaller.get_submodule("up").out_features == 8

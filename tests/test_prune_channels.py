@@ -306,6 +306,13 @@ def test_parts_are_sizes_of_which_the_machine_may_run_one_faster() -> None:
     assert [layer.out_features for layer in widths] == [80, 76, 52, 48, 32, 28, 20, 16, 12, 8]
 
 
+def test_parts_keep_a_multiple_that_was_set() -> None:
+    model = trained(nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 2)))
+    parts = list(PruneChannels(round_to=6).parts(model, job_of(model, torch.randn(4, 4))))
+    assert [24 * (1 - part.share) for part in parts] == pytest.approx([18, 12, 6])
+    assert all(part.technique.round_to == 6 for part in parts)
+
+
 def test_variants_are_a_ladder_without_repetition() -> None:
     model = trained(nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)))
     job = job_of(model, torch.randn(4, 4))

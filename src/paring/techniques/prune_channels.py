@@ -241,19 +241,20 @@ class PruneChannels(ModuleTechnique):
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
 
-        What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number. Measured
-        each for what it gains and loses, they tell how much to take where, and in which multiples.
+        What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number; to
+        `round_to` where that was set. Measured each for what it gains and loses, they tell how much to take where.
         """
         groups = [group for group in ChannelPlan.of(model, job).groups if not group.frozen]
-        sizes = {group.name: _sizes(group, PART_RATIOS) for group in groups}
+        multiples = PART_MULTIPLES if self.round_to == type(self)().round_to else (self.round_to,)
+        sizes = {group.name: _sizes(group, PART_RATIOS, multiples) for group in groups}
         if sum(map(len, sizes.values())) > MOST_PARTS:
-            sizes = {group.name: _sizes(group, PART_RATIOS[1:2]) for group in groups}
+            sizes = {group.name: _sizes(group, PART_RATIOS[1:2], multiples) for group in groups}
         for group in groups:
             for kept in sizes[group.name]:
                 # Four digits, as people read them, of the share that comes to this number once it is rounded.
                 share = math.ceil((1 - kept / group.channels) * 1e4 - 1e-6) / 1e4
                 ratios = ((group.name, share),)
-                alone = replace(self, ratio=0.0, round_to=PART_MULTIPLES[0], ratios=ratios)
+                alone = replace(self, ratio=0.0, round_to=multiples[0], ratios=ratios)
                 yield Part(alone, group.name, share)
 
     def as_small(self) -> Iterator[Self]:
@@ -286,11 +287,11 @@ def _outputs_kept(group: ChannelGroup, layer: str, before: nn.Module, shapes: Ma
     return bool(kept) and all(kept)
 
 
-def _sizes(group: ChannelGroup, ratios: Sequence[float]) -> list[int]:
+def _sizes(group: ChannelGroup, ratios: Sequence[float], multiples: Sequence[int]) -> list[int]:
     """Numbers of channels to measure, about these shares of all, the largest first."""
     found: set[int] = set()
     for ratio in ratios:
         wanted = group.channels * (1 - ratio)
-        fine, coarse = (multiple // math.gcd(multiple, group.width) for multiple in PART_MULTIPLES)
-        found |= {math.ceil(wanted / fine) * fine, max(1, round(wanted / coarse)) * coarse}
+        fine, *coarse = (multiple // math.gcd(multiple, group.width) for multiple in multiples)
+        found |= {math.ceil(wanted / fine) * fine, *(max(1, round(wanted / each)) * each for each in coarse)}
     return sorted((kept for kept in found if kept < group.channels), reverse=True)

@@ -47,10 +47,12 @@ task = paring.Task(network, evaluate=batches, train=batches)
         ("IterativePruning(prune=PruneChannels(ratios=(('x',0.5),)))", "ratios names 'x', which the network does not"),
         ("RemoveBlocks(blocks=('0.9',))", "blocks names '0.9', which the network does not have; the closest are 0"),
         ("PruneWeights(criterion=wandaa)", "criterion='wandaa' is unknown: choose wanda"),
+        ("PruneWeights(criterion=FILE:bodily)", "user_task.py has no function 'bodily': write one, or name one"),
     ],
 )
 @pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
 def test_a_pruning_that_the_network_can_not_have(tmp_path: Path, techniques: str, says: str, plan: list[str]) -> None:
     file = task_file(tmp_path, TASK)
+    techniques = techniques.replace("FILE", str(file))
     sentence = refused(typed("optimize", file, "--out", tmp_path / "out", "--techniques", techniques, *plan))
     assert says in sentence

@@ -185,7 +185,10 @@ def criterion_of(criterion: str | Criterion) -> Criterion:
         return criterion
     if criterion not in CRITERIA:
         close = difflib.get_close_matches(criterion, CRITERIA, n=3, cutoff=0.0)
-        raise TechniqueError(f"criterion={criterion!r} is unknown: choose {', '.join(close)}, or pass a function.")
+        raise TechniqueError(
+            f"criterion={criterion!r} is unknown: choose {', '.join(close)}, or pass a function (on the command line "
+            "criterion=FILE.py:NAME)."
+        )
     return CRITERIA[criterion]
 
 

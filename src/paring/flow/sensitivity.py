@@ -117,8 +117,10 @@ def _values(request: Request, found: Survey, reached: Candidate | None, not_trie
     shown = {each.part.technique.name for each in found.shown}
     not_tried = {what: reason for what, reason in not_tried.items() if what not in shown}
     if original is None or not found.shown:
-        reasons = "; ".join(f"{what}: {reason}" for what, reason in not_tried.items())
-        raise TechniqueError(f"no part of the network could be measured ({reasons or 'it has none'}).")
+        failed = [f"{t.recipe_text}: {t.reason}" for t in found.trials if t.part and t.outcome == "failed"]
+        reasons = [*(f"{what}: {reason}" for what, reason in not_tried.items()), *failed[:1]]
+        told = "; ".join(reason.rstrip(".") for reason in reasons)
+        raise TechniqueError(f"no part of the network could be measured ({told or 'it has none'}).")
     wanted = found.target.speedup_over(original)
     return {
         "task": request.task.name,

@@ -179,6 +179,10 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
 )
 
 
+OF_GRADIENTS = (squared_gradient, fisher, taylor)
+"""Criteria that ask for gradients, which take labelled training data."""
+
+
 def criterion_of(criterion: str | Criterion) -> Criterion:
     """The criterion of that name, or the function itself. TechniqueError names the closest known ones."""
     if not isinstance(criterion, str):

@@ -12,7 +12,7 @@ from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.registry import typed_name
-from paring.types import OBJECTIVES, Coverage, Objective
+from paring.types import OBJECTIVES, Coverage, Objective, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -74,10 +74,10 @@ class ModuleTechnique(Technique, ABC):
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Which layers were changed, which not, and why."""
 
-    def check_fits(self, model: nn.Module) -> None:
-        """Raise TechniqueError where the settings name what the network does not have, before any time is spent.
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError where the settings ask for what the network or the task does not have.
 
-        What takes a look at data or a trace of the network to know is left to `apply`.
+        For the network that came, before any time is spent: what takes long to know is left to `apply`.
         """
 
     @classmethod

@@ -82,9 +82,13 @@ def dividing(techniques: Sequence[Any] | None) -> tuple[Any, ...]:
     known = tuple(technique for technique in installed("technique") if divides(technique))
     for technique in techniques or ():
         kind = kind_of(technique)
-        if not (isinstance(kind, type) and issubclass(kind, Technique) and divides(kind)):
+        is_technique = isinstance(kind, type) and issubclass(kind, Technique)
+        if not (is_technique and divides(kind)):
             named, name = sorted(each.__name__ for each in known), getattr(kind, "__name__", quoted(technique))
-            raise InputError(f"{name} does not divide into parts: name techniques that do ({', '.join(named)}).")
+            why = "does not divide into parts"
+            if is_technique and "latency" not in kind.improves:
+                why += " to be joined by the time that they gain, since no runtime here gains any by it"
+            raise InputError(f"{name} {why}: name techniques that do ({', '.join(named)}).")
     return known if techniques is None else tuple(techniques)
 
 

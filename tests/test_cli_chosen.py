@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -165,3 +167,78 @@ def test_defaults_stay_unsaid_but_for_what_is_pruned_or_quantized() -> None:
 def test_what_can_not_be_read_is_told(text: str, message: str) -> None:
     with pytest.raises(ParingError, match=re.escape(message)):
         chosen("technique", text)
+
+
+OWN = """
+def spread(evidence):
+    return (evidence.weight - evidence.weight.mean(1, keepdim=True)).abs()
+
+def sparse(evidence):
+    return evidence.weight.abs()
+
+unnamed = lambda evidence: evidence.weight.abs()
+spread_most = 0.5
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_criteria", raising=False)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own_criteria.py"
+    file.write_text(OWN)
+    return file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PruneWeights(criterion=own_criteria.py:spread)",
+        "PruneWeights(criterion=paring.ops.importance:taylor)",
+        "PruneChannels(ratio=0.25, criterion=own_criteria.py:spread)",
+        "GradualPruning(epochs=3, prune=PruneWeights(criterion=own_criteria.py:spread))",
+    ],
+)
+@pytest.mark.usefixtures("own_file")
+def test_a_function_is_typed_as_it_is_printed(text: str) -> None:
+    ((technique,), (again,)) = (chosen("technique", text) or () for _ in range(2))
+    assert str(technique) == str(again) == text
+    assert technique.settings() == again.settings()
+
+
+def test_a_function_is_the_one_of_the_file_from_wherever_it_is_named(
+    own_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (technique,) = chosen("technique", f"PruneWeights(criterion={own_file}:spread)") or ()
+    assert technique.criterion is vars(sys.modules["own_criteria"])["spread"]
+    assert str(technique) == "PruneWeights(criterion=own_criteria.py:spread)"
+    (own_file.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(own_file.parent / "elsewhere")
+    assert str(technique) == f"PruneWeights(criterion={own_file}:spread)"
+
+
+def test_what_has_no_name_to_be_typed_is_told_by_what_it_does(own_file: Path) -> None:
+    chosen("technique", f"PruneWeights(criterion={own_file}:spread)")
+    unnamed = PruneWeights(criterion=vars(sys.modules["own_criteria"])["unnamed"])
+    assert re.fullmatch(r"PruneWeights\(criterion=own_criteria\.<lambda> [0-9a-f]{16}\)", str(unnamed))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            "own_criteria.py:sprad",
+            "own_criteria.py has no function 'sprad': write one, or name one that it has (spread,",
+        ),
+        ("own_criteria.py:spread_most", "own_criteria.py has no function 'spread_most': write one, or name one"),
+        ("other.py:spread", "no such file: other.py: name a Python file."),
+        ("nowhere.at_all:spread", "nowhere.at_all can't be imported: ModuleNotFoundError"),
+        ("broken.py:spread", "broken.py:2 raised ZeroDivisionError"),
+        ("spread", "criterion='spread' is unknown: choose random, squared_gradient, wanda, or pass a function (on the"),
+    ],
+)
+def test_a_function_that_is_not_there_is_told(own_file: Path, function: str, message: str) -> None:
+    own_file.with_name("broken.py").write_text("one = 1\none / 0\n")
+    with pytest.raises(ParingError, match=re.escape(message)):
+        chosen("technique", f"PruneWeights(criterion={function})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def test_the_tutorials_run(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_pages_type_can_be_read(page: Path) -> None:
+def test_what_pages_type_can_be_read(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    Path("task.py").write_text("def spread(evidence):\n    return evidence.weight.abs()\n")
     for kind, text in re.findall(r"--(technique|backend)s (\w[\w,]*|'[^']+')", page.read_text(encoding="utf-8")):
         assert chosen("technique" if kind == "technique" else "backend", text.strip("'"))

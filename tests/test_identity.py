@@ -260,6 +260,14 @@ def graph_with_weights_outside(tmp_path: Path) -> Path:
     return tmp_path / "net.onnx"
 
 
+def test_weights_that_are_stored_as_sparse_ones_count() -> None:
+    one, other = (torch.nn.Linear(3, 2), torch.nn.Linear(3, 2))
+    for each in (one, other):
+        each.weight = torch.nn.Parameter(each.weight.detach().to_sparse())
+    assert model_digest(Task(one, evaluate=[])) != model_digest(Task(other, evaluate=[]))
+    assert model_digest(Task(one, evaluate=[])) == model_digest(Task(one, evaluate=[]))
+
+
 def test_weights_beside_a_graph_count(graph_with_weights_outside: Path) -> None:
     task = Task(graph_with_weights_outside, evaluate=[])
     before = model_digest(task)

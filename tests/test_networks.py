@@ -16,6 +16,7 @@ from torch import nn
 from paring.backends.torch import Torch
 from paring.data.job import Job
 from paring.errors import ParingError, TechniqueError, TimeUpError
+from paring.flow.identity import model_digest
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.flow.trials import TrialRunner
@@ -242,6 +243,26 @@ def test_weights_come_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> No
     for name, value in model.state_dict().items():
         assert torch.equal(found.state_dict()[name], value)
         assert found.state_dict()[name].dtype == value.dtype
+
+
+class Noted(nn.Linear):
+    """Keeps what is no tensor among its state, as modules may."""
+
+    def get_extra_state(self) -> Any:
+        return {"made": "by hand"}
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state == {"made": "by hand"}
+
+
+def test_trained_weights_come_back_beside_what_is_no_tensor(tmp_path: Path) -> None:
+    model, blank = Noted(3, 2), Noted(3, 2)
+    save_weights(model, tmp_path / "weights.npz")
+    found = with_weights(blank, tmp_path / "weights.npz")
+    assert found is not None
+    assert torch.equal(found.get_parameter("weight"), model.weight)
+    digests = {model_digest(Task(each.eval(), evaluate=[])) for each in (model, found, blank)}
+    assert len(digests) == 2
 
 
 def test_weights_of_another_structure_are_not_taken(tmp_path: Path) -> None:

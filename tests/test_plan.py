@@ -30,6 +30,10 @@ TASK = (
     "rows = [(points, classes)]\n"
     "task = paring.Task(network, rows, train=rows)\n"
     "untrained = paring.Task(network, rows)\n"
+    "with open(__file__ + '.runs', 'a') as stream:\n"
+    "    stream.write('once ')\n"
+    "def own(evidence):\n"
+    "    return evidence.weight.abs()\n"
 )
 
 
@@ -65,6 +69,13 @@ def test_the_plan_as_text(tmp_path: Path) -> None:
         in lines[lines.index("Can't try") :]
     )
     assert "training takes what is left of it." in lines[-1]
+
+
+def test_a_file_that_a_task_and_a_criterion_are_taken_from_is_run_once(tmp_path: Path) -> None:
+    recipe = f"PruneWeights(criterion={tmp_path / 'user_task.py'}:own)"
+    text = typed(tmp_path, "--techniques", recipe)
+    assert (tmp_path / "user_task.py.runs").read_text() == "once "
+    assert f"post-training {recipe} onnxruntime" in [" ".join(line.split()) for line in text.splitlines()]
 
 
 def test_the_plan_as_json_without_training_data(tmp_path: Path) -> None:

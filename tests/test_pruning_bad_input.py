@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from paring.ops.importance import CRITERIA, OF_GRADIENTS, Evidence
 from tests.command_line import refused, task_file, typed
 
 TASK = """
@@ -15,6 +17,8 @@ network = nn.Sequential(body, nn.Linear(6, 3)).eval()
 rows = torch.randn(400, 6)
 batches = [(rows, network(rows).argmax(1))]
 task = paring.Task(network, evaluate=batches, train=batches)
+untaught = paring.Task(network, evaluate=batches)
+unlabelled = paring.Task(network, evaluate=batches, train=[(rows, None)])
 """
 
 
@@ -46,11 +50,54 @@ task = paring.Task(network, evaluate=batches, train=batches)
         ("PruneChannels(ratios=(('0.3',0.5),)) + FineTune", "ratios names '0.3', which the network does not have"),
         ("IterativePruning(prune=PruneChannels(ratios=(('x',0.5),)))", "ratios names 'x', which the network does not"),
         ("RemoveBlocks(blocks=('0.9',))", "blocks names '0.9', which the network does not have; the closest are 0"),
+        ("PruneWeights(threshold=100.0)", "PruneWeights(threshold=100.0) leaves nothing of '0.0': remove less"),
+        (
+            "PruneChannels(ratios=(('1',0.5),)) + FineTune(epochs=1)",
+            "'1' can't be pruned: they are the network's output",
+        ),
         ("PruneWeights(criterion=wandaa)", "criterion='wandaa' is unknown: choose wanda"),
+        ("PruneWeights(criterion=FILE:bodily)", "user_task.py has no function 'bodily': write one, or name one"),
     ],
 )
 @pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
 def test_a_pruning_that_the_network_can_not_have(tmp_path: Path, techniques: str, says: str, plan: list[str]) -> None:
     file = task_file(tmp_path, TASK)
+    techniques = techniques.replace("FILE", str(file))
     sentence = refused(typed("optimize", file, "--out", tmp_path / "out", "--techniques", techniques, *plan))
     assert says in sentence
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("untaught", "a criterion of gradients needs training data: give the task `train`, or choose a criterion"),
+        ("unlabelled", "a criterion of gradients needs labels, and `train` has none: choose a criterion"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("words", "technique"),
+    [
+        (["optimize"], "PruneWeights(criterion=taylor)"),
+        (["optimize", "--plan"], "GradualPruning(prune=PruneWeights(criterion=squared_gradient))"),
+        (["optimize", "--plan"], "PruneChannels(criterion=fisher)"),
+        (["sensitivity"], "PruneChannels(criterion=taylor)"),
+    ],
+)
+def test_a_criterion_that_needs_what_the_task_does_not_have(
+    tmp_path: Path, task: str, says: str, technique: str, words: list[str]
+) -> None:
+    file = task_file(tmp_path, TASK)
+    sentence = refused(typed(*words, f"{file}:{task}", "--out", tmp_path / "out", "--techniques", technique))
+    assert says in sentence
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_asks_for_gradients_where_it_is_said_to(name: str) -> None:
+    asked: list[str] = []
+
+    def observe(what: str) -> torch.Tensor:
+        asked.append(what)
+        return torch.ones(2, 3)
+
+    CRITERIA[name](Evidence.of(torch.ones(2, 3), observe))
+    assert any("gradient" in what for what in asked) == (CRITERIA[name] in OF_GRADIENTS)

@@ -165,8 +165,12 @@ def test_targets_that_make_no_sense(tmp_path: Path, options: dict[str, float], s
 
 
 def test_a_technique_that_does_not_divide_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Int8Static does not divide .* \(PruneChannels, RemoveBlocks\)"):
+    with pytest.raises(
+        InputError, match=r"Int8Static does not divide into parts: name .* \(PruneChannels, RemoveBlocks\)"
+    ):
         surveyed(tmp_path, techniques=["Int8Static"])
+    with pytest.raises(InputError, match=r"PruneWeights does not divide .*, since no runtime here gains any by it: "):
+        surveyed(tmp_path, techniques=["PruneWeights"])
 
 
 TASK = "from tests.test_sensitivity import task\ntask = task()\n"

@@ -82,8 +82,9 @@ def _contents(value: Any) -> Iterator[Any]:
             yield from (type(value), repr(value), dict(value.state_dict()))
         case torch.Tensor():
             yield from (str(value.dtype), tuple(value.shape))
+            dense = value.detach().cpu().to_dense().contiguous()
             # Not the bytes themselves: a copy of them may be more than there is memory for.
-            yield hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
+            yield hashlib.sha256(dense.flatten().view(torch.uint8).numpy().data).hexdigest()
         case np.ndarray():
             yield from (value.dtype.str, value.shape, value.tobytes())
         case Mapping():

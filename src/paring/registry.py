@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Literal
 
 from paring.errors import InputError
@@ -149,6 +149,25 @@ class Reference:
         except (ImportError, ValueError):
             return False
         return spec is not None and _is_file(spec.origin, self.file)
+
+
+def typed_name(function: FunctionType) -> str | None:
+    """A function as the command line takes it: FILE.py:NAME, or module:NAME from a package.
+
+    None for one that can't be found by its name, as lambdas and what is made inside another one. A path below the
+    working directory is told from there.
+    """
+    module, name = sys.modules.get(function.__module__), function.__qualname__
+    found = None if module is None else vars(module).get(name)
+    # A file that was run again has another function of the same code.
+    if module is None or not isinstance(found, FunctionType) or found.__code__ != function.__code__:
+        return None
+    if "." in module.__name__:
+        return f"{module.__name__}:{name}"
+    path = Path(vars(module).get("__file__") or "").resolve()
+    if path.suffix != ".py":
+        return None
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{name}"
 
 
 def _is_file(path: str | None, file: str | None) -> bool:

@@ -34,7 +34,8 @@ OPTIMIZE_EPILOG = (
     "  paring optimize examples/digits.py --out out/demo\n\n"
     "  paring optimize task.py:my_task --out out/run --max-drop 0.005 --objective throughput --batch-size 64\n\n"
     "  paring optimize net.onnx --data rows.npz --out out/net --max-size 2MB --time-limit 10m\n\n"
-    "  paring optimize task.py --out out/half --techniques 'PruneChannels + FineTune(epochs=9) + Int8Static'"
+    "  paring optimize task.py --out out/half --techniques 'PruneChannels + FineTune(epochs=9) + Int8Static'\n\n"
+    "  paring optimize task.py --out out/own --objective size --techniques 'PruneWeights(criterion=task.py:spread)'"
 )
 
 
@@ -84,6 +85,7 @@ def optimize(
 ) -> None:
     """Search for the best network within the budget, certify it, and write it to a folder."""
     from paring.cli.chosen import chosen
+    from paring.cli.functions import once
     from paring.cli.tasks import load_task
     from paring.flow.optimize import run
     from paring.flow.plan import make_plan
@@ -100,18 +102,20 @@ def optimize(
         batch_size=batch_size,
     )
 
+    files = once()
+
     def request() -> Request:
         return Request(
             budget=budget,
             out=out,
             time_limit_s=duration_s(time_limit),
-            techniques=chosen("technique", techniques),
             backends=chosen("backend", backends),
             threads=threads,
             seed=seed,
             resume=not fresh,
             # The last to be evaluated: a task's file may train a network, and what was typed is checked first.
-            task=load_task(task, data),
+            techniques=chosen("technique", techniques, files),
+            task=load_task(task, data, files),
         )
 
     if plan:
@@ -140,6 +144,7 @@ def sensitivity(
 ) -> None:
     """Measure what each layer gains and loses where a part of it is removed, and what to take for a speed-up."""
     from paring.cli.chosen import chosen
+    from paring.cli.functions import once
     from paring.cli.tasks import load_task
     from paring.flow.request import Request
     from paring.flow.sensitivity import ANY_DROP, check_module, dividing, survey
@@ -148,17 +153,19 @@ def sensitivity(
     target = Target(speedup, latency_ms)
     check_module(Path(task) if task.endswith(".onnx") else None)
 
+    files = once()
+
     def request() -> Request:
         return Request(
             budget=Budget(max_drop=ANY_DROP, batch_size=batch_size),
             out=out,
             time_limit_s=duration_s(time_limit),
-            techniques=dividing(chosen("technique", techniques)),
             backends=chosen("backend", backends),
             threads=threads,
             seed=seed,
             resume=not fresh,
-            task=load_task(task, None),
+            techniques=dividing(chosen("technique", techniques, files)),
+            task=load_task(task, None, files),
         )
 
     values = _show(lambda: survey(request(), target).values, as_json, tables.print_sensitivity)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paring import registry
+from paring.cli.functions import Run, typed_function
 from paring.errors import InputError
 
 OPENING, CLOSING = "([{", ")]}"
@@ -16,25 +17,25 @@ JOINS = ("+", "->", "→")
 """What stands between the techniques of a recipe, as it is typed, as it is told, and as pages show it."""
 
 
-def chosen(kind: registry.Kind, text: str | None) -> list[Any] | None:
+def chosen(kind: registry.Kind, text: str | None, run: Run = registry.executed) -> list[Any] | None:
     """The classes and objects of a comma-separated list; None (all) where nothing was typed.
 
     `PruneChannels, FineTune(epochs=5)` is a class, whose settings the search chooses, and an object, which is tried as
     it is; `PruneChannels(0.5) + FineTune(epochs=5) + Int8Static` is one recipe, tried as a whole. Reports join its
-    techniques by arrows, and these will do too. Raises InputError for what can't be read, is not known or has no such
-    setting.
+    techniques by arrows, and these will do too. A setting may be a function, as `criterion=task.py:spread`, whose file
+    `run` runs. Raises InputError for what can't be read, is not known or has no such setting.
     """
     if text is None:
         return None
     typed = _parts(text, f"--{kind}s")
     if not typed:
         raise InputError(f"--{kind}s is empty: name at least one of {', '.join(registry.names(kind))}.")
-    return [_recipe(kind, one) for one in typed]
+    return [_recipe(kind, one, run) for one in typed]
 
 
-def _recipe(kind: registry.Kind, text: str) -> Any:
+def _recipe(kind: registry.Kind, text: str, run: Run) -> Any:
     """One of the kind, or techniques one after the other, of which a name alone stands for its defaults."""
-    made = [_made(kind, part) for part in _parts(text, text, JOINS if kind == "technique" else (",",))]
+    made = [_made(kind, part, run) for part in _parts(text, text, JOINS if kind == "technique" else (",",))]
     return made[0] if len(made) == 1 else tuple(one() if isinstance(one, type) else one for one in made)
 
 
@@ -54,7 +55,7 @@ def _parts(text: str, where: str, separators: Sequence[str] = (",",)) -> list[st
     return [part.strip() for part in parts if part.strip()]
 
 
-def _made(kind: registry.Kind, text: str) -> Any:
+def _made(kind: registry.Kind, text: str, run: Run) -> Any:
     """The class of a name, or an object of it with the settings in brackets."""
     name, bracket, rest = text.partition("(")
     found = registry.find(kind, name)
@@ -63,7 +64,7 @@ def _made(kind: registry.Kind, text: str) -> Any:
     if not rest.endswith(")"):
         raise InputError(f"{text!r} goes on after its settings: separate {kind}s by commas.")
     signature = inspect.signature(found)
-    values, settings = _settings(kind, name, rest[:-1], list(signature.parameters))
+    values, settings = _settings(kind, name, rest[:-1], list(signature.parameters), run)
     try:
         signature.bind(*values, **settings)
     except TypeError as error:
@@ -71,26 +72,30 @@ def _made(kind: registry.Kind, text: str) -> Any:
     return found(*values, **settings)
 
 
-def _settings(kind: registry.Kind, name: str, text: str, known: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+def _settings(
+    kind: registry.Kind, name: str, text: str, known: Sequence[str], run: Run
+) -> tuple[list[Any], dict[str, Any]]:
     """The values in brackets: those without a name, which come first, and those with one."""
     values: list[Any] = []
     settings: dict[str, Any] = {}
     for part in _parts(text, name):
         named = re.match(r"(\w+)\s*=", part)
         if named is None and not settings and len(values) < len(known):
-            values.append(_value(kind, part))
+            values.append(_value(kind, part, run))
         elif named is None or named[1] not in known[len(values) :]:
             raise InputError(f"{name} has no setting {part!r}: write NAME=VALUE with one of {', '.join(known)}.")
         else:
-            settings[named[1]] = _value(kind, part[named.end() :].strip())
+            settings[named[1]] = _value(kind, part[named.end() :].strip(), run)
     return values, settings
 
 
-def _value(kind: registry.Kind, text: str) -> Any:
-    """A value of Python, a technique inside another one, of which the name will do, or else the word itself."""
+def _value(kind: registry.Kind, text: str, run: Run) -> Any:
+    """A value of Python, a technique inside another one, of which the name will do, a function, or the word itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         if "(" in text:
-            return _made(kind, text)
-        return registry.find(kind, text)() if kind == "technique" and text in registry.names(kind) else text
+            return _made(kind, text, run)
+        if kind == "technique" and text in registry.names(kind):
+            return registry.find(kind, text)()
+        return typed_function(text, run) or text

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+from paring.cli.functions import Run, called, ran
 from paring.data.archive import archive_batches
-from paring.errors import InputError, TaskError, in_words
+from paring.errors import TaskError
 from paring.graph.signature import graph_signature, read_graph
 from paring.registry import executed
 from paring.types import Task
 
 
-def load_task(text: str, data: Path | None) -> Task:
-    """The task named by `file.py`, `file.py:name` or `file.onnx`; each failure is one sentence."""
+def load_task(text: str, data: Path | None, run: Run = executed) -> Task:
+    """The task named by `file.py`, `file.py:name` or `file.onnx`; each failure is one sentence. `run` runs a file."""
     path_text, _, name = text.partition(":")
     path = Path(path_text)
     if not path.exists():
@@ -29,19 +27,7 @@ def load_task(text: str, data: Path | None) -> Task:
         raise TaskError(f"{path} is neither a .py file that makes a task nor an .onnx graph.")
     if data is not None:
         raise TaskError(f"--data {data} goes with an .onnx graph: {path} brings its own data.")
-    return _named_task(_called(path, lambda: executed(path.stem, str(path.resolve()))), name, path)
-
-
-def _called(path: Path, code: Callable[[], Any]) -> Any:
-    """What the user's code returns; whatever it raises, even SystemExit, becomes one sentence with its line."""
-    try:
-        return code()
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.resolve()]
-        line = f":{frames[-1].lineno}" if frames else ""
-        raise TaskError(f"{path}{line} raised {in_words(error)}.") from error
+    return _named_task(ran(path, run), name, path)
 
 
 def _named_task(module: ModuleType, name: str, path: Path) -> Task:
@@ -51,7 +37,7 @@ def _named_task(module: ModuleType, name: str, path: Path) -> Task:
         hint = f"; it has {', '.join(offered)}, so type {path}:{offered[0]}" if offered else ""
         raise TaskError(f"{path} has no {name or 'task'!r}{hint}: name a paring.Task or a function that returns one.")
     if callable(found):
-        found = _called(path, found)
+        found = called(path, found)
     if not isinstance(found, Task):
         raise TaskError(f"{name or 'task'!r} in {path} is a {type(found).__name__}, not a paring.Task.")
     return found

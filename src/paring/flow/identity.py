@@ -66,8 +66,8 @@ def model_digest(task: Task) -> str:
         return total.hexdigest()
     total.update(repr(task.model).encode())
     for name, value in task.model.state_dict().items():
-        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        # A module may keep what is no tensor, as its extra state.
+        total.update(f"{name} {fingerprint(value)}".encode())
     return total.hexdigest()
 
 

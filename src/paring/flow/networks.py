@@ -41,6 +41,10 @@ class NothingChangedError(TechniqueError):
     """A technique of the recipe changed nothing: the candidate is no trial."""
 
 
+class BrokenError(TechniqueError):
+    """A technique's own code raised something, or memory was short: no verdict on its settings or the network."""
+
+
 @dataclass(frozen=True)
 class Built:
     """A network's folder (one network file, perhaps with external data) and what each technique did to it."""
@@ -186,10 +190,11 @@ class Networks:
             after, coverage = _applied(technique, before, self.job)
             return after, _changed(technique, coverage)
         except TechniqueError as error:
-            if not isinstance(technique, TrainingTechnique) and not _lacked_memory(error):
-                kind = NothingChangedError if isinstance(error, NothingChangedError) else TechniqueError
+            if _lacked_memory(error):
+                raise BrokenError(str(error)) from error
+            if not isinstance(technique, TrainingTechnique):
                 # Not the error itself: its traceback would keep the network alive.
-                self._refused[key] = partial(kind, str(error))
+                self._refused[key] = partial(type(error), str(error))
             raise
 
 
@@ -209,7 +214,7 @@ def _applied(technique: Any, before: Any, job: Job) -> tuple[Any, Coverage]:
     except (ParingError, OSError):
         raise
     except Exception as error:
-        raise TechniqueError(f"{technique} failed: {in_words(error)}.") from error
+        raise BrokenError(f"{technique} failed: {in_words(error)}.") from error
 
 
 def _lacked_memory(error: BaseException | None) -> bool:

@@ -14,6 +14,7 @@ from paring.flow.conclusion import conclude
 from paring.flow.folder import RunFolder
 from paring.flow.hunt import Hunt
 from paring.flow.prepare import Prepared, begin, prepare
+from paring.flow.reasons import check_not_all_refused
 from paring.flow.request import Executor, Request, resolved
 from paring.flow.result import Result
 from paring.report.progress import Progress, Silent, TerminalProgress
@@ -45,7 +46,8 @@ def optimize(
     many of them as the time limit holds. A tuple of objects among the techniques is a whole recipe, tried as it is.
     `executor` runs the trials of a round, as the built-in `map` does; threads are safe and no faster: trials take
     turns, since two at a time would disturb each other's measurement. Raises InputError (and its kinds) for what can't
-    be used, BackendError where no runtime works here.
+    be used, also where each technique that was given with its settings refuses the network; BackendError where no
+    runtime works here.
     """
     return run(
         Request(
@@ -70,6 +72,8 @@ def run(request: Request) -> Result:
         with prepared.runner() as runner:
             hunt = Hunt(prepared, runner, told)
             hunt.follow(Search(hunt.scene()))
+        if request.gives_settings:
+            check_not_all_refused(hunt.trials, prepared.not_tried)
         told.stage("concluding")
         result = conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
         prepared.networks.keep(hunt.kept())

@@ -19,6 +19,7 @@ from paring.data.checks import check_all_labels, check_graph_inputs, check_task
 from paring.data.job import Job
 from paring.data.rows import Rows
 from paring.data.split import Shown, Splits, split_rows
+from paring.errors import TaskError
 from paring.flow.certifiable import Certifiable
 from paring.flow.clock import RunClock
 from paring.flow.folder import RunFolder
@@ -31,6 +32,7 @@ from paring.flow.reference import reference
 from paring.flow.request import Request
 from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
+from paring.graph.quantized import told_quantized
 from paring.graph.signature import graph_signature, read_graph
 from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
@@ -178,6 +180,8 @@ def task_signature(task: Task, *, trains: bool = True) -> Signature:
     """How the task's network is called, once the task has passed its checks: those of its loss if anything `trains`."""
     inputs, _ = sample(task.evaluate, "evaluate")
     if not isinstance(task.model, Path):
+        if told := told_quantized(task.model):
+            raise TaskError(told)
         signature = signature_of(task.model, inputs)
         check_task(task, task.model, trains=trains)
         return signature

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from paring.errors import TechniqueError
 from paring.report import units
 from paring.report.failures import shortened
 from paring.techniques.base import described
@@ -22,6 +23,17 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
     "memory": units.size,
     "drop": "{:.4g}".format,
 }
+
+
+def check_not_all_refused(trials: Sequence[Trial], not_tried: Mapping[str, str]) -> None:
+    """Raise TechniqueError where a search came to its end, and every candidate was refused by its own technique.
+
+    For runs whose user gave the settings: it is these that can't be used.
+    """
+    tried = [trial for trial in trials if trial.recipe]
+    if tried and all(trial.refused for trial in tried) and NOT_COME_TO not in not_tried:
+        reasons = dict.fromkeys(trial.reason.rstrip(".") for trial in tried)
+        raise TechniqueError(f"{'; '.join(reasons)}.")
 
 
 def missed(misses: Iterable[Miss]) -> str:

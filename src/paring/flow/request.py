@@ -104,7 +104,7 @@ class Request:
         return tuple(recipe for recipe in self.techniques or () if isinstance(recipe, tuple))
 
     def check_fits(self) -> None:
-        """Raise TechniqueError where an object that meets the task's network as it is names what that does not have.
+        """Raise TechniqueError where an object that meets the task's network as it is asks for what there is not.
 
         Those are the ones alone and the first of each recipe. Of a graph, where none of what was passed can change it.
         """
@@ -115,7 +115,12 @@ class Request:
             return
         for technique in firsts:
             if isinstance(technique, ModuleTechnique):
-                technique.check_fits(self.task.model)
+                technique.check_fits(self.task.model, self.task)
+
+    @property
+    def gives_settings(self) -> bool:
+        """Whether a technique with settings, or a recipe of such, was passed."""
+        return any(not isinstance(technique, type) for technique in self.techniques or ())
 
     @property
     def trains(self) -> bool:

@@ -82,9 +82,13 @@ def dividing(techniques: Sequence[Any] | None) -> tuple[Any, ...]:
     known = tuple(technique for technique in installed("technique") if divides(technique))
     for technique in techniques or ():
         kind = kind_of(technique)
-        if not (isinstance(kind, type) and issubclass(kind, Technique) and divides(kind)):
+        is_technique = isinstance(kind, type) and issubclass(kind, Technique)
+        if not (is_technique and divides(kind)):
             named, name = sorted(each.__name__ for each in known), getattr(kind, "__name__", quoted(technique))
-            raise InputError(f"{name} does not divide into parts: name techniques that do ({', '.join(named)}).")
+            why = "does not divide into parts"
+            if is_technique and "latency" not in kind.improves:
+                why += " to be joined by the time that they gain, since no runtime here gains any by it"
+            raise InputError(f"{name} {why}: name techniques that do ({', '.join(named)}).")
     return known if techniques is None else tuple(techniques)
 
 
@@ -117,8 +121,10 @@ def _values(request: Request, found: Survey, reached: Candidate | None, not_trie
     shown = {each.part.technique.name for each in found.shown}
     not_tried = {what: reason for what, reason in not_tried.items() if what not in shown}
     if original is None or not found.shown:
-        reasons = "; ".join(f"{what}: {reason}" for what, reason in not_tried.items())
-        raise TechniqueError(f"no part of the network could be measured ({reasons or 'it has none'}).")
+        failed = [f"{t.recipe_text}: {t.reason}" for t in found.trials if t.part and t.outcome == "failed"]
+        reasons = [*(f"{what}: {reason}" for what, reason in not_tried.items()), *failed[:1]]
+        told = "; ".join(reason.rstrip(".") for reason in reasons)
+        raise TechniqueError(f"no part of the network could be measured ({told or 'it has none'}).")
     wanted = found.target.speedup_over(original)
     return {
         "task": request.task.name,

@@ -17,11 +17,12 @@ from paring.errors import (
     DataError,
     OutputError,
     ParingError,
+    TechniqueError,
     TimeUpError,
     TrainDataError,
     disk_refused,
 )
-from paring.flow.networks import Built, Networks, NothingChangedError
+from paring.flow.networks import BrokenError, Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.agreement import neighbour_effect
 from paring.measure.compare import Yardstick
@@ -94,6 +95,8 @@ class TrialRunner:
             raise  # A disk that refuses, rows that can't be used and too little time are no verdict on the candidate.
         except TrainDataError as error:
             return replace(ended("failed", error), train_at_fault=True)
+        except TechniqueError as error:
+            return replace(ended("failed", error), refused=not isinstance(error, BrokenError))
         except ParingError as error:
             return ended("failed", error)
         except OSError as error:

@@ -8,14 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from paring.errors import TechniqueError
+from paring.graph.quantized import told_quantized
 
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy that can be changed. TechniqueError where a layer makes its weight from others at each call.
 
     So do the masks of `torch.nn.utils.prune` and the older `weight_norm`; torch copies no tensor that was computed. Nor
-    does it copy weights that are stored as sparse ones.
+    does it copy weights that are stored as sparse ones. TechniqueError for a quantized network too: of that no more
+    than the layers which are left in floating point would be changed.
     """
+    if told := told_quantized(model):
+        raise TechniqueError(told)
     for name, parameter in model.named_parameters():
         if parameter.layout != torch.strided:
             raise TechniqueError(f"{name!r} is stored as {parameter.layout}: make it dense first, by its to_dense().")

@@ -179,13 +179,20 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
 )
 
 
+OF_GRADIENTS = (squared_gradient, fisher, taylor)
+"""Criteria that ask for gradients, which take labelled training data."""
+
+
 def criterion_of(criterion: str | Criterion) -> Criterion:
     """The criterion of that name, or the function itself. TechniqueError names the closest known ones."""
     if not isinstance(criterion, str):
         return criterion
     if criterion not in CRITERIA:
         close = difflib.get_close_matches(criterion, CRITERIA, n=3, cutoff=0.0)
-        raise TechniqueError(f"criterion={criterion!r} is unknown: choose {', '.join(close)}, or pass a function.")
+        raise TechniqueError(
+            f"criterion={criterion!r} is unknown: choose {', '.join(close)}, or pass a function (on the command line "
+            "criterion=FILE.py:NAME)."
+        )
     return CRITERIA[criterion]
 
 

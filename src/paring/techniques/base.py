@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.types import OBJECTIVES, Coverage, Objective
+from paring.registry import typed_name
+from paring.types import OBJECTIVES, Coverage, Objective, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -44,13 +46,19 @@ class Technique:
         """The techniques among the settings."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Technique)}
 
+    @property
+    def _functions(self) -> dict[str, str]:
+        """The functions among the settings that have a name to be typed by."""
+        functions = {name: value for name, value in vars(self).items() if isinstance(value, FunctionType)}
+        return {name: typed for name, value in functions.items() if (typed := typed_name(value))}
+
     def __str__(self) -> str:
         """The name with the settings that differ from the defaults, as people read a recipe, and type it.
 
         A technique among them is always told, since it says what is done.
         """
         defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
-        values = {**self.settings(), **self._inner}
+        values = {**self.settings(), **self._inner, **self._functions}
         told = [f"{name}={value}" for name, value in values.items() if value != defaults.get(name)]
         return f"{self.name}({', '.join(told)})" if told else self.name
 
@@ -66,10 +74,10 @@ class ModuleTechnique(Technique, ABC):
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Which layers were changed, which not, and why."""
 
-    def check_fits(self, model: nn.Module) -> None:
-        """Raise TechniqueError where the settings name what the network does not have, before any time is spent.
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError where the settings ask for what the network or the task does not have.
 
-        What takes a look at data or a trace of the network to know is left to `apply`.
+        For the network that came, before any time is spent: what takes long to know is left to `apply`.
         """
 
     @classmethod

@@ -18,7 +18,7 @@ from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_weights import PruneWeights
 from paring.train.constraint import Constraint
 from paring.train.loop import Loss
-from paring.types import Coverage, Objective
+from paring.types import Coverage, Objective, Task
 
 UPDATES = 100
 """How many times the weights are chosen anew while the zeros grow."""
@@ -63,9 +63,9 @@ class GradualPruning(FineTune):
         if self.prune.reconstruct:
             raise TechniqueError(f"{self.prune} solves for weights that training then changes: leave reconstruct out.")
 
-    def check_fits(self, model: nn.Module) -> None:
-        """Raise TechniqueError where the pruning's settings name what the network does not have."""
-        self.prune.check_fits(model)
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError where the pruning's settings ask for what the network or the task does not have."""
+        self.prune.check_fits(model, task)
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """The teacher's loss, and zeros that grow."""

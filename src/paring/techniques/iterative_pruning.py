@@ -18,7 +18,7 @@ from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_channels import GroupSizes, PruneChannels
 from paring.techniques.prune_weights import PruneWeights
-from paring.types import Coverage
+from paring.types import Coverage, Task
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class IterativePruning(FineTune):
                 f"rewind=True gives up the weights that {self.prune} solves for: leave one of them out."
             )
 
-    def check_fits(self, model: nn.Module) -> None:
-        """Raise TechniqueError where the pruning's settings name what the network does not have."""
-        self.prune.check_fits(model)
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError where the pruning's settings ask for what the network or the task does not have."""
+        self.prune.check_fits(model, task)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network after all rounds; an unchanged copy where no channels can go. TaskError without training data."""

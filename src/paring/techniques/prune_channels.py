@@ -12,24 +12,22 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import nn
 
+from paring.data.batches import first_rows
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.fingerprint import fingerprint
 from paring.graph.attention import with_split_attention
-from paring.graph.channels import (
-    ChannelGroup,
-    Removal,
-    frozen_layers,
-)
+from paring.graph.channels import ChannelGroup, Removal, frozen_layers
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import check_modules
-from paring.ops.importance import Criterion, criterion_of, importance
+from paring.ops.importance import OF_GRADIENTS, Criterion, criterion_of, importance
 from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique, Part
-from paring.techniques.channel_plan import ChannelPlan
+from paring.techniques.channel_plan import SAMPLE_ROWS, ChannelPlan
 from paring.techniques.layer_coverage import nothing_fits
-from paring.types import Coverage, LayerChange
+from paring.train.gradients import labelled_rows
+from paring.types import Coverage, LayerChange, Task
 
 LADDER = (0.5, 0.375, 0.625, 0.25, 0.75)
 MULTIPLES = (16, 8)
@@ -91,10 +89,13 @@ class PruneChannels(ModuleTechnique):
         # Two functions may share a name, as lambdas do, and a partial has none; one that keeps a state stays the same.
         return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
 
-    def check_fits(self, model: nn.Module) -> None:
-        """Raise TechniqueError for a layer that the network does not have."""
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError for layers in `ratios` that are unknown or can't be pruned, and for missing labels."""
+        if criterion_of(self.criterion) in OF_GRADIENTS:
+            labelled_rows(task, 1)
         if self.ratios:
             check_modules([layer for layer, _ in self.ratios], with_split_attention(copied(model)), "ratios")
+            self._ratios(ChannelPlan.of(model, Job(task, first_rows(task.evaluate, SAMPLE_ROWS, "evaluate"))).groups)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network with fewer channels; an unchanged copy where the ratios come to less than one multiple.

@@ -17,13 +17,14 @@ from paring.fingerprint import fingerprint
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import Matrix, check_layers, matrices
-from paring.ops.importance import Criterion, Evidence, criterion_of, weight_importance
+from paring.ops.importance import OF_GRADIENTS, Criterion, Evidence, criterion_of, weight_importance
 from paring.ops.reconstruction import reconstructed
 from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, lowest_of_each, pattern_of, zero_share
 from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique
 from paring.techniques.evidence import Observations
-from paring.types import Coverage, LayerChange, Objective
+from paring.train.gradients import labelled_rows
+from paring.types import Coverage, LayerChange, Objective, Task
 
 Scope = Literal["output", "layer", "global"]
 DEFAULT_SPARSITY = 0.5
@@ -109,21 +110,29 @@ class PruneWeights(ModuleTechnique):
         chosen = self._chosen(network)
         observations = Observations(network, job)
         masks = self._masks(chosen, observations)
-        for matrix, mask in zip(chosen, masks, strict=True):
-            weight = matrix.rows(matrix.parameter.detach())
-            if weight.any() and not weight[mask].any() and not matrix.is_bias:
-                raise TechniqueError(
-                    f"{self} leaves nothing of {matrix.layer!r}: remove less, or leave that layer out."
-                )
+        self._check_left(chosen, masks)
         pruned = [self._pruned(matrix, mask, observations) for matrix, mask in zip(chosen, masks, strict=True)]
         with torch.no_grad():
             for matrix, values in zip(chosen, pruned, strict=True):
                 matrix.parameter.copy_(matrix.like(values))
         return network
 
-    def check_fits(self, model: nn.Module) -> None:
-        """Raise TechniqueError for unknown layers, and where no layer that was asked for fits the pattern."""
-        self._chosen(model)
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError for unknown layers, no layer that fits, a threshold that takes all, missing labels."""
+        chosen = self._chosen(model)
+        if self.threshold is not None:
+            self._check_left(chosen, _above(self.threshold, chosen))
+        if criterion_of(self.criterion) in OF_GRADIENTS:
+            labelled_rows(task, 1)
+
+    def _check_left(self, chosen: Sequence[Matrix], masks: Sequence[Tensor]) -> None:
+        """Raise TechniqueError for a layer of which nothing would stay."""
+        for matrix, mask in zip(chosen, masks, strict=True):
+            weight = matrix.rows(matrix.parameter.detach())
+            if weight.any() and not weight[mask].any() and not matrix.is_bias:
+                raise TechniqueError(
+                    f"{self} leaves nothing of {matrix.layer!r}: remove less, or leave that layer out."
+                )
 
     def at(self, share: float) -> Self | None:
         """The pruning that has come so far, for schedules: 0 is the beginning, 1 is all of it; None where none goes."""
@@ -183,7 +192,7 @@ class PruneWeights(ModuleTechnique):
         """What stays of each weight, shape (outputs, inputs)."""
         pattern = pattern_of(self.pattern)
         if self.threshold is not None:
-            return [matrix.rows(matrix.parameter.detach()).abs() >= self.threshold for matrix in chosen]
+            return _above(self.threshold, chosen)
         scores = [self._scores(matrix, observations) for matrix in chosen]
         if isinstance(pattern, NOfM):
             return [pattern.mask(each) for each in scores]
@@ -249,6 +258,11 @@ class PruneWeights(ModuleTechnique):
             yield cls(sparsity=share, scope="global")
         yield cls(sparsity=0.8, pattern="1x4")
         yield cls(pattern="2:4")
+
+
+def _above(threshold: float, chosen: Sequence[Matrix]) -> list[Tensor]:
+    """Masks of the weights of at least that magnitude, shape (outputs, inputs)."""
+    return [matrix.rows(matrix.parameter.detach()).abs() >= threshold for matrix in chosen]
 
 
 def _spared(scores: Tensor, matrix: Matrix) -> Tensor:

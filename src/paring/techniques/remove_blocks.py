@@ -21,7 +21,7 @@ from paring.graph.macs import layer_costs
 from paring.graph.weights import check_modules
 from paring.settings import check_types
 from paring.techniques.base import ModuleTechnique, Part
-from paring.types import Batch, Coverage, Inputs, LayerChange
+from paring.types import Batch, Coverage, Inputs, LayerChange, Task
 
 JUDGED_ROWS = 256
 SAMPLE_ROWS = 2
@@ -53,7 +53,7 @@ class RemoveBlocks(ModuleTechnique):
         if self.count is not None and self.count < 1:
             raise TechniqueError(f"count={self.count} must be 1 or more: it is the number of blocks to remove.")
 
-    def check_fits(self, model: nn.Module) -> None:
+    def check_fits(self, model: nn.Module, task: Task) -> None:
         """Raise TechniqueError for a block that the network does not have."""
         check_modules(self.blocks, model, "blocks")
 

@@ -12,6 +12,7 @@ from paring.data.batches import first_rows, in_pieces, model_call
 from paring.data.job import Job
 from paring.data.seeding import seeded
 from paring.errors import ParingError, TechniqueError, in_words
+from paring.types import Batch, Task
 
 GRADIENT_ROWS = 256
 """Samples whose gradients are taken one by one."""
@@ -19,22 +20,28 @@ GRADIENT_ROWS = 256
 INSTEAD = "choose a criterion of weights or activations, for example magnitude_l2 or wanda."
 
 
+def labelled_rows(task: Task, rows: int) -> tuple[Batch, ...]:
+    """The first rows of the training data. TechniqueError where there is none, or it has no labels."""
+    if task.train is None:
+        raise TechniqueError(f"a criterion of gradients needs training data: give the task `train`, or {INSTEAD}")
+    batches = first_rows(task.train, rows, "train")
+    if any(targets is None for _, targets in batches):
+        raise TechniqueError(f"a criterion of gradients needs labels, and `train` has none: {INSTEAD}")
+    return batches
+
+
 def sample_gradients(model: nn.Module, job: Job) -> dict[str, tuple[Tensor, Tensor]]:
     """The mean over samples of dL/dw and the sum of (dL/dw)^2, by parameter, each of its shape.
 
     From the first rows of the task's training data, one at a time. TechniqueError where they have no labels.
     """
-    if job.task.train is None:
-        raise TechniqueError(f"a criterion of gradients needs training data: give the task `train`, or {INSTEAD}")
+    with seeded(job.seed):
+        batches = labelled_rows(job.task, GRADIENT_ROWS)
     network = copy.deepcopy(model).eval().requires_grad_(True)
     parameters = dict(network.named_parameters())
     sums = {name: (torch.zeros_like(value.data), torch.zeros_like(value.data)) for name, value in parameters.items()}
-    with seeded(job.seed):
-        batches = first_rows(job.task.train, GRADIENT_ROWS, "train")
     rows = 0
     for inputs, targets in batches:
-        if targets is None:
-            raise TechniqueError(f"a criterion of gradients needs labels, and `train` has none: {INSTEAD}")
         for piece, target in zip(in_pieces(inputs, 1), in_pieces(targets, 1), strict=True):
             job.check_time()
             gradients = _gradient(network, job, piece, target, list(parameters.values()))

@@ -38,8 +38,9 @@ class Trial:
     the backend that `reference` names; `at_length` tells that the times are those of a comparison at length, not of the
     search's quick ones; `elapsed_s` is what the run had spent when the trial ended, and
     `search_limit_s` what its search was allowed; `train_at_fault` marks a training that could not use the task's
-    `train`. `part` is that of the candidate: a layer, a group of them or a block, and the share of it that was taken.
-    `sparse` tells that the file leaves out its zeros (see `artifact.sparse`).
+    `train`, `refused` a technique that told why it can't be applied. `part` is that of the candidate: a layer, a group
+    of them or a block, and the share of it that was taken. `sparse` tells that the file leaves out
+    its zeros (see `artifact.sparse`).
     """
 
     key: str
@@ -52,6 +53,7 @@ class Trial:
     outcome: Outcome
     reason: str = ""
     train_at_fault: bool = False
+    refused: bool = False
     latency_ms: dict[str, float] | None = None
     throughput_per_s: float | None = None
     size_bytes: int | None = None

@@ -64,10 +64,8 @@ def test_the_plan_as_text(tmp_path: Path) -> None:
     assert lines[0] == "Would try"
     assert "baseline original onnxruntime" in lines
     assert any(line.startswith("training PruneChannels(") and line.endswith("the best so far") for line in lines)
-    assert (
-        "RemoveBlocks no block of the network keeps the shape of its input and passes it on."
-        in lines[lines.index("Can't try") :]
-    )
+    told = "RemoveBlocks no block of the network keeps the shape of its input and passes it on"
+    assert any(line.startswith(told) for line in lines[lines.index("Can't try") :])
     assert "training takes what is left of it." in lines[-1]
 
 

@@ -95,8 +95,9 @@ def test_heads_and_widths_go_and_the_export_gives_the_same(made: Any) -> None:
 def test_heads_of_one_layer_by_name_and_the_other_layer_stays_as_it_was() -> None:
     model, inputs = trained(encoder(True)), torch.randn(ROWS, LENGTH, 6)
     technique = PruneChannels(0.0, round_to=4, ratios=(("1.layers.1.self_attn.query", 0.5),))
-    technique.check_fits(model)
-    smaller = technique.apply(model, job_of(model, inputs))
+    job = job_of(model, inputs)
+    technique.check_fits(model, job.task)
+    smaller = technique.apply(model, job)
     first, second = (smaller.get_submodule(f"1.layers.{layer}.self_attn") for layer in (0, 1))
     assert type(first) is nn.MultiheadAttention
     assert torch.equal(first.in_proj_weight, model.get_submodule("1.layers.0.self_attn").in_proj_weight)

@@ -204,3 +204,19 @@ def test_weights_that_are_solved_for_and_then_rewound_are_refused() -> None:
     with pytest.raises(TechniqueError, match=r"rewind=True gives up the weights that .*reconstruct=True.* solves for"):
         IterativePruning(prune=PruneWeights(0.8, reconstruct=True), rewind=True)
     IterativePruning(prune=PruneWeights(0.8, reconstruct=True))
+
+
+@pytest.mark.parametrize(("epochs", "rounds", "trained"), [(1, 4, [1]), (5, 4, [1, 1, 1, 2]), (8, 4, [2, 2, 2, 2])])
+def test_all_rounds_together_take_the_epochs_that_were_given(
+    epochs: int, rounds: int, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = plain(8, 16)
+    seen: list[int] = []
+
+    def apply(self: FineTune, model: nn.Module, job: Job) -> nn.Module:
+        seen.append(self.epochs)
+        return model
+
+    monkeypatch.setattr(FineTune, "apply", apply)
+    IterativePruning(epochs=epochs, rounds=rounds, prune=PruneWeights(0.8)).apply(model, job(model, 4, 8))
+    assert seen == trained

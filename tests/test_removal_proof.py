@@ -56,6 +56,39 @@ def test_a_scale_that_follows_the_width_keeps_the_width(spread: float, blank: in
         PruneChannels(0.0, round_to=4, ratios=(("query", 0.5),)).apply(model, job)
 
 
+@pytest.mark.parametrize("mask", [-1e4, -1e9, torch.finfo(torch.float32).min, -math.inf])
+def test_what_a_mask_puts_among_the_outputs_hides_no_difference_of_the_others(mask: float) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x).masked_fill(torch.arange(10) >= 8, mask)
+
+    model = Masked().eval()
+    smaller = PruneChannels(round_to=4).apply(model, job_of(model, torch.randn(8, 6, 8)))
+    assert smaller.get_parameter("attention.query.weight").shape == (32, 16)
+
+
+def test_a_network_that_needs_many_numbers_of_its_own_rewritten_together_is_pruned() -> None:
+    def layer(index: int) -> nn.Module:
+        class Own(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear, self.width = nn.Linear(16 + 4 * index, 20 + 4 * index), 20 + 4 * index
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.relu(self.linear(x)).view(-1, self.width)
+
+        return Own()
+
+    model = trained(nn.Sequential(*(layer(index) for index in range(7)), nn.Linear(44, 3)))
+    smaller = PruneChannels(round_to=2).apply(model, job_of(model, torch.randn(8, 16)))
+    widths = [smaller.get_submodule(f"{index}.linear").out_features for index in range(7)]
+    assert widths == [10, 12, 14, 16, 18, 20, 22]
+
+
 class Mixed(nn.Module):
     """Tokens that are looked at by attention: those of the first rows are all padding."""
 

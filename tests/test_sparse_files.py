@@ -159,9 +159,26 @@ def with_too_few_values(arrays: dict[str, Array], stream: IO[bytes]) -> None:
     np.savez(stream, **{**arrays, "values": arrays["values"][:4]})  # type: ignore[arg-type]
 
 
+def with_runs_that_go_back(arrays: dict[str, Array], stream: IO[bytes]) -> None:
+    np.savez(stream, **{**arrays, "runs": np.vstack([arrays["runs"], arrays["runs"]])})  # type: ignore[arg-type]
+
+
+def with_a_run_of_nothing(arrays: dict[str, Array], stream: IO[bytes]) -> None:
+    arrays["runs"][0, 1] = 0
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def with_rows_that_cost_nothing(arrays: dict[str, Array], stream: IO[bytes]) -> None:
+    """Millions of rows of no bytes."""
+    np.savez(stream, **{**arrays, "runs": np.zeros((2_000_000, 4), "V0")})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("write", "says"),
     [
+        (with_runs_that_go_back, "9000 items have 0 bits and 0 bytes"),
+        (with_a_run_of_nothing, "a run has 0 items of 4 bytes"),
+        (with_rows_that_cost_nothing, "runs.npy holds |V0 (2000000, 4)"),
         (compressed, "its arrays are compressed, and could be of any size"),
         (with_too_few_bits, f"{2**50} items have 9000 bits and 8 bytes"),
         (with_too_few_values, "9000 items have 9000 bits and 4 bytes"),

@@ -15,6 +15,7 @@ Reading it needs neither onnx nor torch.
 from __future__ import annotations
 
 import io
+import math
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ SPARSE = ".sparse"
 
 RUN_BYTES = 4 * 8
 """What a run costs beside its mask and its values: its row."""
+
+DAMAGED = (OSError, ValueError, LookupError, TypeError, OverflowError, EOFError, RuntimeError, MemoryError)
+"""What reading a packed file raises that is no such file, or that was tampered with."""
 
 LEAST_SAVING = 0.1
 """Of the file: for less it is not packed."""
@@ -143,22 +147,39 @@ def unpacked(file: Path) -> Iterator[bytes]:
     """The file that was packed, piece by piece. Raises ArtifactError where the packed one is damaged."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in arrays.zip.infolist()):
-                raise ValueError("its arrays are compressed, and could be of any size")
+            _check_sizes(arrays.zip)
             rest, taken, end = arrays["rest"].tobytes(), 0, 0
             for run in _packed_runs(arrays["runs"], arrays["mask"], arrays["values"]):
+                if run.start < end or taken + run.start - end > len(rest):
+                    raise ValueError(f"a run at {run.start} lies outside the rest")
                 yield rest[taken : taken + run.start - end]
                 yield run.unpacked()
                 taken, end = taken + run.start - end, run.end
             yield rest[taken:]
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, EOFError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{file} can't be unpacked ({error}): copy the artifact again.") from error
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+    """Before anything is read: each array is stored as it is, of its own type, and no larger than its entry."""
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("its arrays are compressed, and could be of any size")
+        with archive.open(entry) as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                raise ValueError(f"{entry.filename} has a format of its own")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        wanted, axes = (np.dtype(np.int64), 2) if entry.filename == "runs.npy" else (np.dtype(np.uint8), 1)
+        if dtype != wanted or len(shape) != axes or math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"{entry.filename} holds {dtype} {shape}")
 
 
 def _packed_runs(places: Array, mask: Array, values: Array) -> Iterator[_Run]:
     """The runs again. ValueError where there is less than they need, so that none is larger than its mask tells."""
     bits = taken = 0
     for start, items, size, fill in places.tolist():
+        if items < 1 or size not in (1, 2, 4, 8):
+            raise ValueError(f"a run has {items} items of {size} bytes")
         own = mask[bits : bits + -(-items // 8)]
         count = int(np.unpackbits(own)[:items].sum())
         others = values[taken : taken + count * size]

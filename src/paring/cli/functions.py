@@ -68,7 +68,7 @@ def called(path: Path, code: Callable[[], Any]) -> Any:
 def _imported(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except Exception as error:  # What it runs is anybody's code.
+    except (Exception, SystemExit) as error:  # What it runs is anybody's code.
         raise InputError(
             f"{module} can't be imported: {in_words(error)}; name a function of a file as FILE.py:NAME."
         ) from error

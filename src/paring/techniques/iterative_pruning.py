@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
@@ -25,7 +24,8 @@ from paring.types import Coverage, Task
 class IterativePruning(FineTune):
     """Prune a little, fine-tune, prune more: `rounds` times, with an equal part of the `epochs` in each.
 
-    The rounds end with what `prune` alone would leave: as many zeros, or the same sizes.
+    With fewer epochs there are as many rounds as these. They end with what `prune` alone would leave: as many zeros,
+    where no threshold decides on them, or the same sizes.
     Han et al. 2015, Learning both Weights and Connections, section 3.4. With `rewind` the weights that stay go back to
     what they were as this technique began, before each training: iterative magnitude pruning with rewinding (Frankle et
     al. 2020). The lottery tickets of Frankle and Carbin (2019) rewind to weights from before any training: for those,
@@ -62,8 +62,9 @@ class IterativePruning(FineTune):
             network = step.apply(network, job)
             if self.rewind and isinstance(step, PruneWeights):
                 _rewind_(network, model, vectors=step.vectors)
-            training = self.bare(math.ceil(self.epochs / len(steps)))
-            network = training.apply(network, _hurried(job, len(steps) - number))
+            # As many epochs in each round as in another, and all of them together.
+            epochs = self.epochs * number // len(steps) - self.epochs * (number - 1) // len(steps)
+            network = self.bare(epochs).apply(network, _hurried(job, len(steps) - number))
         return network
 
     def _steps(self, model: nn.Module, job: Job) -> Sequence[PruneWeights | _Narrowing]:
@@ -71,9 +72,10 @@ class IterativePruning(FineTune):
 
         Each is a share of the whole in terms of the first network, so that the last one ends where `prune` alone does.
         """
+        rounds = min(self.rounds, self.epochs)
         if isinstance(self.prune, PruneChannels):
-            return _narrowings(self.prune, ChannelPlan.of(model, job), self.rounds)
-        steps = [self.prune.at(number / self.rounds) for number in range(1, self.rounds + 1)]
+            return _narrowings(self.prune, ChannelPlan.of(model, job), rounds)
+        steps = [self.prune.at(number / rounds) for number in range(1, rounds + 1)]
         return [step for step in dict.fromkeys(steps) if step is not None]
 
     def continued(self, epochs: int) -> FineTune:

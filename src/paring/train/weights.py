@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from paring.artifact.files import replacing_file
 
+PREFIX = "weights of "
+
 
 def save_weights(model: nn.Module, file: Path) -> None:
     """Write all parameters and buffers as bytes. Raises OutputError where the disk refuses."""
     content = io.BytesIO()
     tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(model).items()}
-    raw: dict[str, Any] = {name: t.flatten().view(torch.uint8).numpy() for name, t in tensors.items()}
+    # A name of its own before each: numpy has arguments, such as `file`, that a parameter may be called like.
+    raw: dict[str, Any] = {PREFIX + name: t.flatten().view(torch.uint8).numpy() for name, t in tensors.items()}
     np.savez(content, **raw)
     with replacing_file(file) as stream:
         stream.write(content.getbuffer())
@@ -31,7 +34,7 @@ def with_weights(model: nn.Module, file: Path) -> nn.Module | None:
     result = copy.deepcopy(model).eval()
     wanted = _tensors(result)
     with np.load(file, allow_pickle=False) as arrays:
-        found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        found = {name.removeprefix(PREFIX): torch.from_numpy(arrays[name]) for name in arrays.files}
     if {name: value.nbytes for name, value in wanted.items()} != {name: raw.nbytes for name, raw in found.items()}:
         return None
     loaded = {name: found[name].view(value.dtype).reshape(value.shape) for name, value in wanted.items()}

@@ -45,6 +45,8 @@ def _random(sample: Inputs, batches: Sequence[Batch]) -> Inputs:
 
     def draw(tensor: Tensor) -> Tensor:
         column = next(columns)
+        if not tensor.numel():
+            return tensor
         low, high = (min(float(t.min()) for t in column), max(float(t.max()) for t in column))
         unit = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
         if not tensor.is_floating_point():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, islice
 
 from torch import nn
@@ -39,14 +39,27 @@ def proven_removal(
     result = without(())
     if isinstance(result, nn.Module):
         return result
-    for own_sizes in _choices(undocumented(model, resized_attributes(model, groups, removal))):
-        smaller = without(own_sizes)
-        if isinstance(smaller, nn.Module):
-            return smaller
-    raise result
+    own_sizes = undocumented(model, resized_attributes(model, groups, removal))
+    smaller = _fewest(without, own_sizes)
+    if smaller is None:
+        raise result
+    return smaller
+
+
+def _fewest(without: Callable[[Sequence[Attribute]], object], attributes: Sequence[Attribute]) -> nn.Module | None:
+    """The network that is proven with as few of the attributes rewritten as possible; None where none is."""
+    kept, smaller = tuple(attributes), without(attributes)
+    if isinstance(smaller, nn.Module):
+        for attribute in attributes:
+            fewer = tuple(other for other in kept if other is not attribute)
+            if fewer and isinstance(found := without(fewer), nn.Module):
+                kept, smaller = fewer, found
+        return smaller
+    found_all = (without(chosen) for chosen in _choices(attributes))
+    return next((found for found in found_all if isinstance(found, nn.Module)), None)
 
 
 def _choices(attributes: Sequence[Attribute]) -> Iterator[tuple[Attribute, ...]]:
-    """Some of the attributes, as few as possible."""
-    every = (chosen for size in range(1, len(attributes) + 1) for chosen in combinations(attributes, size))
+    """Some of the attributes, the fewest first."""
+    every = (chosen for size in range(1, len(attributes)) for chosen in combinations(attributes, size))
     return islice(every, MOST_CHOICES)

@@ -244,6 +244,20 @@ def test_what_is_added_to_its_own_input_goes_without_a_trace(made: type[nn.Modul
     assert changed.changed == (2 if made is Branches else 1)
 
 
+def test_a_branch_that_is_returned_as_well_is_not_offered() -> None:
+    class Returning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            added = self.branch(x)
+            return self.head(x + added), added
+
+    model = trained(Returning())
+    assert RemoveBlocks.candidates(model, job_of(model, torch.randn(4, 8))) == ()
+
+
 def test_a_removed_branch_is_not_exported() -> None:
     model, inputs = trained(Inline()), torch.randn(8, 5)
     smaller = RemoveBlocks().apply(model, job_of(model, inputs))

@@ -122,3 +122,30 @@ def test_where_code_looks_into_it_it_stays_and_the_rest_is_pruned() -> None:
     smaller = PruneChannels().apply(model, job_of(model, torch.randn(ROWS, LENGTH, 6)))
     assert type(smaller.get_submodule("body.attention")) is nn.MultiheadAttention
     assert smaller.get_submodule("up").out_features == 8
+
+
+def test_attentions_that_share_their_weights_stay_and_go_on_sharing_them() -> None:
+    class Sharing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Attends(), Attends()
+            self.second.attention.in_proj_weight = self.first.attention.in_proj_weight
+            self.head = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return cast(Tensor, self.head(self.first(x) + self.second(x)))
+
+    model, inputs = trained(Sharing()), torch.randn(ROWS, LENGTH, 6)
+    smaller = PruneChannels(round_to=4).apply(model, job_of(model, inputs))
+    first, second = (smaller.get_submodule(f"{name}.attention") for name in ("first", "second"))
+    assert first.in_proj_weight is second.in_proj_weight
+    assert smaller.get_submodule("head.0").out_features == 16
+
+
+def test_what_was_frozen_stays_frozen() -> None:
+    packed = nn.MultiheadAttention(WIDTH, HEADS)
+    packed.in_proj_weight.requires_grad_(False)
+    split = SplitAttention(packed)
+    assert not split.query.weight.requires_grad
+    assert split.query.bias.requires_grad
+    assert split.out_proj.weight.requires_grad

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,6 @@ class SplitAttention(nn.Module):
         biases = packed.in_proj_bias.chunk(3) if packed.in_proj_bias is not None else (None, None, None)
         self.query, self.key, self.value = map(_linear, weights, biases)
         self.out_proj = _linear(packed.out_proj.weight, packed.out_proj.bias)
-        self.requires_grad_(packed.out_proj.weight.requires_grad)
         self.train(packed.training)
 
     @property
@@ -79,9 +79,9 @@ class SplitAttention(nn.Module):
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A layer with a copy of these weights."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone())
+    layer.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
+        layer.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
     return layer
 
 
@@ -109,7 +109,8 @@ def _added(mask: Tensor, queries: Tensor) -> Tensor:
 def with_split_attention(model: nn.Module) -> nn.Module:
     """The network with a `SplitAttention` in place of each `nn.MultiheadAttention`; itself where it has none.
 
-    Those that attend to learned or zero keys beside the given ones, and a network that is nothing else, stay.
+    Those that attend to learned or zero keys beside the given ones, that share a parameter with another module, and a
+    network that is nothing else, stay.
     """
     found = _packed(model)
     if not found:
@@ -132,8 +133,10 @@ def put_back_(smaller: nn.Module, split: nn.Module, model: nn.Module) -> None:
 
 def _packed(model: nn.Module) -> dict[str, nn.MultiheadAttention]:
     """Those that can be split, under every name that they go by."""
+    owners = Counter(id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False))
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
         if name and type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
+        if all(owners[id(parameter)] == 1 for parameter in module.parameters())
     }

@@ -150,7 +150,11 @@ def uses_of(model: nn.Module, inputs: Inputs) -> Uses:
             handles.append(module.register_forward_hook(after, with_kwargs=True))
     try:
         with torch.no_grad(), watch:
-            model_call(model, inputs)
+            answers = model_call(model, inputs)
+            # What the network returns is read by whoever called it.
+            for tensor in tree_leaves(answers):
+                for use in watch.pending[watch.number(tensor)] if isinstance(tensor, Tensor) else ():
+                    use.read = True
     finally:
         for handle in handles:
             handle.remove()

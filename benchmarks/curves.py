@@ -8,10 +8,23 @@ from dataclasses import dataclass
 from paring.report.axis import Axis
 from paring.report.markup import Markup, el
 
-WIDTH, HEIGHT = 760.0, 420.0
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 250.0, 20.0, 48.0
+WIDTH, HEIGHT = 800.0, 420.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 270.0, 20.0, 48.0
 LABEL_HEIGHT = 15.0
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#555555", "#000000", "#7b3294", "#a50026")
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#8a6d00",
+    "#56b4e9",
+    "#555555",
+    "#000000",
+    "#7b3294",
+    "#a50026",
+    "#4d9221",
+    "#e08214",
+)
 STYLE = "text{font:12px system-ui,sans-serif;fill:#222}.grid{stroke:#ddd}.line{fill:none;stroke-width:2}"
 
 

@@ -335,3 +335,11 @@ def test_the_scales_of_weight_normalisation_are_left_alone() -> None:
     shares = {name.rpartition(".")[2]: share for name, share in zeros(sparse).items() if "parametrizations" in name}
     assert shares == {"original0": 0.0, "original1": 0.5}
     assert float((sparse[0].weight == 0).double().mean()) == 0.5  # type: ignore[index, operator, union-attr]
+
+
+def test_vectors_that_went_are_told() -> None:
+    model, job = net(), job_of(net(), X)
+    technique = PruneWeights(0.5, vectors=True, layers=("1",))
+    changed = [layer for layer in technique.coverage(model, technique.apply(model, job), job).layers if layer.changed]
+    assert [(layer.layer, layer.parameters, layer.macs) for layer in changed] == [("1", 16, 0)]
+    assert changed[0].reason.startswith("50.0% of the weights are zero")

@@ -226,12 +226,16 @@ class PruneWeights(ModuleTechnique):
         return torch.where(weight == 0, scores.min() - 1, scores)
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
-        """Every weighted layer: its share of zeros before and after, or why it was left alone."""
-        costs = layer_costs(after, job.calibrate[0][0])
+        """Every weighted layer: its share of zeros before and after, or why it was left alone.
+
+        With `vectors` normalisations too, whose multiplications are not counted.
+        """
+        costs = {each: (cost.parameters, cost.macs) for each, cost in layer_costs(after, job.calibrate[0][0]).items()}
+        for matrix in matrices(after, vectors=True) if self.vectors else ():
+            size = sum(parameter.numel() for parameter in after.get_submodule(matrix.layer).parameters(recurse=False))
+            costs.setdefault(matrix.layer, (size, 0))
         changes = [
-            LayerChange(
-                layer, *self._change(_held(before, layer), _held(after, layer), layer), cost.parameters, cost.macs
-            )
+            LayerChange(layer, *self._change(self._held(before, layer), self._held(after, layer), layer), *cost)
             for layer, cost in costs.items()
         ]
         return Coverage(str(self), tuple(changes))
@@ -250,6 +254,11 @@ class PruneWeights(ModuleTechnique):
         if not (after == 0)[before != 0].any():
             return False, f"as it was: {were:.1%} of the weights are zero"
         return True, f"{are:.1%} of the weights are zero" + (f" (were {were:.1%})" if were else "")
+
+    def _held(self, model: nn.Module, layer: str) -> list[Matrix]:
+        """The weights that a layer itself holds, also those that it shares with another one."""
+        own = {id(parameter) for parameter in model.get_submodule(layer).parameters(recurse=False)}
+        return [matrix for matrix in matrices(model, vectors=self.vectors) if id(matrix.parameter) in own]
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
@@ -274,9 +283,3 @@ def _spared(scores: Tensor, matrix: Matrix) -> Tensor:
     units = math.ceil(scores.numel() * kept / matrix.parameter.numel())
     highest = scores.flatten().argsort(descending=True, stable=True)[:units]
     return scores.flatten().index_fill(0, highest, torch.inf).reshape(scores.shape)
-
-
-def _held(model: nn.Module, layer: str) -> list[Matrix]:
-    """The weights that a layer itself holds, also those that it shares with another one."""
-    own = {id(parameter) for parameter in model.get_submodule(layer).parameters(recurse=False)}
-    return [matrix for matrix in matrices(model) if id(matrix.parameter) in own]

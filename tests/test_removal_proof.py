@@ -89,6 +89,22 @@ def test_a_network_that_needs_many_numbers_of_its_own_rewritten_together_is_prun
     assert widths == [10, 12, 14, 16, 18, 20, 22]
 
 
+def test_a_number_that_only_training_reads_is_rewritten() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.width = nn.Parameter(torch.randn(48, 16)), 48
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x @ self.weight.t()
+            return y + torch.randn(len(x), self.width) if self.training else y
+
+    model = trained(nn.Sequential(Noisy(), nn.ReLU(), nn.Linear(48, 3)))
+    smaller = PruneChannels(0.5).apply(model, job_of(model, torch.randn(8, 16)))
+    assert smaller.train()(torch.randn(8, 16)).shape == (8, 3)
+    assert smaller.get_submodule("0").width == 24
+
+
 class Mixed(nn.Module):
     """Tokens that are looked at by attention: those of the first rows are all padding."""
 

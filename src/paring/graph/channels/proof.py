@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, islice
 
+import torch
 from torch import nn
 
+from paring.data.batches import model_call
 from paring.errors import TechniqueError
 from paring.graph.channels.groups import ChannelGroup
 from paring.graph.channels.remove import remove_channels
 from paring.graph.channels.sizes import Attribute, Removal, resized_attributes, undocumented
 from paring.graph.channels.trace import Trace
 from paring.graph.channels.verify import check_removal
+from paring.graph.copies import copied
 from paring.types import Inputs
 
 MOST_CHOICES = 32
@@ -24,8 +27,10 @@ def proven_removal(
     """The network without these channels. TechniqueError where it does not do what it did with them at zero.
 
     A number that a class of one's own keeps, and that equals a size by its value alone, is rewritten only where the
-    proof fails without that.
+    proof fails without that, or where the smaller network would not run in a training as the original does.
     """
+    own_sizes = undocumented(model, resized_attributes(model, groups, removal))
+    trains = bool(own_sizes) and _trains(model, probes[0])
 
     def without(own_sizes: Sequence[Attribute]) -> nn.Module | TechniqueError:
         smaller = remove_channels(model, groups, removal, own_sizes)
@@ -34,16 +39,27 @@ def proven_removal(
                 check_removal(traced, model, smaller, inputs, groups, removal)
         except TechniqueError as error:
             return error
+        if trains and not _trains(smaller, probes[0]):
+            return TechniqueError("the smaller network does not run in training mode")
         return smaller
 
     result = without(())
     if isinstance(result, nn.Module):
         return result
-    own_sizes = undocumented(model, resized_attributes(model, groups, removal))
     smaller = _fewest(without, own_sizes)
     if smaller is None:
         raise result
     return smaller
+
+
+def _trains(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a forward in training mode runs."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model_call(copied(model).train(), inputs)
+    except Exception:  # It is anybody's code.
+        return False
+    return True
 
 
 def _fewest(without: Callable[[Sequence[Attribute]], object], attributes: Sequence[Attribute]) -> nn.Module | None:

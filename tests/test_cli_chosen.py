@@ -218,6 +218,11 @@ def test_a_function_is_the_one_of_the_file_from_wherever_it_is_named(
     assert str(technique) == f"PruneWeights(criterion={own_file}:spread)"
 
 
+def test_a_function_may_stand_in_quotes(own_file: Path) -> None:
+    (technique,) = chosen("technique", f"PruneWeights(criterion='{own_file}:spread')") or ()
+    assert technique.criterion is vars(sys.modules["own_criteria"])["spread"]
+
+
 def test_what_has_no_name_to_be_typed_is_told_by_what_it_does(own_file: Path) -> None:
     chosen("technique", f"PruneWeights(criterion={own_file}:spread)")
     unnamed = PruneWeights(criterion=vars(sys.modules["own_criteria"])["unnamed"])

@@ -92,7 +92,8 @@ def _settings(
 def _value(kind: registry.Kind, text: str, run: Run) -> Any:
     """A value of Python, a technique inside another one, of which the name will do, a function, or the word itself."""
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
+        return typed_function(value, run) or value if isinstance(value, str) else value
     except (ValueError, SyntaxError):
         if "(" in text:
             return _made(kind, text, run)

@@ -243,7 +243,7 @@ class PruneChannels(ModuleTechnique):
         """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
 
         What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number; to
-        `round_to` where that was set. Measured each for what it gains and loses, they tell how much to take where.
+        `round_to` where that is not the default. What each gains and loses tells how much to take where.
         """
         groups = [group for group in ChannelPlan.of(model, job).groups if not group.frozen]
         multiples = PART_MULTIPLES if self.round_to == type(self)().round_to else (self.round_to,)

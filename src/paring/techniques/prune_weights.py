@@ -44,8 +44,8 @@ class PruneWeights(ModuleTechnique):
     (see `ops.reconstruction`).
 
     A training that follows holds the zeros. No runtime that paring knows today is faster with them: they make the
-    stored network smaller. A bias may go as a whole, and what is zero as a whole stays so; TechniqueError where a layer
-    would lose all that it multiplies with.
+    stored network smaller. A bias may go as a whole, and is then taken up again by a training; TechniqueError where a
+    layer would lose all that it multiplies with.
     """
 
     improves: ClassVar[tuple[Objective, ...]] = ("size",)

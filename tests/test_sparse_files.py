@@ -160,7 +160,7 @@ def with_too_few_values(arrays: dict[str, Array], stream: IO[bytes]) -> None:
 
 
 def with_runs_that_go_back(arrays: dict[str, Array], stream: IO[bytes]) -> None:
-    np.savez(stream, **{**arrays, "runs": np.vstack([arrays["runs"], arrays["runs"]])})  # type: ignore[arg-type]
+    np.savez(stream, **{name: np.concatenate([array, array]) for name, array in arrays.items()})
 
 
 def with_a_run_of_nothing(arrays: dict[str, Array], stream: IO[bytes]) -> None:
@@ -176,7 +176,7 @@ def with_rows_that_cost_nothing(arrays: dict[str, Array], stream: IO[bytes]) -> 
 @pytest.mark.parametrize(
     ("write", "says"),
     [
-        (with_runs_that_go_back, "9000 items have 0 bits and 0 bytes"),
+        (with_runs_that_go_back, "a run at "),
         (with_a_run_of_nothing, "a run has 0 items of 4 bytes"),
         (with_rows_that_cost_nothing, "runs.npy holds |V0 (2000000, 4)"),
         (compressed, "its arrays are compressed, and could be of any size"),

@@ -266,6 +266,12 @@ def test_what_comes_to_the_same_sizes_is_raced_and_the_best_of_it_trained_for_lo
     assert epochs[0.5] > 5 >= max(epochs[1.0], epochs[1.5])
 
 
+def test_an_object_is_raced_as_it_is() -> None:
+    there = world(techniques=(Int, Careful(0.5), Teach))
+    explore(there)
+    assert {t.harm for c in there.asked for t in c.recipe if isinstance(t, Careful)} == {1.0}
+
+
 def test_a_long_training_that_falls_short_goes_on_from_where_it_ended() -> None:
     there = world(techniques=(Int(8), Narrow(0.5), Teach), time_s=200.0, budget=Budget(max_drop=0.004))
     search = explore(there)

@@ -110,9 +110,13 @@ def test_of_joins_that_are_fast_enough_the_one_of_least_harm_is_taken() -> None:
     assert survey.reached.speedup.ratio >= 1.3
 
 
+class Twin(Without):
+    """Another technique with as many parts."""
+
+
 def told_all(there: World, target: Target) -> Survey:
     survey = Survey(there.scene, target)
-    while (asked := survey.ask()) and there.clock_s > 0:
+    while there.clock_s > 0 and (asked := survey.ask()):
         survey.tell(asked, [there.measure(candidate, len(survey.trials)) for candidate in asked])
     return survey
 
@@ -122,6 +126,11 @@ def test_time_is_kept_for_joins() -> None:
     assert len(survey.measured) == 4
     assert survey.joins
     assert "4 of 5 were measured" in survey.scene.not_tried["parts of Without"]
+
+
+def test_each_technique_gets_its_part_of_the_time() -> None:
+    survey = told_all(world(techniques=(Without, Twin), time_s=12.0), Target(speedup=1.3))
+    assert [part.technique.name for part, _ in survey.measured] == ["Without"] * 3 + ["Twin"] * 3
 
 
 def test_a_part_alone_that_is_fast_enough_is_an_answer_where_no_join_is() -> None:

@@ -71,10 +71,11 @@ class Hunt:
         )
 
     def _rounds(self, search: Search) -> bool:
-        """Whether the search came to its end before the time did. It is told, and asked, of the last round too."""
-        while asked := search.ask():
-            if self.clock.search_left_s() <= 0:
-                return False
+        """Whether the search came to its end before the time did."""
+        while self.clock.search_left_s() > 0:
+            asked = search.ask()
+            if not asked:
+                return True
             if asked[0].phase != self.stage:
                 self.stage = asked[0].phase
                 self.told.stage(self.stage)
@@ -83,7 +84,7 @@ class Hunt:
             if self.certifies:
                 self._certify_early()
             self.prepared.networks.forget(self.candidates.values(), self.kept())
-        return True
+        return False
 
     def _round(self, asked: Sequence[Candidate]) -> list[Trial]:
         """The trials of a round, fewer where the time ends first; those of an earlier run are not repeated."""

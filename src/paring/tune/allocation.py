@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TypeAlias
 
 import numpy as np
@@ -113,6 +114,12 @@ def _from_half(part: OnePart) -> float:
     return abs(part.share - 0.5)
 
 
+def ends_s(scene: Scene, parts: Sequence[Sequence[OnePart]], share: float) -> list[float]:
+    """Down to which time that is left each technique's parts may be measured: the share is split by their numbers."""
+    begin_s, counts = scene.time_left_s(), [len(found) for found in parts]
+    return [begin_s * (1 - share * done / max(1, sum(counts))) for done in accumulate(counts)]
+
+
 def part_alone(part: OnePart, tail: Candidate) -> Candidate:
     """A part in front of the tail."""
     return replace(tail.behind((part.technique,)), part=(part.layer, part.share))
@@ -139,8 +146,8 @@ def measure_alone(
     scene: Scene, parts: Sequence[OnePart], tail: Candidate, until_s: float, measured: list[Measured]
 ) -> Rounds:
     """Each part in front of the tail while more than `until_s` seconds are left; `measured` gets what has a figure."""
+    what = f"parts of {parts[0].technique.name}" if parts else ""
     for done, part in enumerate(parts):
-        what = f"parts of {part.technique.name}"
         if scene.time_left_s() <= until_s:
             scene.not_tried[what] = f"{done} of {len(parts)} were measured in the time for them: allow more time."
             return

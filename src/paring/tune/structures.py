@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, product
+from itertools import product
 
 from paring.techniques.base import ModuleTechnique, Recipe, Technique
-from paring.tune.allocation import OnePart, allocated, divided
+from paring.tune.allocation import OnePart, allocated, divided, ends_s
 from paring.tune.candidate import Candidate
 from paring.tune.racer import Racer
 from paring.tune.ranking import LUCK
@@ -77,15 +77,10 @@ def _untrained(scene: Scene, structures: Sequence[Recipe], tail: Candidate, trai
 def _ladders(
     scene: Scene, parts: Sequence[Sequence[OnePart]], tail: Candidate, tail_trial: Trial, share: float
 ) -> Steps[list[list[ModuleTechnique]]]:
-    """The steps of each technique that makes structures: its parts, joined, else its own settings.
-
-    The share of the time that parts may take is shared out by their numbers.
-    """
-    begin_s, counts = scene.time_left_s(), [len(found) for found in parts]
-    ends_s = [begin_s * (1 - share * done / max(1, sum(counts))) for done in accumulate(counts)]
+    """The steps of each technique that makes structures: its parts, joined, else its own settings."""
     ladders: list[list[ModuleTechnique]] = []
-    for technique, found, end_s in zip(scene.techniques, parts, ends_s, strict=True):
-        steps = yield from allocated(scene, found, tail, tail_trial, end_s, STRUCTURE_VARIANTS)
+    for technique, found, until_s in zip(scene.techniques, parts, ends_s(scene, parts, share), strict=True):
+        steps = yield from allocated(scene, found, tail, tail_trial, until_s, STRUCTURE_VARIANTS)
         ladders.append(steps or _settings(scene, technique))
     return ladders
 
@@ -106,11 +101,12 @@ def _worth_racing(scene: Scene, trials: Sequence[Trial], racers: Sequence[Racer]
     return kept
 
 
-def as_small(structure: Recipe) -> Iterator[Recipe]:
-    """Structures of the same sizes, of which only a training shows whether they are better."""
+def as_small(scene: Scene, structure: Recipe) -> Iterator[Recipe]:
+    """Structures of the same sizes, of which a training shows whether they are better; objects stay as they are."""
     for at, technique in enumerate(structure):
-        for other in technique.as_small() if isinstance(technique, ModuleTechnique) else ():
-            yield (*structure[:at], other, *structure[at + 1 :])
+        if isinstance(technique, ModuleTechnique) and technique not in scene.techniques:
+            for other in technique.as_small():
+                yield (*structure[:at], other, *structure[at + 1 :])
 
 
 def combined(ladders: Sequence[Sequence[ModuleTechnique]]) -> list[Recipe]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paring.errors import BudgetError, quoted
-from paring.tune.allocation import Measured, Shown, Step, compared, every_step, measure_alone, most_telling_first
+from paring.tune.allocation import (
+    Measured,
+    Shown,
+    Step,
+    compared,
+    ends_s,
+    every_step,
+    measure_alone,
+    most_telling_first,
+)
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import first_baselines, other_baselines
-from paring.tune.scene import Rounds, Scene
+from paring.tune.scene import Round, Rounds, Scene
 from paring.tune.search import Search
 from paring.tune.trial import Trial
 from paring.types import is_number
@@ -56,7 +65,18 @@ class Survey(Search):
         self.target = target
         self.measured: list[Measured] = []
         self.joins: dict[int, tuple[Step, Trial]] = {}
+        self._ahead: Round | None = None
         super().__init__(scene)
+
+    def ask(self) -> Round:
+        """The next round; empty when the survey is over."""
+        ahead, self._ahead = self._ahead, None
+        return super().ask() if ahead is None else ahead
+
+    def tell(self, asked: Round, trials: Sequence[Trial]) -> None:
+        """What came of a round is known at once, since the time may end before the next question."""
+        super().tell(asked, trials)
+        self._ahead = super().ask()
 
     def _chain(self) -> Iterator[Rounds]:
         yield first_baselines(self.scene)
@@ -94,10 +114,10 @@ class Survey(Search):
         if original is None:
             return
         tail = self._candidates[original.key]
-        until_s = JOINS_SHARE * self.scene.time_left_s() if self.target.speedup_over(original) else 0.0
-        for technique in self.scene.techniques:
-            parts = most_telling_first(self.scene.module_parts(technique))
-            yield from measure_alone(self.scene, parts, tail, until_s, self.measured)
+        share = 1 - JOINS_SHARE if self.target.speedup_over(original) else 1.0
+        parts = [most_telling_first(self.scene.module_parts(technique)) for technique in self.scene.techniques]
+        for found, until_s in zip(parts, ends_s(self.scene, parts, share), strict=True):
+            yield from measure_alone(self.scene, found, tail, until_s, self.measured)
 
     def _joined(self) -> Rounds:
         """The first guess is the step that promises enough; each one that is measured halves what is left."""

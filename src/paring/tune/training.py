@@ -96,7 +96,7 @@ class Training:
 
     def _races(self, racers: Sequence[Racer]) -> Steps[list[Racer]]:
         """Race the structures with the first training that works, and the other trainings where it is best."""
-        others = max((len(list(as_small(racer.start))) for racer in racers), default=0)
+        others = max((len(list(as_small(self.scene, racer.start))) for racer in racers), default=0)
         laps = len(racers).bit_length() + len(self.trainers) - 1 + others
         lap_s = RACE_SHARE * self.scene.time_left_s() / laps
         raced: list[Racer] = []
@@ -155,7 +155,7 @@ class Training:
         if chosen is None or chosen.epoch_s * chosen.epochs > lap_s:
             return raced
         best = chosen
-        for start in as_small(chosen.start):
+        for start in as_small(self.scene, chosen.start):
             done = yield from self._lap(replace(chosen, start=start), chosen.epochs)
             best = min((best, done), key=lambda racer: racer.drop) if done else best
         return [best if racer is chosen else racer for racer in raced]

@@ -93,10 +93,10 @@ def _value(kind: registry.Kind, text: str, run: Run) -> Any:
     """A value of Python, a technique inside another one, of which the name will do, a function, or the word itself."""
     try:
         value = ast.literal_eval(text)
-        return typed_function(value, run) or value if isinstance(value, str) else value
     except (ValueError, SyntaxError):
         if "(" in text:
             return _made(kind, text, run)
         if kind == "technique" and text in registry.names(kind):
             return registry.find(kind, text)()
-        return typed_function(text, run) or text
+        value = text
+    return (typed_function(value, run) or value) if isinstance(value, str) else value

@@ -46,8 +46,7 @@ def optimize(
     many of them as the time limit holds. A tuple of objects among the techniques is a whole recipe, tried as it is.
     `executor` runs the trials of a round, as the built-in `map` does; threads are safe and no faster: trials take
     turns, since two at a time would disturb each other's measurement. Raises InputError (and its kinds) for what can't
-    be used, also where each technique that was given with its settings refuses the network; BackendError where no
-    runtime works here.
+    be used, also where every technique with given settings refuses the network; BackendError where no runtime works.
     """
     return run(
         Request(

@@ -90,7 +90,7 @@ class Times:
         without = " without training" if training else ""
         limit = f"the time limit is {request.time_limit_s:g} s"
         if training:
-            limit += ", and training takes what is left of it"
+            limit += ", of which parts that are measured alone may take a tenth, and training takes what is left of it"
         elif more:
             limit = f"then come more settings around the best, within the time limit of {request.time_limit_s:g} s"
         return (

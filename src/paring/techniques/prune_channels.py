@@ -36,6 +36,8 @@ PART_MULTIPLES = (4, 16)
 """Sizes of a part: which of them the machine runs fast is measured, and one that gains nothing is not taken."""
 
 OTHER_CRITERIA = ("geometric_median", "wanda")
+"""Raced against the default for the same sizes: they need no labels, so that no task is without them."""
+
 MOST_PARTS = 36
 """With more the search would measure for too long, so that each group is measured at one ratio only."""
 
@@ -259,7 +261,7 @@ class PruneChannels(ModuleTechnique):
                 yield Part(alone, group.name, share)
 
     def as_small(self) -> Iterator[Self]:
-        """By other criteria, where none was asked for; they need no labels."""
+        """By other criteria, where this is the default one."""
         if self.criterion == type(self)().criterion:
             for criterion in OTHER_CRITERIA:
                 yield replace(self, criterion=criterion)

@@ -138,6 +138,7 @@ def test_a_part_alone_that_is_fast_enough_is_an_answer_where_no_join_is() -> Non
     assert not survey.joins
     assert survey.reached is not None
     assert survey.reached.recipe[0]["settings"]["names"] == ("b",)
+    assert survey.told_joins == [((Without(names=("b",)),), survey.reached)]
 
 
 def test_an_object_keeps_its_criterion(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from paring.flow.request import Request, installed, resolved
 from paring.report import write_survey
 from paring.techniques.base import Recipe, Technique, divides
 from paring.tune import Candidate, Trial
-from paring.tune.allocation import Shown, Step
+from paring.tune.allocation import Shown
 from paring.tune.proposing import kind_of
 from paring.tune.survey import Survey, Target
 from paring.types import Budget, Task
@@ -135,7 +135,7 @@ def _values(request: Request, found: Survey, reached: Candidate | None, not_trie
         "rows": original.rows,
         "parts": [_part(shown) for shown in found.shown],
         "wanted_speedup": wanted,
-        "joins": [_join(found, step, trial) for _, (step, trial) in sorted(found.joins.items())],
+        "joins": [_join(found, recipe, trial) for recipe, trial in found.told_joins],
         "recipe": typed(reached.recipe) if reached else None,
         "reason": _reason(found, wanted) if wanted and not reached else "",
         "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
@@ -161,9 +161,9 @@ def _part(shown: Shown) -> dict[str, Any]:
     }
 
 
-def _join(found: Survey, step: Step, trial: Trial) -> dict[str, Any]:
+def _join(found: Survey, recipe: Recipe, trial: Trial) -> dict[str, Any]:
     return {
-        "recipe": typed(step.recipe),
+        "recipe": typed(recipe),
         "speedup": found.speedup_of(trial),
         "latency_ms": trial.latency_ms,
         "drop": trial.drop,

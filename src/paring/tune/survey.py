@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from paring.errors import BudgetError, quoted
+from paring.techniques.base import Recipe
 from paring.tune.allocation import (
     Measured,
     Shown,
@@ -101,6 +102,13 @@ class Survey(Search):
         measured = [trial for _, trial in (*self.joins.values(), *self.measured)]
         enough = [trial for trial in measured if self._fast_enough(trial)]
         return min(enough, key=lambda trial: trial.drop or 0.0, default=None)
+
+    @property
+    def told_joins(self) -> list[tuple[Recipe, Trial]]:
+        """What was joined and measured; before that a part alone, where it is the answer and no join is."""
+        joins = [(step.recipe, trial) for _, (step, trial) in sorted(self.joins.items())]
+        alone = [((part.technique,), trial) for part, trial in self.measured if trial is self.reached]
+        return [*(alone if all(trial is not self.reached for _, trial in joins) else []), *joins]
 
     def speedup_of(self, trial: Trial) -> float | None:
         """Over the original on its fastest backend, which need not be the one that trials were timed beside."""

@@ -96,6 +96,14 @@ class AbortsOnImport(Faulty):
 
 
 @dataclass(frozen=True)
+class AbortsAsItLoads(Faulty):
+    name: ClassVar[str] = "aborts"
+
+    def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
+        os.abort()
+
+
+@dataclass(frozen=True)
 class Hangs(Faulty):
     name: ClassVar[str] = "hangs"
 

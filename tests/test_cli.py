@@ -161,6 +161,9 @@ def test_doctor_as_json_is_json_alone() -> None:
     assert reasons["openvino"] is None
     assert reasons["torch"] is None
     assert found["hardware"]["cores"] >= 1
+    multiples = {backend["name"]: backend["channel_multiple"] for backend in found["backends"]}
+    assert {multiples["onnxruntime"], multiples["openvino"]} <= {1, 2, 4, 8, 16}
+    assert multiples["torch"] is None
 
 
 KNOWN = ("--backends", "sleepy", "--techniques", "Cheapen", "--time-limit", "30s")

@@ -44,7 +44,7 @@ def test_no_setting_of_any_technique_takes_what_it_can_not_be(technique: Any, fi
         (FineTune, {"mixing": None}, "mixing=None is unknown: choose one of none, mixup, cutmix."),
         (PruneChannels, {"ratio": "0.5"}, "ratio='0.5' must be a finite float, for example 0.5."),
         (PruneChannels, {"ratio": np.float32(0.5)}, "must be a finite float, for example 0.5."),
-        (PruneChannels, {"round_to": 8.0}, "round_to=8.0 must be an int, for example 8."),
+        (PruneChannels, {"round_to": 8.0}, "round_to=8.0 must be an int or None."),
         (PruneChannels, {"criterion": 2}, "criterion=2 must be a str or a function."),
         (
             PruneChannels,

@@ -13,7 +13,7 @@ from paring.data.job import Job
 from paring.tune import trainers
 from paring.tune.training import RACE_EPOCHS
 from paring.types import Budget
-from tests.worlds import Clumsy, Coach, Int, Narrow, Spoilt, Teach, Wane, World, explore, world
+from tests.worlds import Careful, Clumsy, Coach, Int, Narrow, Press, Rounds, Spoilt, Teach, Wane, World, explore, world
 
 
 @dataclass(frozen=True)
@@ -194,3 +194,28 @@ def test_it_is_not_proposed_for_an_objective_that_it_does_not_serve() -> None:
     explore(there)
     assert not any(isinstance(one, Wane) for candidate in there.asked for one in candidate.recipe)
     assert there.scene.not_tried["Wane"] == "no runtime here gains size by it: it serves the objective latency."
+
+
+def test_a_training_that_prunes_in_rounds_takes_the_place_of_a_pruning_where_it_is_better() -> None:
+    there = world(techniques=(Int, Careful, Teach, Rounds))
+    explore(there)
+    long = [c.recipe for c in there.asked if any(t in long_ones(there) for t in c.recipe)]
+    assert [type(t) for t in long[0] if not isinstance(t, Int)] == [Rounds]
+    assert "Rounds" not in there.scene.not_tried
+
+
+def test_a_training_that_prepares_a_pruning_stands_before_it_where_that_is_better() -> None:
+    there = world(techniques=(Int, Careful, Teach, Press))
+    explore(there)
+    long = [c.recipe for c in there.asked if any(t in long_ones(there) for t in c.recipe)]
+    assert [type(t) for t in long[0] if not isinstance(t, Int)] == [Press, Careful, Teach]
+    raced = [each for each in trainings(there) if isinstance(each[0], Press) and each[1] not in long_ones(there)]
+    assert {sum(t.epochs for t in each) for each in raced} == {RACE_EPOCHS}
+    assert "Press" not in there.scene.not_tried
+
+
+def test_neither_of_them_is_tried_where_no_pruning_leads_to_a_training() -> None:
+    there = world(techniques=(Int, Narrow, Teach, Rounds, Press))
+    explore(there)
+    assert not any(isinstance(t, Rounds | Press) for each in trainings(there) for t in each)
+    assert there.scene.not_tried["Rounds"] == there.scene.not_tried["Press"] == "alone it is nothing."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import onnx
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from paring.backends.base import Backend, NetworkFormat
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
+from paring.errors import TechniqueError
 from paring.techniques.base import (
     GraphTechnique,
     ModuleTechnique,
@@ -196,6 +197,39 @@ class Coach(Teach):
 
 
 @dataclass(frozen=True)
+class Rounds(Teach):
+    """Takes the place of `Careful` and the training behind it; alone it proposes nothing."""
+
+    inside: Narrow = Narrow()
+
+    def settings(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "skill": self.skill, "inside": str(self.inside)}
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        raise TechniqueError("alone it is nothing.")
+
+    @classmethod
+    def around(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:
+        if type(technique) is Careful:
+            yield cls(inside=technique, skill=4.0)
+
+
+@dataclass(frozen=True)
+class Press(Teach):
+    """Stands before `Careful`, which does a sixth of the harm then; alone it proposes nothing."""
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        raise TechniqueError("alone it is nothing.")
+
+    @classmethod
+    def before(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:
+        if type(technique) is Careful:
+            yield cls()
+
+
+@dataclass(frozen=True)
 class Clumsy(Teach):
     """Fails each time."""
 
@@ -244,6 +278,10 @@ class World:
                     ratio, drop = ratio * 1.8, drop + 0.05 / (1 + epochs)
                     spent_s += 0.0 if part in self.trained else 4.0 * epochs
                     self.trained.append(part)
+                case Rounds(epochs=epochs, skill=skill, inside=Narrow(ratio=share)):
+                    ratio, drop = ratio / (1 - share / 2), (drop + share / 5) / (1 + skill * epochs)
+                    spent_s += 0.0 if part in self.trained else 4.0 * epochs
+                    self.trained.append(part)
                 case Teach(epochs=epochs, skill=skill):
                     drop = for_good + (drop - for_good) / (1 + skill * epochs)
                     spent_s += 0.0 if part in self.trained else 4.0 * epochs
@@ -254,6 +292,7 @@ class World:
                     for_good = self.floor * drop
                 case Narrow(ratio=share):
                     harm = technique.harm if isinstance(technique, Careful) else 1.0
+                    harm /= 6 if any(isinstance(each, Press) for each in candidate.recipe[: at - 1]) else 1
                     ratio, drop = ratio / (1 - share / 2), drop + harm * share / 5
                     for_good = self.floor * drop
                 case Int(bits=bits) if technique.role != "before":

@@ -23,6 +23,7 @@ from paring.artifact.sparse import readable
 from paring.backends.base import Backend
 from paring.backends.channel import Channel, ignore_interrupts
 from paring.backends.checks import in_one_sentence
+from paring.backends.multiples import timed_widths
 from paring.backends.probing import probed
 from paring.errors import BackendError, InputError, OutputError, ParingError, disk_refused, writing
 from paring.registry import Reference
@@ -45,6 +46,7 @@ class Worker:
         self._timed: tuple[Any, list[Arrays]] = (None, [])
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "probe": self.probe,
+            "time_widths": self.time_widths,
             "load": self.load,
             "run": self.run,
             "run_rows": self.run_rows,
@@ -62,6 +64,10 @@ class Worker:
     def probe(self, command: dict[str, Any]) -> dict[str, Any]:
         """Whether the runtime works here."""
         return probed(_backend_class(command["class"]), command["options"], self._scratch)
+
+    def time_widths(self, command: dict[str, Any]) -> dict[str, Any]:
+        """What networks of neighbouring widths take."""
+        return timed_widths(_backend_class(command["class"]), self._scratch)
 
     def load(self, command: dict[str, Any]) -> dict[str, Any]:
         """Load the network."""

@@ -132,12 +132,18 @@ def _short(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def _what_works(probe: Mapping[str, Any]) -> str:
+    """In which precisions, and which numbers of channels are as fast as fewer."""
+    multiple = probe["channel_multiple"]
+    sizes = f"; channels rounded up to multiples of {multiple} take no more time" if multiple else ""
+    return f"works, in {', '.join(probe['precisions'])}{sizes}"
+
+
 def print_doctor(found: Mapping[str, Any]) -> None:
     """The machine, then a row for each backend."""
     _print("This machine", ("", ""), [(name, _short(value)) for name, value in found["hardware"].items()])
     rows = [
-        (probe["name"], probe["version"] or "-", probe["reason"] or f"works, in {', '.join(probe['precisions'])}")
-        for probe in found["backends"]
+        (probe["name"], probe["version"] or "-", probe["reason"] or _what_works(probe)) for probe in found["backends"]
     ]
     rows += [(name, "-", reason) for probe in found["backends"] for name, reason in probe["refused"].items()]
     _print("Backends", ("backend", "version", ""), rows)

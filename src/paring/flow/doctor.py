@@ -5,10 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from paring.backends.probe import probe
+from paring.backends.base import Backend
+from paring.backends.multiples import fast_multiple
+from paring.backends.probe import Probe, probe
+from paring.errors import BackendError
 from paring.measure.hardware import hardware
+from paring.registry import find
 
 
 def doctor() -> dict[str, Any]:
-    """The hardware, and each backend with the reason why it does not work where it does not."""
-    return {"hardware": hardware(), "backends": [asdict(found) for found in probe()]}
+    """The hardware, and each backend with the reason why it does not work where it does not.
+
+    `channel_multiple`: rounding numbers of channels up to it costs no time, as was measured; None where that can't be.
+    """
+    backends = [{**asdict(found), "channel_multiple": _channel_multiple(found)} for found in probe()]
+    return {"hardware": hardware(), "backends": backends}
+
+
+def _channel_multiple(found: Probe) -> int | None:
+    if not found.works or found.details["format"] != "onnx":
+        return None
+    kind: type[Backend] = find("backend", found.name)
+    try:
+        return fast_multiple(kind)
+    except BackendError:
+        return None

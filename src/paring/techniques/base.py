@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.fingerprint import fingerprint
 from paring.registry import typed_name
 from paring.types import OBJECTIVES, Coverage, Objective, Task
 
@@ -37,9 +39,17 @@ class Technique:
         return type(self).__name__
 
     def settings(self) -> dict[str, Any]:
-        """All settings, as plain values that JSON can hold; a technique among them with its name and its own."""
-        inner = {name: {"technique": one.name, **one.settings()} for name, one in self._inner.items()}
-        return {**asdict(self), **inner}  # type: ignore[call-overload]
+        """All settings, as plain values that JSON can hold; a technique among them with its name and its own.
+
+        A function is told by its name and a digest of what it does.
+        """
+        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+        return {**values, **self._digests}
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        # Two functions may share a name, as lambdas do, and a partial has none; one that keeps a state stays the same.
+        return {name: fingerprint(value) for name, value in vars(self).items() if _is_function(value)}
 
     @property
     def _inner(self) -> dict[str, Technique]:
@@ -140,6 +150,22 @@ class TrainingTechnique(ModuleTechnique):
         """The same training, longer or shorter."""
         return replace(self, epochs=epochs)  # type: ignore[type-var]
 
+    @classmethod
+    def around(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:
+        """Itself with a technique inside, to stand in its place and that of the training behind it.
+
+        With settings of that training where it has the same; none where it can't.
+        """
+        return iter(())
+
+    @classmethod
+    def before(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:
+        """Itself as it prepares the network for a technique that follows, and for the training behind that.
+
+        With settings of that training where it has the same; none where it can't.
+        """
+        return iter(())
+
     def continued(self, epochs: int) -> TrainingTechnique:
         """What goes on for so many epochs from the network that this gave: itself, unless that would shrink again."""
         return self.with_epochs(epochs)
@@ -179,6 +205,17 @@ class GraphTechnique(Technique, ABC):
     def around(cls, technique: GraphTechnique, graph: onnx.ModelProto) -> Iterator[Self]:
         """For the role "around": itself with another technique inside, the nearest to it first; none where it can't."""
         return iter(())
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it, unless it is a function."""
+    if isinstance(value, Technique):
+        return {"technique": value.name, **value.settings()}
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Technique | type)
 
 
 Recipe = tuple[Technique, ...]

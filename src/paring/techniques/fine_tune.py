@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -69,8 +69,7 @@ class FineTune(TrainingTechnique):
 
     def bare(self, epochs: int) -> FineTune:
         """The fine-tuning alone, for so many epochs, with the settings that a training which does more has for it."""
-        settings = {each.name: getattr(self, each.name) for each in fields(FineTune)}
-        return FineTune(**{**settings, "epochs": epochs})
+        return FineTune(**{**fine_tuning_of(self), "epochs": epochs})
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every layer that holds weights: trained, or frozen."""
@@ -100,6 +99,11 @@ class FineTune(TrainingTechnique):
 
     def _teaching(self) -> Teaching:
         return Teaching(self.distillation, self.temperature, self.label_weight, self.mixing)
+
+
+def fine_tuning_of(training: TrainingTechnique) -> dict[str, Any]:
+    """The settings that a training has in common with `FineTune`: none where it is of another kind."""
+    return {each.name: getattr(training, each.name) for each in fields(FineTune) if isinstance(training, FineTune)}
 
 
 def _differs(before: nn.Parameter | None, after: nn.Parameter) -> bool:

@@ -13,8 +13,9 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.copies import copied
 from paring.graph.weights import matrices
+from paring.techniques.base import ModuleTechnique, TrainingTechnique
 from paring.techniques.channel_plan import ChannelPlan
-from paring.techniques.fine_tune import FineTune
+from paring.techniques.fine_tune import FineTune, fine_tuning_of
 from paring.techniques.prune_channels import GroupSizes, PruneChannels
 from paring.techniques.prune_weights import PruneWeights
 from paring.types import Coverage, Task
@@ -88,10 +89,17 @@ class IterativePruning(FineTune):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """None: what it prunes, and how much, is for people to say. Raises TechniqueError that tells how."""
+        """None: it is raced in the place of a pruning that was chosen. Raises TechniqueError that says so."""
         raise TechniqueError(
-            "what it prunes is for you to say: pass an object, as IterativePruning(prune=PruneChannels(0.3))."
+            "it is raced in the place of PruneChannels or PruneWeights where these lead to a long training; or pass an "
+            "object, as IterativePruning(prune=PruneChannels(0.3))."
         )
+
+    @classmethod
+    def around(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:
+        """The pruning in rounds, with the training's settings."""
+        if isinstance(technique, PruneWeights | PruneChannels):
+            yield cls(**fine_tuning_of(training), prune=technique)
 
 
 @dataclass(frozen=True, eq=False)

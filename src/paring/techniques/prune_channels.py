@@ -6,16 +6,15 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import torch
 from torch import nn
 
+from paring.backends.multiples import fast_multiple
 from paring.data.batches import first_rows
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.fingerprint import fingerprint
 from paring.graph.attention import with_split_attention
 from paring.graph.channels import ChannelGroup, Removal, frozen_layers
 from paring.graph.copies import copied
@@ -50,8 +49,10 @@ class PruneChannels(ModuleTechnique):
     """Remove a share of the channels of every group of coupled layers, the least important first.
 
     `ratio` is the share that goes from each group; `ratios` sets it for single groups, named by any layer that makes
-    their channels. What is kept is rounded up to a multiple of `round_to` channels (int8 kernels want 16), so never
-    more than the share goes. `criterion` is a name from `ops.importance` or a function of a group's weights.
+    their channels. What is kept is rounded up to a multiple of `round_to` channels, so never more than the share goes:
+    without it of what this machine runs as fast as fewer, which is measured (`backends.multiples`), or of less where
+    that is more than a quarter of the group.
+    `criterion` is a name from `ops.importance` or a function of a group's weights.
 
     Coupled channels are found on the traced graph (after Fang et al. 2023, DepGraph; there by rules for module types
     and by whole layers, here by operator and by single channels). Channels that can't be followed are left alone, with
@@ -63,7 +64,7 @@ class PruneChannels(ModuleTechnique):
 
     ratio: float = 0.5
     criterion: str | Criterion = "magnitude_l2"
-    round_to: int = 8
+    round_to: int | None = None
     ratios: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,23 +74,9 @@ class PruneChannels(ModuleTechnique):
         for name, ratio in told:
             if not 0 <= ratio < 1:
                 raise TechniqueError(f"{name}={ratio} must be at least 0 and below 1: the share of channels to remove.")
-        if self.round_to < 1:
+        if self.round_to is not None and self.round_to < 1:
             raise TechniqueError(f"round_to={self.round_to} must be 1 or more: the kept channels are a multiple of it.")
         criterion_of(self.criterion)
-
-    def settings(self) -> dict[str, Any]:
-        """All settings; a criterion that is a function is told by its name and a digest of what it does."""
-        return {
-            "ratio": self.ratio,
-            "criterion": self._told_criterion,
-            "round_to": self.round_to,
-            "ratios": self.ratios,
-        }
-
-    @cached_property
-    def _told_criterion(self) -> str:
-        # Two functions may share a name, as lambdas do, and a partial has none; one that keeps a state stays the same.
-        return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
 
     def check_fits(self, model: nn.Module, task: Task) -> None:
         """Raise TechniqueError for layers in `ratios` that are unknown or can't be pruned, and for missing labels."""
@@ -158,9 +145,17 @@ class PruneChannels(ModuleTechnique):
 
     def kept(self, group: ChannelGroup, ratio: float) -> int:
         """Channels of a group that stay: rounded up to whole multiples, at least one multiple, at most all."""
-        step = self.round_to // math.gcd(self.round_to, group.width)
+        step = self._step(group)
         multiples = math.ceil(group.channels * (1 - ratio) / step - 1e-9)
         return min(group.channels, max(multiples, 1) * step) if ratio else group.channels
+
+    def _step(self, group: ChannelGroup) -> int:
+        """What sizes are rounded up to, in channels; where it is the machine's, at most a quarter of the group."""
+        multiple = self.round_to or fast_multiple()
+        step = multiple // math.gcd(multiple, group.width)
+        while not self.round_to and step > max(1, group.channels // 4):
+            step //= 2
+        return step
 
     def _ratios(self, groups: tuple[ChannelGroup, ...]) -> dict[str, float]:
         """The ratio of every group. TechniqueError for a layer that is unknown or can't be pruned."""
@@ -217,7 +212,8 @@ class PruneChannels(ModuleTechnique):
             return group.frozen
         if group.name not in removal:
             ratio = self._ratios(plan.groups)[group.name]
-            return f"ratio {ratio} in multiples of {self.round_to} keeps all {group.channels} channels"
+            step = self._step(group) * group.width
+            return f"ratio {ratio} in multiples of {step} keeps all {group.channels} channels"
         return plan.refusal(group, removal[group.name]) or "is as it was"
 
     @classmethod
@@ -245,10 +241,10 @@ class PruneChannels(ModuleTechnique):
         """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
 
         What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number; to
-        `round_to` where that is not the default. What each gains and loses tells how much to take where.
+        `round_to` where that is given. What each gains and loses tells how much to take where.
         """
         groups = [group for group in ChannelPlan.of(model, job).groups if not group.frozen]
-        multiples = PART_MULTIPLES if self.round_to == type(self)().round_to else (self.round_to,)
+        multiples = PART_MULTIPLES if self.round_to is None else (self.round_to,)
         sizes = {group.name: _sizes(group, PART_RATIOS, multiples) for group in groups}
         if sum(map(len, sizes.values())) > MOST_PARTS:
             sizes = {group.name: _sizes(group, PART_RATIOS[1:2], multiples) for group in groups}

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.fingerprint import fingerprint
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import Matrix, check_layers, matrices
@@ -95,14 +93,6 @@ class PruneWeights(ModuleTechnique):
                 f"threshold={self.threshold} is for single weights by their magnitude: leave pattern and criterion as "
                 "they are, or give a sparsity."
             )
-
-    def settings(self) -> dict[str, Any]:
-        """All settings; a criterion that is a function is told by its name and a digest of what it does."""
-        return {**{field.name: getattr(self, field.name) for field in fields(self)}, "criterion": self._told_criterion}
-
-    @cached_property
-    def _told_criterion(self) -> str:
-        return self.criterion if isinstance(self.criterion, str) else fingerprint(self.criterion)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A copy in eval mode with zeros. TechniqueError where no layer fits the pattern, or one would lose all."""

@@ -16,9 +16,14 @@ from paring.errors import TechniqueError
 from paring.graph.channels import ChannelGroup, channel_groups
 from paring.graph.weights import NORMS, matrices
 from paring.ops.penalties import PENALTIES, l1
-from paring.techniques.fine_tune import FineTune
+from paring.techniques.base import ModuleTechnique, TrainingTechnique
+from paring.techniques.fine_tune import FineTune, fine_tuning_of
+from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.prune_weights import PruneWeights
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.loop import Loss
+
+Penalty = Literal["l1", "l2", "group_lasso", "norm_scale"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class RegularisedTraining(FineTune):
     regularisation (Wang et al. 2021, Neural Pruning via Growing Regularization; there the share that will be pruned).
     """
 
-    penalty: Literal["l1", "l2", "group_lasso", "norm_scale"] = "l1"
+    penalty: Penalty = "l1"
     strength: float = 1e-4
     growing: bool = False
 
@@ -48,7 +53,17 @@ class RegularisedTraining(FineTune):
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         """None: alone it makes nothing smaller. Raises TechniqueError that says so."""
-        raise TechniqueError("it prepares a pruning and makes nothing smaller itself: apply it before one, by hand.")
+        raise TechniqueError(
+            "it makes nothing smaller itself: it is raced in front of PruneChannels or PruneWeights where these lead "
+            "to a long training."
+        )
+
+    @classmethod
+    def before(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:
+        """Whole channels are pressed where such are to go, else single weights."""
+        if isinstance(technique, PruneWeights | PruneChannels):
+            penalty: Penalty = "group_lasso" if isinstance(technique, PruneChannels) else "l1"
+            yield cls(**fine_tuning_of(training), penalty=penalty)
 
 
 View = Callable[[], Tensor]

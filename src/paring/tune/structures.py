@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 from paring.techniques.base import ModuleTechnique, Recipe, Technique
@@ -99,14 +99,6 @@ def _worth_racing(scene: Scene, trials: Sequence[Trial], racers: Sequence[Racer]
         if racer.cost <= limit and (not kept or racer.drop < kept[-1].drop):
             kept.append(racer)
     return kept
-
-
-def as_small(scene: Scene, structure: Recipe) -> Iterator[Recipe]:
-    """Structures of the same sizes, of which a training shows whether they are better; objects stay as they are."""
-    for at, technique in enumerate(structure):
-        if isinstance(technique, ModuleTechnique) and technique not in scene.techniques:
-            for other in technique.as_small():
-                yield (*structure[:at], other, *structure[at + 1 :])
 
 
 def combined(ladders: Sequence[Sequence[ModuleTechnique]]) -> list[Recipe]:

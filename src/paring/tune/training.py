@@ -19,11 +19,13 @@ from statistics import median
 from paring.errors import TrainDataError
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import leading_tails
+from paring.tune.proposing import kind_of
 from paring.tune.racer import Racer, learnt_rate, milder
 from paring.tune.ranking import LUCK
+from paring.tune.rivals import rivals
 from paring.tune.scene import Rounds, Scene, Steps
-from paring.tune.structures import as_small, probed
-from paring.tune.trainers import Trainer, shrinkers, tell_untrained, trainers
+from paring.tune.structures import probed
+from paring.tune.trainers import Trainer, is_training, shrinkers, tell_untrained, trainers
 from paring.tune.trial import Trial
 
 RACE_SHARE = 0.2
@@ -96,16 +98,17 @@ class Training:
 
     def _races(self, racers: Sequence[Racer]) -> Steps[list[Racer]]:
         """Race the structures with the first training that works, and the other trainings where it is best."""
-        others = max((len(list(as_small(self.scene, racer.start))) for racer in racers), default=0)
+        raced_for = [replace(racer, epochs=RACE_EPOCHS) for racer in racers]
+        others = max((sum(1 for _ in rivals(self.scene, racer)) for racer in raced_for), default=0)
         laps = len(racers).bit_length() + len(self.trainers) - 1 + others
         lap_s = RACE_SHARE * self.scene.time_left_s() / laps
         raced: list[Racer] = []
-        rivals = list(self.trainers)
-        while rivals and not raced:
-            first = rivals.pop(0)
+        waiting = list(self.trainers)
+        while waiting and not raced:
+            first = waiting.pop(0)
             raced = yield from self._race([replace(racer, trainer=first) for racer in racers], lap_s)
-        for rival in rivals:
-            raced = yield from self._challenged(raced, rival, lap_s)
+        for other in waiting:
+            raced = yield from self._challenged(raced, other, lap_s)
         return (yield from self._recast(raced, lap_s))
 
     def _race(self, racers: Sequence[Racer], lap_s: float) -> Steps[list[Racer]]:
@@ -150,13 +153,15 @@ class Training:
         return [done, *others]
 
     def _recast(self, raced: list[Racer], lap_s: float) -> Steps[list[Racer]]:
-        """Those raced, the chosen one made by whichever settings leave it the least drop at the same sizes."""
+        """Those raced, the chosen one made in whichever way leaves it the least drop at the same sizes."""
         chosen = self._choose(raced, CURVE_RATE)
         if chosen is None or chosen.epoch_s * chosen.epochs > lap_s:
             return raced
         best = chosen
-        for start in as_small(self.scene, chosen.start):
-            done = yield from self._lap(replace(chosen, start=start), chosen.epochs)
+        for rival in rivals(self.scene, chosen):
+            done = yield from self._lap(rival, chosen.epochs - rival.kept_epochs)
+            for technique in (*rival.start, rival.trainer.technique) if done else ():
+                self.scene.not_tried.pop(technique.name, None)
             best = min((best, done), key=lambda racer: racer.drop) if done else best
         return [best if racer is chosen else racer for racer in raced]
 
@@ -201,7 +206,7 @@ class Training:
 
     def _trained(self) -> list[Trial]:
         """Trials of recipes with a training."""
-        names = {trainer.technique.name for trainer in (*self.trainers, *self.shrinkers)}
+        names = {kind_of(technique).__name__ for technique in self.scene.techniques if is_training(technique)}
         return [t for t in self.trials if any(step["technique"] in names for step in t.recipe)]
 
     def _train_for_long(self, raced: list[Racer]) -> Rounds:

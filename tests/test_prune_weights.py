@@ -343,3 +343,36 @@ def test_vectors_that_went_are_told() -> None:
     changed = [layer for layer in technique.coverage(model, technique.apply(model, job), job).layers if layer.changed]
     assert [(layer.layer, layer.parameters, layer.macs) for layer in changed] == [("1", 16, 0)]
     assert changed[0].reason.startswith("50.0% of the weights are zero")
+
+
+@pytest.mark.parametrize(
+    ("technique", "shares"),
+    [
+        (PruneWeights(), {0.5, 0.8, 0.95}),
+        (PruneWeights(0.3, scope="global", sparsities=(("0", 0.2),)), {0.5, 0.8, 0.95}),
+        (PruneWeights(pattern="1:4"), {0.75}),
+    ],
+    ids=str,
+)
+def test_parts_are_the_zeros_of_one_layer_and_join_to_those_of_both(
+    technique: PruneWeights, shares: set[float]
+) -> None:
+    model, job = net(), job_of(net(), X)
+    parts = list(technique.parts(model, job))
+    assert {part.share for part in parts} == shares
+    for part in parts:
+        found = zeros(part.technique.apply(model, job))
+        assert found[f"{part.layer}.weight"] == pytest.approx(part.share, abs=0.02)
+        assert not any(share for name, share in found.items() if not name.startswith(f"{part.layer}.w"))
+    first, last = parts[0], parts[-1]
+    both = zeros(first.technique.joined(last.technique).apply(model, job))
+    assert {name.removesuffix(".weight") for name, share in both.items() if share} == {first.layer, last.layer}
+    assert both[f"{last.layer}.weight"] == pytest.approx(last.share, abs=0.02)
+
+
+def test_a_part_of_a_threshold_tells_the_share_that_it_takes() -> None:
+    model, job = net(), job_of(net(), X)
+    parts = list(PruneWeights(threshold=0.05).parts(model, job))
+    assert parts
+    for part in parts:
+        assert zeros(part.technique.apply(model, job))[f"{part.layer}.weight"] == pytest.approx(part.share)

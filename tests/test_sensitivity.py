@@ -179,8 +179,24 @@ def test_a_technique_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         InputError, match=r"Int8Static does not divide into parts: name .* \(PruneChannels, RemoveBlocks\)"
     ):
         surveyed(tmp_path, techniques=["Int8Static"])
-    with pytest.raises(InputError, match=r"PruneWeights does not divide .*, since no runtime here gains any by it: "):
-        surveyed(tmp_path, techniques=["PruneWeights"])
+    with pytest.raises(InputError, match=r"PruneWeights divides into parts of which no runtime here gains any time: "):
+        surveyed(tmp_path, techniques=["PruneWeights"], speedup=2.0)
+
+
+def test_what_the_zeros_of_each_layer_cost_is_told_by_name(tmp_path: Path) -> None:
+    found = surveyed(tmp_path, techniques=["PruneWeights"])
+    layers = {name for name, module in task().model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}  # type: ignore[union-attr]
+    shares = {(part["layer"], part["share"]) for part in found.values["parts"]}
+    assert shares == {(layer, share) for layer in layers for share in (0.5, 0.8, 0.95)}
+    assert all(part["technique"] == "PruneWeights" for part in found.values["parts"])
+    assert found.recipe is None
+    lost = {(part["layer"], part["share"]): part["drop"] for part in found.values["parts"]}
+    assert max(lost.values()) > 0
+
+
+def test_zeros_are_not_measured_where_nobody_named_them(tmp_path: Path) -> None:
+    found = surveyed(tmp_path)
+    assert "PruneWeights" not in {part["technique"] for part in found.values["parts"]}
 
 
 TASK = "from tests.test_sensitivity import task\ntask = task()\n"

@@ -164,7 +164,7 @@ def sensitivity(
             threads=threads,
             seed=seed,
             resume=not fresh,
-            techniques=dividing(chosen("technique", techniques, files)),
+            techniques=dividing(chosen("technique", techniques, files), target),
             task=load_task(task, None, files),
         )
 

@@ -18,7 +18,7 @@ from paring.report import write_survey
 from paring.techniques.base import Recipe, Technique, divides
 from paring.tune import Candidate, Trial
 from paring.tune.allocation import Shown
-from paring.tune.proposing import kind_of
+from paring.tune.proposing import kind_of, useless
 from paring.tune.survey import Survey, Target
 from paring.types import Budget, Task
 
@@ -55,6 +55,7 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure each part of the techniques that divide (groups of channels at several sizes, blocks) alone, untrained.
 
+    By default of those whose parts gain time; `PruneWeights` tells by name what the zeros of each layer cost.
     What it gains is time of the exported network in a process of its own, on the backend that runs the original
     fastest; what it loses is score on the selection split, which is the one that `optimize` searches on. Where a
     `speedup` over the original or a `latency_ms` of a batch is wanted, parts are joined in the order of harm for gain,
@@ -62,34 +63,41 @@ def sensitivity(
     the recipe: what is left to do is to train it. An object among the techniques keeps its settings. Raises InputError
     (and its kinds) for what can't be used.
     """
+    target = Target(speedup, latency_ms)
     request = Request(
         task=task,
         budget=Budget(max_drop=ANY_DROP, batch_size=batch_size),
         out=Path(out) if isinstance(out, str | os.PathLike) else out,
         time_limit_s=time_limit_s,
-        techniques=dividing(resolved("technique", techniques)),
+        techniques=dividing(resolved("technique", techniques), target),
         backends=resolved("backend", backends),
         threads=threads,
         seed=seed,
         resume=resume,
         progress=progress,
     )
-    return survey(request, Target(speedup, latency_ms))
+    return survey(request, target)
 
 
-def dividing(techniques: Sequence[Any] | None) -> tuple[Any, ...]:
-    """These, or all that are installed and divide. Raises InputError for one that does not."""
-    known = tuple(technique for technique in installed("technique") if divides(technique))
-    for technique in techniques or ():
+def dividing(techniques: Sequence[Any] | None, target: Target) -> tuple[Any, ...]:
+    """These, or all that are installed and divide into parts that gain time.
+
+    Raises InputError for one that does not divide, or whose parts gain no time where some is wanted.
+    """
+    known = [each for each in installed("technique") if divides(each) and "latency" in each.improves]
+    if techniques is None:
+        return tuple(known)
+    for technique in techniques:
         kind = kind_of(technique)
         is_technique = isinstance(kind, type) and issubclass(kind, Technique)
-        if not (is_technique and divides(kind)):
+        why = "does not divide into parts" if not (is_technique and divides(kind)) else ""
+        if not why and target.wanted and "latency" not in kind.improves:
+            why = "divides into parts of which no runtime here gains any time"
+        if why:
             named, name = sorted(each.__name__ for each in known), getattr(kind, "__name__", quoted(technique))
-            why = "does not divide into parts"
-            if is_technique and "latency" not in kind.improves:
-                why += " to be joined by the time that they gain, since no runtime here gains any by it"
             raise InputError(f"{name} {why}: name techniques that do ({', '.join(named)}).")
-    return known if techniques is None else tuple(techniques)
+    # What would not be proposed for its speed is measured nevertheless, since it was named.
+    return tuple(technique() if useless(technique, "latency") else technique for technique in techniques)
 
 
 def check_module(model: object) -> None:

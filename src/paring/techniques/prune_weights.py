@@ -19,13 +19,14 @@ from paring.ops.importance import OF_GRADIENTS, Criterion, Evidence, criterion_o
 from paring.ops.reconstruction import reconstructed
 from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, lowest_of_each, pattern_of, zero_share
 from paring.settings import check_once, check_types
-from paring.techniques.base import ModuleTechnique
+from paring.techniques.base import ModuleTechnique, Part
 from paring.techniques.evidence import Observations
 from paring.train.gradients import labelled_rows
 from paring.types import Coverage, LayerChange, Objective, Task
 
 Scope = Literal["output", "layer", "global"]
 DEFAULT_SPARSITY = 0.5
+PART_SPARSITIES = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,29 @@ class PruneWeights(ModuleTechnique):
             yield cls(sparsity=share, scope="global")
         yield cls(sparsity=0.8, pattern="1x4")
         yield cls(pattern="2:4")
+
+    def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
+        """Each layer alone, at half of its weights, four fifths and almost all; at what a pattern or threshold says."""
+        for matrix in self._chosen(model):
+            if matrix.parameter.ndim < 2:
+                continue
+            alone, pattern = replace(self, layers=(matrix.layer,), sparsities=()), pattern_of(self.pattern)
+            if isinstance(pattern, NOfM):
+                yield Part(alone, matrix.layer, 1 - pattern.n / pattern.m)
+            elif self.threshold is not None:
+                gone = 1 - float(_above(self.threshold, [matrix])[0].float().mean())
+                yield from [Part(alone, matrix.layer, gone)] if gone else []
+            else:
+                for share in PART_SPARSITIES:
+                    yield Part(replace(alone, sparsities=((matrix.layer, share),)), matrix.layer, share)
+
+    def joined(self, other: Self) -> Self:
+        """Both, each layer at the larger of its two shares."""
+        shares = dict(self.sparsities)
+        for layer, share in other.sparsities:
+            shares[layer] = max(share, shares.get(layer, 0.0))
+        layers = tuple(sorted({*self.layers, *other.layers}))
+        return replace(self, layers=layers, sparsities=tuple(sorted(shares.items())))
 
 
 def _above(threshold: float, chosen: Sequence[Matrix]) -> list[Tensor]:

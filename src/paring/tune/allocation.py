@@ -93,8 +93,12 @@ def _recipe(taken: Iterable[Shown], shown: Sequence[Shown]) -> tuple[ModuleTechn
 
 
 def divided(scene: Scene, technique: Technique | type[Technique]) -> list[OnePart]:
-    """The parts of a class of techniques; none where they are too few to choose among. An object is tried as it is."""
-    parts = most_telling_first(scene.module_parts(technique)) if isinstance(technique, type) else []
+    """The parts of a class of techniques; none where they are too few to choose among. An object is tried as it is.
+
+    Nor of one that can gain no time: how much it takes where is better told by its criterion than by parts alone.
+    """
+    choosing = isinstance(technique, type) and "latency" in technique.improves
+    parts = most_telling_first(scene.module_parts(technique)) if choosing else []
     return parts if len(parts) >= FEWEST_PARTS else []
 
 

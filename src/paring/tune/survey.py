@@ -48,6 +48,11 @@ class Target:
         if self.latency_ms is not None and not (is_number(self.latency_ms) and self.latency_ms > 0):
             raise BudgetError(f"latency_ms={quoted(self.latency_ms)} must be a number above 0, in milliseconds.")
 
+    @property
+    def wanted(self) -> bool:
+        """Whether some speed is."""
+        return self.speedup is not None or self.latency_ms is not None
+
     def speedup_over(self, original: Trial) -> float | None:
         """What is wanted beside the original; None where nothing is."""
         if self.latency_ms is None or original.latency_ms is None:

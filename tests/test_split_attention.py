@@ -104,6 +104,10 @@ def test_heads_of_one_layer_by_name_and_the_other_layer_stays_as_it_was() -> Non
     assert torch.equal(first.in_proj_weight, model.get_submodule("1.layers.0.self_attn").in_proj_weight)
     assert isinstance(second, SplitAttention)
     assert second.num_heads == 2
+    layers = {change.layer: change.changed for change in technique.coverage(model, smaller, job).layers}
+    assert not layers["1.layers.0.self_attn (query)"]
+    assert layers["1.layers.1.self_attn.query"]
+    assert {name.partition(" (")[0] for name in layers} <= dict(smaller.named_modules()).keys()
 
 
 class Padded(nn.Module):

@@ -142,6 +142,13 @@ def put_back_(smaller: nn.Module, split: nn.Module, model: nn.Module) -> None:
             stack.use_nested_tensor = stacks[name].use_nested_tensor
 
 
+def place_of(layer: str, network: nn.Module) -> str:
+    """A layer as people find it in this network: `attention (query)` where its attention is not split, but torch's."""
+    attention, _, own = layer.rpartition(".")
+    packed = attention and type(network.get_submodule(attention)) is nn.MultiheadAttention
+    return f"{attention} ({own})" if packed and own in ("query", "key", "value") else layer
+
+
 def _stacks(model: nn.Module) -> dict[str, nn.TransformerEncoder]:
     """Encoders of torch, which compute on nested tensors where they are given a mask of the padding."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.TransformerEncoder)}

@@ -290,7 +290,7 @@ def test_a_module_that_counts_its_heads_is_told() -> None:
     model, tokens = trained(Encoder()), torch.randint(0, 11, (4, 5))
     traced = trace(model, tokens)
     groups, removal = groups_of(traced), {"query": (0,)}
-    assert {group.name: group.counted for group in groups}["query"] == ("",)
+    assert {group.name: group.counted for group in groups}["query"] == (("", 1),)
     smaller = proven_removal(traced, model, [tokens], groups, removal)
     assert (smaller.heads, model.heads) == (1, 2)
 

@@ -79,8 +79,10 @@ def test_the_rounds_end_with_the_sizes_that_the_pruning_alone_gives(seed: int) -
     given = job(model, *((1, 4, 4) if make is convolutional else (8,)))
     rounds = chance.randrange(2, 6)
     once = prune.apply(model, given)
-    many = IterativePruning(epochs=rounds, rounds=rounds, prune=prune).apply(model, given)
+    technique = IterativePruning(epochs=rounds, rounds=rounds, prune=prune)
+    many = technique.apply(model, given)
     assert sizes(many) == sizes(once), f"{make.__name__}, {rounds} rounds of {prune}"
+    assert sizes(technique.shrunk(model, given)) == sizes(once)
 
 
 @pytest.mark.parametrize(

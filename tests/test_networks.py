@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,9 @@ from paring.techniques import calibration
 from paring.techniques.base import Recipe
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.int8_static import Int8Static
+from paring.techniques.iterative_pruning import IterativePruning
 from paring.techniques.mixed_precision import MixedPrecision
+from paring.techniques.prune_channels import PruneChannels
 from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
@@ -272,6 +275,19 @@ def test_weights_of_another_structure_are_not_taken(tmp_path: Path) -> None:
     assert with_weights(nn.Linear(3, 2), tmp_path / "none.npz") is None
 
 
+def test_a_buffer_that_no_state_dict_holds_comes_back_too(tmp_path: Path) -> None:
+    def network(value: float) -> nn.Module:
+        model = nn.Linear(3, 2)
+        model.register_buffer("scale", torch.full((2,), value), persistent=False)
+        model.register_buffer("places", torch.arange(2).expand(4, 2), persistent=False)
+        return model
+
+    save_weights(network(2.0), tmp_path / "weights.npz")
+    found = with_weights(network(1.0), tmp_path / "weights.npz")
+    assert found is not None
+    assert found.get_buffer("scale").tolist() == [2.0, 2.0]
+
+
 def test_a_training_goes_on_from_one_that_another_process_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points, classes = sleepy.rows(64)
     task = Task(sleepy.network(), [(points, classes)], train=[(points, classes)])
@@ -283,3 +299,44 @@ def test_a_training_goes_on_from_one_that_another_process_did(tmp_path: Path, mo
     again = Networks(Job.of(task), task_signature(task), tmp_path)
     again.build(Candidate((first, second), sleepy.Sleepy(), "training"))
     assert begun == [second]
+
+
+class Shifted(nn.Module):
+    """Its channels meet those of a buffer that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(sleepy.FEATURES, 16), nn.Linear(16, sleepy.CLASSES)
+        self.register_buffer("shift", torch.randn(16), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.down((self.up(x) + self.shift).relu()))
+
+
+def test_a_training_that_took_channels_is_not_done_again_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, classes = sleepy.rows(64)
+    task = Task(Shifted().eval(), [(points, classes)], train=[(points, classes)])
+    pruned = IterativePruning(epochs=2, rounds=2, prune=PruneChannels(0.5), learning_rate=1.0)
+    candidate = Candidate((pruned, FineTune(epochs=7)), sleepy.Sleepy(), "training")
+    begun: list[nn.Module] = []
+
+    def apply(self: FineTune, model: nn.Module, job: Job) -> nn.Module:
+        begun.extend([copy.deepcopy(model)] if self.epochs == 7 else [])
+        return apply_it(self, model, job)
+
+    apply_it = FineTune.apply
+    monkeypatch.setattr(FineTune, "apply", apply)
+    for folder in ("done", "killed"):
+        networks = Networks(Job.of(task), task_signature(task), tmp_path / folder)
+        networks.build(Candidate((pruned,), sleepy.Sleepy(), "training"))
+        networks.build(candidate)
+        # The second one finds what was kept of the first training, and nothing else.
+        kept = Path("modules", digest(recipe_json((pruned,))))
+        if folder == "done":
+            shutil.copytree(tmp_path / "done" / kept, tmp_path / "killed" / kept)
+            monkeypatch.setattr(IterativePruning, "apply", lambda self, model, job: pytest.fail("it is trained again"))
+    first, second = begun
+    assert first.get_parameter("up.weight").shape == (8, sleepy.FEATURES)
+    assert torch.equal(first(points), second(points))

@@ -258,6 +258,37 @@ def test_a_branch_that_is_returned_as_well_is_not_offered() -> None:
     assert RemoveBlocks.candidates(model, job_of(model, torch.randn(4, 8))) == ()
 
 
+class Reads(nn.Module):
+    """Python reads the shape of what its first part gives; with zeros without dimensions it does something else."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.embed, self.first, self.second, self.head = nn.Linear(5, 8), branch(), branch(), nn.Linear(8, 3)
+        self.style = style
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.first(x)
+        x = x + y
+        if self.style == "sizes":
+            _, width = y.shape
+            x = x / width
+        elif y.dim() == 2:
+            x = x + 1
+        z: Tensor = self.head(x + self.second(x))
+        return z
+
+
+@pytest.mark.parametrize("style", ["dim", "sizes"])
+def test_a_branch_of_which_python_reads_the_shape_is_not_offered_but_the_others_are(style: str) -> None:
+    model, inputs = trained(Reads(style)), torch.randn(4, 5)
+    job = job_of(model, inputs)
+    assert RemoveBlocks.candidates(model, job) == ("second",)
+    torch.testing.assert_close(RemoveBlocks().apply(model, job)(inputs), silenced(model, "second")(inputs))
+    with pytest.raises(TechniqueError, match="block 'first' can't give way to nothing"):
+        RemoveBlocks(blocks=("first",)).apply(model, job)
+
+
 def test_a_removed_branch_is_not_exported() -> None:
     model, inputs = trained(Inline()), torch.randn(8, 5)
     smaller = RemoveBlocks().apply(model, job_of(model, inputs))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paring.errors import TechniqueError
 from paring.graph.attention import SplitAttention
 from paring.graph.export import export_onnx, export_program, signature_of
 from paring.techniques import PruneChannels
@@ -103,6 +104,71 @@ def test_heads_of_one_layer_by_name_and_the_other_layer_stays_as_it_was() -> Non
     assert torch.equal(first.in_proj_weight, model.get_submodule("1.layers.0.self_attn").in_proj_weight)
     assert isinstance(second, SplitAttention)
     assert second.num_heads == 2
+    layers = {change.layer: change.changed for change in technique.coverage(model, smaller, job).layers}
+    assert not layers["1.layers.0.self_attn (query)"]
+    assert layers["1.layers.1.self_attn.query"]
+    assert {name.partition(" (")[0] for name in layers} <= dict(smaller.named_modules()).keys()
+
+
+class Padded(nn.Module):
+    """Tokens behind torch's encoder, which takes what is 0 for padding and computes on nested tensors for it."""
+
+    def __init__(self, pooled: bool = True) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 32, batch_first=True)
+        self.embed, self.encoder, self.head = nn.Embedding(9, WIDTH), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+        self.pooled = pooled
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        kept = tokens != 0
+        x = self.encoder(self.embed(tokens), src_key_padding_mask=~kept)
+        return cast(Tensor, self.head((x * kept.unsqueeze(-1)).sum(1) if self.pooled else x.mean(1)))
+
+
+def padded_tokens() -> Tensor:
+    """Rows of different lengths, behind which stand zeros."""
+    tokens = torch.randint(1, 9, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    return tokens * (torch.arange(LENGTH) < torch.tensor([[3], [5], [2]]))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_heads_go_where_the_stack_is_told_of_padding_and_the_answers_are_those_without_them() -> None:
+    model, tokens = trained(Padded()), padded_tokens()
+    technique = PruneChannels(0.0, ratios=(("encoder.layers.0.self_attn.query", 0.5),))
+    smaller = technique.apply(model, job_of(model, tokens))
+    first, second = (cast(nn.Module, smaller.get_submodule(f"encoder.layers.{layer}.self_attn")) for layer in (0, 1))
+    assert isinstance(first, SplitAttention)
+    assert first.num_heads == 2
+    assert type(second) is nn.MultiheadAttention
+    packed = cast(nn.MultiheadAttention, model.get_submodule("encoder.layers.0.self_attn"))
+    rows = packed.in_proj_weight.unflatten(0, (3, HEADS, -1))[0]
+    gone = [head for head in range(HEADS) if not any(torch.equal(rows[head], kept) for kept in _heads(first.query))]
+    with torch.no_grad():
+        packed.out_proj.weight.unflatten(1, (HEADS, -1))[:, gone] = 0.0
+        torch.testing.assert_close(smaller(tokens), model(tokens))
+
+
+def _heads(layer: nn.Linear) -> Tensor:
+    return layer.weight.unflatten(0, (-1, WIDTH // HEADS))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_stack_that_lost_no_heads_computes_on_nested_tensors_as_before() -> None:
+    model, tokens = trained(Padded()), padded_tokens()
+    smaller = PruneChannels(0.0, ratios=(("encoder.layers.0.linear1", 0.5),)).apply(model, job_of(model, tokens))
+    stack = cast(nn.TransformerEncoder, smaller.get_submodule("encoder"))
+    assert stack.layers[0].linear1.out_features == 16
+    assert stack.use_nested_tensor
+    assert not any(isinstance(module, SplitAttention) for module in smaller.modules())
+    with torch.no_grad():
+        assert (stack(torch.randn(2, 3, WIDTH), src_key_padding_mask=masked((2, 3)))[0, 1:] == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_where_the_answers_rest_on_the_zeros_that_nested_tensors_leave_as_padding_heads_stay() -> None:
+    model, tokens = trained(Padded(pooled=False)), padded_tokens()
+    with pytest.raises(TechniqueError):
+        PruneChannels().apply(model, job_of(model, tokens))
 
 
 class Peeks(nn.Module):

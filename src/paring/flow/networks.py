@@ -154,8 +154,7 @@ class Networks:
         key = digest(recipe_json(recipe))
         if key not in self._recent:
             model, coverage = self._module_techniques(recipe[:-1])
-            # A killed run, or many trials since: what was trained once is not trained again to go on from it.
-            trained = with_weights(model, self._module_folder(recipe) / WEIGHTS)
+            trained = self._trained(recipe, model)
             if trained is None:
                 begin_s = time.monotonic()
                 after, made = self._step(recipe, model)
@@ -167,6 +166,20 @@ class Networks:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(key)
         return self._recent[key]
+
+    def _trained(self, recipe: Recipe, model: nn.Module) -> nn.Module | None:
+        """The network that a training made of this one, where it was kept: a killed run, or many trials since.
+
+        What was trained once is not trained again to go on from it. None where that has to be.
+        """
+        file, technique = self._module_folder(recipe) / WEIGHTS, recipe[-1]
+        if not (isinstance(technique, TrainingTechnique) and file.is_file()):
+            return None
+        try:
+            shrunk = technique.shrunk(model, self.job)
+        except Exception:  # It may be anybody's code: what it can't do is told by its training.
+            return None
+        return with_weights(shrunk, file)
 
     def _graph_techniques(
         self, graph: onnx.ModelProto, candidate: Candidate

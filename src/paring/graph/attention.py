@@ -110,7 +110,9 @@ def with_split_attention(model: nn.Module) -> nn.Module:
     """The network with a `SplitAttention` in place of each `nn.MultiheadAttention`; itself where it has none.
 
     Those that attend to learned or zero keys beside the given ones, that share a parameter with another module, and a
-    network that is nothing else, stay.
+    network that is nothing else, stay. Stacks of torch's layers get no nested tensors then: they would read the packed
+    weights for them. No trained or exported network has them either, only a forward in eval mode that tracks no
+    gradients.
     """
     found = _packed(model)
     if not found:
@@ -119,16 +121,37 @@ def with_split_attention(model: nn.Module) -> nn.Module:
     made: dict[int, SplitAttention] = {}
     for name, packed in found.items():
         result.set_submodule(name, made.setdefault(id(packed), SplitAttention(packed)))
+    for stack in _stacks(result).values():
+        stack.use_nested_tensor = False
     return result
 
 
 def put_back_(smaller: nn.Module, split: nn.Module, model: nn.Module) -> None:
-    """Each attention of torch's that lost nothing since it was split is put back as it was in `model`."""
+    """Each attention of torch's that lost nothing since it was split is put back as it was in `model`.
+
+    Stacks that hold no others use nested tensors again, if they did.
+    """
     copies: dict[int, nn.Module] = {}
     for name, packed in _packed(model).items():
         shapes, before = ([p.shape for p in net.get_submodule(name).parameters()] for net in (smaller, split))
         if shapes == before:
             smaller.set_submodule(name, copies.setdefault(id(packed), copy.deepcopy(packed)))
+    stacks = _stacks(model)
+    for name, stack in _stacks(smaller).items():
+        if not any(isinstance(module, SplitAttention) for module in stack.modules()):
+            stack.use_nested_tensor = stacks[name].use_nested_tensor
+
+
+def place_of(layer: str, network: nn.Module) -> str:
+    """A layer as people find it in this network: `attention (query)` where its attention is not split, but torch's."""
+    attention, _, own = layer.rpartition(".")
+    packed = attention and type(network.get_submodule(attention)) is nn.MultiheadAttention
+    return f"{attention} ({own})" if packed and own in ("query", "key", "value") else layer
+
+
+def _stacks(model: nn.Module) -> dict[str, nn.TransformerEncoder]:
+    """Encoders of torch, which compute on nested tensors where they are given a mask of the padding."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.TransformerEncoder)}
 
 
 def _packed(model: nn.Module) -> dict[str, nn.MultiheadAttention]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from paring.data.batches import model_call
@@ -101,14 +102,14 @@ def removable_blocks(model: nn.Module, inputs: Inputs) -> StandIns:
 
     Blocks that pass their input on when their weights are zero, so are residual, come first: of several within each
     other the innermost; the identity stands in for them. Then branches, whose output is added at every call to what
-    their input came from, and used for nothing else: the outermost, and nothing stands in for them. Where a module
-    keeps its shape, holds two weighted layers, is given what nothing else reads and has nothing to do with either, it
-    counts too: again the innermost.
+    their input came from, and used for nothing else: the outermost, and nothing stands in for them, where that does
+    what zeros do. Where a module keeps its shape, holds two weighted layers, is given what nothing else reads and has
+    nothing to do with either, it counts too: again the innermost.
     """
     keeping, uses = shape_keeping_modules(model, inputs), uses_of(model, inputs)
     branches = uses.branches()
     residual = _innermost([name for name in keeping if name not in branches and _passes_on(keeping[name])])
-    added = _outermost(_apart(branches, residual))
+    added = neutral(model, inputs, outermost(_apart(branches, residual)))
     plain = _innermost([name for name, call in keeping.items() if _is_plain(call) and uses.in_line(name)])
     chosen: StandIns = {
         **dict.fromkeys([*residual, *_apart(plain, [*residual, *branches])], Passthrough),
@@ -118,9 +119,61 @@ def removable_blocks(model: nn.Module, inputs: Inputs) -> StandIns:
 
 
 def stand_ins(model: nn.Module, inputs: Inputs) -> StandIns:
-    """What can take the place of any module that keeps the shape of its input, or is a branch."""
+    """What can take the place of any module that keeps the shape of its input, or is a branch: see `neutral`."""
     branches = uses_of(model, inputs).branches()
     return {**dict.fromkeys(shape_keeping_modules(model, inputs), Passthrough), **dict.fromkeys(branches, Nothing)}
+
+
+def neutral(model: nn.Module, inputs: Inputs, branches: Sequence[str]) -> list[str]:
+    """The branches in whose place nothing gives what zeros of their shape give: code may read that shape.
+
+    As a rule all of them do, which is seen at once; else each is looked at alone.
+    """
+    if not branches or _is_neutral(model, inputs, branches):
+        return list(branches)
+    return [name for name in branches if _is_neutral(model, inputs, [name])]
+
+
+def _is_neutral(model: nn.Module, inputs: Inputs, branches: Sequence[str]) -> bool:
+    """Whether the network runs without these, and gives what it gives with zeros for their outputs."""
+    smaller = without_blocks(model, dict.fromkeys(branches, Nothing))
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+        for name in branches
+    ]
+    try:
+        with torch.no_grad():
+            found, expected = (tree_leaves(model_call(network, inputs)) for network in (smaller, model))
+        for value, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(value, reference, rtol=1e-3, atol=1e-4, equal_nan=True)
+    except Exception:  # It is anybody's code.
+        return False
+    finally:
+        for handle in handles:
+            handle.remove()
+    return True
+
+
+def without_blocks(model: nn.Module, blocks: StandIns) -> nn.Module:
+    """A copy of the network with others in place of these modules, under every name that they go by."""
+    result = copy.deepcopy(model)
+    doomed = {id(result.get_submodule(block)): stand_in for block, stand_in in blocks.items()}
+    names = {name: id(module) for name, module in result.named_modules(remove_duplicate=False) if id(module) in doomed}
+    for name in outermost(list(names)):
+        result.set_submodule(name, doomed[names[name]]().eval())
+    return result
+
+
+def outermost(names: Sequence[str]) -> tuple[str, ...]:
+    """The names that lie in none of the others."""
+    return tuple(
+        name for name in dict.fromkeys(names) if not any(within(name, other) for other in names if other != name)
+    )
+
+
+def within(name: str, block: str) -> bool:
+    """Whether a module is the block or lies in it."""
+    return name == block or name.startswith(f"{block}.")
 
 
 def _is_plain(call: ShapeKeeping) -> bool:
@@ -133,19 +186,9 @@ def _innermost(names: list[str]) -> list[str]:
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
 
-def _outermost(names: list[str]) -> list[str]:
-    """The names that lie in none of the others."""
-    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
-
-
 def _apart(names: list[str], others: list[str]) -> list[str]:
     """The names that neither hold nor lie in any of the others."""
-    return [name for name in names if not any(_related(name, other) for other in others)]
-
-
-def _related(name: str, other: str) -> bool:
-    """Whether one module lies in the other."""
-    return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")
+    return [name for name in names if not any(within(name, other) or within(other, name) for other in others)]
 
 
 def _passes_on(call: ShapeKeeping) -> bool:

@@ -170,6 +170,10 @@ class TrainingTechnique(ModuleTechnique):
         """What goes on for so many epochs from the network that this gave: itself, unless that would shrink again."""
         return self.with_epochs(epochs)
 
+    def shrunk(self, model: nn.Module, job: Job) -> nn.Module:
+        """A network of the sizes that `apply` comes to, whatever its weights: those that were kept are put into it."""
+        return model
+
 
 class GraphTechnique(Technique, ABC):
     """onnx.ModelProto -> onnx.ModelProto.

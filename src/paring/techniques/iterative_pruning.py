@@ -83,6 +83,13 @@ class IterativePruning(FineTune):
         """Fine-tuning: another round would take away more."""
         return self.bare(epochs)
 
+    def shrunk(self, model: nn.Module, job: Job) -> nn.Module:
+        """Pruned at once and not trained, which comes to the sizes that the rounds come to."""
+        if isinstance(self.prune, PruneWeights):
+            return model
+        plan = ChannelPlan.of(model, job)
+        return self.prune.narrowed(plan, self.prune.sizes(plan), job)
+
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """What the pruning has done: every weighted layer with its share of zeros, or its old and new size."""
         return replace(self.prune.coverage(before, after, job), technique=str(self))

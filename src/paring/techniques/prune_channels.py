@@ -15,7 +15,7 @@ from paring.backends.multiples import fast_multiple
 from paring.data.batches import first_rows
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.attention import with_split_attention
+from paring.graph.attention import place_of, with_split_attention
 from paring.graph.channels import ChannelGroup, Removal, frozen_layers
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
@@ -200,7 +200,7 @@ class PruneChannels(ModuleTechnique):
             reason = ", ".join(resized) or self._reason(plan, removal, layer, making)
             if resized and kept:
                 reason += f"; outputs kept: {self._reason(plan, removal, layer, kept)}"
-            changes.append(LayerChange(layer, bool(resized), reason, cost.parameters, cost.macs))
+            changes.append(LayerChange(place_of(layer, after), bool(resized), reason, cost.parameters, cost.macs))
         return Coverage(str(self), tuple(changes))
 
     def _reason(self, plan: ChannelPlan, removal: Removal, layer: str, groups: Sequence[ChannelGroup]) -> str:

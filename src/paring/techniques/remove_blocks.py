@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,17 @@ from paring.data.batches import first_rows, model_call, sample, tensors_of
 from paring.data.checks import check_loss
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.blocks import Nothing, Passthrough, StandIns, removable_blocks, stand_ins
+from paring.graph.blocks import (
+    Nothing,
+    Passthrough,
+    StandIns,
+    neutral,
+    outermost,
+    removable_blocks,
+    stand_ins,
+    within,
+    without_blocks,
+)
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import check_modules
@@ -88,7 +97,7 @@ class RemoveBlocks(ModuleTechnique):
         gone = [name for name, module in modules if isinstance(module, Passthrough | Nothing)]
         changes = []
         for layer, cost in layer_costs(network, inputs).items():
-            block = next((name for name in gone if _within(layer, name)), None)
+            block = next((name for name in gone if within(layer, name)), None)
             reason = f"removed with block {block!r}" if block is not None else _kept_because(layer, candidates)
             changes.append(LayerChange(layer, block is not None, reason, cost.parameters, cost.macs))
         return Coverage(str(self), tuple(changes))
@@ -112,28 +121,6 @@ class RemoveBlocks(ModuleTechnique):
         return replace(self, blocks=tuple(sorted({*self.blocks, *other.blocks})))
 
 
-def without_blocks(model: nn.Module, blocks: StandIns) -> nn.Module:
-    """A copy of the network with others in place of these modules, under every name that they go by."""
-    result = copy.deepcopy(model)
-    doomed = {id(result.get_submodule(block)): stand_in for block, stand_in in blocks.items()}
-    names = {name: id(module) for name, module in result.named_modules(remove_duplicate=False) if id(module) in doomed}
-    for name in outermost(list(names)):
-        result.set_submodule(name, doomed[names[name]]().eval())
-    return result
-
-
-def outermost(names: Sequence[str]) -> tuple[str, ...]:
-    """The names that lie in none of the others."""
-    return tuple(
-        name for name in dict.fromkeys(names) if not any(_within(name, other) for other in names if other != name)
-    )
-
-
-def _within(name: str, block: str) -> bool:
-    """Whether a module is the block or lies in it."""
-    return name == block or name.startswith(f"{block}.")
-
-
 def _evaluated(model: nn.Module) -> nn.Module:
     """A copy in eval mode."""
     return copied(model).eval()
@@ -141,7 +128,7 @@ def _evaluated(model: nn.Module) -> nn.Module:
 
 def _kept_because(layer: str, candidates: Iterable[str]) -> str:
     """Why a layer is still there."""
-    if any(_within(layer, block) for block in candidates):
+    if any(within(layer, block) for block in candidates):
         return "its block was kept"
     return "is in no block that passes its input on in the same shape or is added to it"
 
@@ -156,7 +143,16 @@ def _standing_in(model: nn.Module, blocks: tuple[str, ...], inputs: Inputs) -> S
             raise TechniqueError(
                 f"block {block!r} does not keep the shape and type of its input; {fitting} would, or is added to it."
             )
-    return {block: possible[id(model.get_submodule(block))] for block in outermost(blocks)}
+    found = {block: possible[id(model.get_submodule(block))] for block in outermost(blocks)}
+    added = [block for block, stand_in in found.items() if stand_in is Nothing]
+    gone = neutral(model, inputs, added)
+    for block in added:
+        if block not in gone:
+            raise TechniqueError(
+                f"block {block!r} can't give way to nothing, since then the network does something else than with "
+                "zeros there, as where code reads the shape of what it gives: leave it out of blocks."
+            )
+    return found
 
 
 def _greedy(model: nn.Module, job: Job, candidates: StandIns, count: int) -> nn.Module:

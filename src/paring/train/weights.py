@@ -12,16 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from paring.artifact.files import replacing_file
+from paring.graph.channels.trace import state
 
 PREFIX = "weights of "
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
-    """Write all parameters and buffers as bytes. Raises OutputError where the disk refuses."""
+    """Write all parameters and buffers as bytes. Raises OutputError where the disk refuses.
+
+    Buffers that a state dict leaves out too: a pruning takes channels of them. What else a module keeps as its extra
+    state is no part of its training.
+    """
     content = io.BytesIO()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _tensors(model).items()}
     # A name of its own before each: numpy has arguments, such as `file`, that a parameter may be called like.
-    raw: dict[str, Any] = {PREFIX + name: t.flatten().view(torch.uint8).numpy() for name, t in tensors.items()}
+    raw: dict[str, Any] = {PREFIX + name: _bytes(value).numpy() for name, value in state(model).items()}
     np.savez(content, **raw)
     with replacing_file(file) as stream:
         stream.write(content.getbuffer())
@@ -32,16 +36,18 @@ def with_weights(model: nn.Module, file: Path) -> nn.Module | None:
     if not file.is_file():
         return None
     result = copy.deepcopy(model).eval()
-    wanted = _tensors(result)
+    wanted = state(result)
     with np.load(file, allow_pickle=False) as arrays:
         found = {name.removeprefix(PREFIX): torch.from_numpy(arrays[name]) for name in arrays.files}
     if {name: value.nbytes for name, value in wanted.items()} != {name: raw.nbytes for name, raw in found.items()}:
         return None
-    loaded = {name: found[name].view(value.dtype).reshape(value.shape) for name, value in wanted.items()}
-    result.load_state_dict({**result.state_dict(), **loaded})
+    for name, value in wanted.items():
+        # A buffer that repeats one value in memory can't be written to, and never was.
+        if not torch.equal(_bytes(value), found[name]):
+            value.detach().copy_(found[name].view(value.dtype).reshape(value.shape))
     return result
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers; what else a module keeps as its extra state is no part of its training."""
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+def _bytes(tensor: Tensor) -> Tensor:
+    """What is to be on disk of it."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

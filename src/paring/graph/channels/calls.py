@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,17 @@ from paring.graph.channels.atoms import NOWHERE, Atoms, Dims, Ids
 
 Value: TypeAlias = Dims | tuple[Dims, ...]
 """What an operator gives: the dimensions of its tensor, or of each of its tensors."""
+
+
+class Counted(NamedTuple):
+    """A module that may know how many channels there are: it sees each as one of a dimension of its own, as heads.
+
+    Where it cuts a tensor into equal parts, these are the atoms of one part, of which a channel may be several.
+    """
+
+    module: str
+    ids: Ids
+    part: bool = False
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
@@ -49,13 +60,13 @@ def bound(node: Node) -> dict[str, Any]:
 class Call:
     """One operator: `arguments` by name; `known` holds the atoms of every tensor before it.
 
-    `counted` gathers the modules that see channels as a dimension of their own, and so may know how many there are.
+    `counted` gathers the modules that may know how many channels there are.
     """
 
     node: Node
     atoms: Atoms
     known: Mapping[Node, Value]
-    counted: list[tuple[str, Ids]]
+    counted: list[Counted]
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

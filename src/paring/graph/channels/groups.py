@@ -31,14 +31,15 @@ class Member:
 class ChannelGroup:
     """Channels that can be removed one by one, each from all members at once. `frozen` says why none can be.
 
-    `counted` names the modules that see them as a dimension of their own, as attention sees its heads.
+    `counted` names the modules that may know their number, as attention knows its heads, or so many times that, as what
+    cuts a tensor into equal parts knows the size of one.
     """
 
     name: str
     layers: tuple[str, ...]
     members: tuple[Member, ...]
     frozen: str = ""
-    counted: tuple[str, ...] = ()
+    counted: tuple[tuple[str, int], ...] = ()
 
     @property
     def channels(self) -> int:
@@ -83,13 +84,15 @@ def groups_of(traced: Trace) -> tuple[ChannelGroup, ...]:
     return _named(sorted(groups, key=lambda group: (order[group.main.slot.tensor], bool(group.frozen))))
 
 
-def _counted(traced: Trace) -> dict[frozenset[int], tuple[str, ...]]:
-    """The modules that see exactly these channels, by what stands for each, as a dimension of their own."""
-    found: dict[frozenset[int], tuple[str, ...]] = defaultdict(tuple)
-    for module, ids in traced.counted:
-        roots = frozenset(map(traced.atoms.find, ids.tolist()))
-        if len(roots) == len(ids) and module not in found[roots]:
-            found[roots] += (module,)
+def _counted(traced: Trace) -> dict[frozenset[int], tuple[tuple[str, int], ...]]:
+    """The modules that see exactly these channels, by what stands for each, and how often each is there."""
+    found: dict[frozenset[int], tuple[tuple[str, int], ...]] = defaultdict(tuple)
+    for module, ids, part in traced.counted:
+        roots = Counter(map(traced.atoms.find, ids.tolist()))
+        width = max(roots.values())
+        even = width == min(roots.values())
+        if even and (part or width == 1) and (module, width) not in found[frozenset(roots)]:
+            found[frozenset(roots)] += ((module, width),)
     return found
 
 

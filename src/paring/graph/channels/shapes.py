@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from paring.graph.channels.atoms import Dims, Ids
-from paring.graph.channels.calls import Call, Value, fixed, layer_of, shape_of
+from paring.graph.channels.calls import Call, Counted, Value, fixed, layer_of, shape_of
 
 FUSED = 3
 """Queries, keys and values that one layer makes."""
@@ -104,7 +104,7 @@ def _split(call: Call, ids: Ids | None, shape: tuple[int, ...]) -> Dims:
     axis = varying[_apart(tuple(shape[axis] for axis in varying))]
     for column in lines[axis].T[1:]:
         call.atoms.join(lines[axis][:, 0], column)
-    call.counted.append((layer_of(call.node), lines[axis][:, 0]))
+    call.counted.append(Counted(layer_of(call.node), lines[axis][:, 0]))
     return tuple(lines[axis][:, 0].copy() if at == axis else None for at in range(len(shape)))
 
 
@@ -236,7 +236,7 @@ def index(call: Call) -> Dims:
 
 
 def pieces(call: Call) -> Value:
-    """Split and chunk. A chunk into equal parts follows what is left; a split by size, and unbind, do not."""
+    """Split and chunk. Equal parts lose the same channels; what is cut otherwise, or taken apart by unbind, stays."""
     node = call.tensors()[0]
     dims = call.dims_of(node)
     axis = call.axis("dim", len(dims))
@@ -244,8 +244,9 @@ def pieces(call: Call) -> Value:
     ids, parts = dims[axis], len(outputs)
     drop = call.operator == "unbind"
     halves: list[Ids | None] = [None] * parts
-    if ids is not None and call.operator == "chunk" and len(ids) % parts == 0:
+    if ids is not None and not drop and len({output.shape[axis] for output in outputs}) == 1:
         rows = ids.reshape(parts, -1)
+        call.counted.append(Counted(layer_of(call.node), rows[0], part=True))
         for row in rows[1:]:
             call.atoms.join(rows[0], row)
         halves = list(rows)

@@ -51,16 +51,17 @@ def resized_attributes(
 ) -> dict[tuple[str, str], int]:
     """Numbers that modules keep and that equal a size which changes: (module, attribute) -> what it would be then.
 
-    A layer of one's own may keep the sizes of its weight, and a module that sees channels as heads their number. A
-    number may also equal a size by chance, and must then stay. Layers of torch are left to `remove_channels`.
+    A layer of one's own may keep the sizes of its weight, a module that sees channels as heads their number, and one
+    that cuts a tensor into equal parts the size of these. A number may also equal a size by chance, and must then stay.
+    Layers of torch are left to `remove_channels`.
     """
     found: dict[tuple[str, str], int] = {}
     tensors = state(model)
     for group in groups:
         kept = group.channels - len(removal.get(group.name, ()))
-        for name in group.counted if kept < group.channels else ():
-            for attribute in _equal_to(model.get_submodule(name), group.channels):
-                found.setdefault((name, attribute), kept)
+        for name, width in group.counted if kept < group.channels else ():
+            for attribute in _equal_to(model.get_submodule(name), group.channels * width):
+                found.setdefault((name, attribute), kept * width)
     for slot, indices in removed_indices(groups, removal).items():
         shape = tuple(tensors[slot.tensor].shape)
         size = shape[slot.dim]

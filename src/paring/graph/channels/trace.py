@@ -13,8 +13,8 @@ from torch.fx import Node
 
 from paring.data.batches import tensors_of
 from paring.errors import TechniqueError
-from paring.graph.channels.atoms import Atoms, Dims, Ids, Slot
-from paring.graph.channels.calls import Call, Value, fixed, is_tensor
+from paring.graph.channels.atoms import Atoms, Dims, Slot
+from paring.graph.channels.calls import Call, Counted, Value, fixed, is_tensor
 from paring.graph.channels.rules import followed
 from paring.graph.export import quiet_exporter
 from paring.types import Inputs
@@ -24,7 +24,7 @@ from paring.types import Inputs
 class Trace:
     """A traced network: the graph, the atoms of all tensors, and which parameter each placeholder stands for.
 
-    `counted` tells which modules see which channels as a dimension of their own, as attention sees its heads.
+    `counted` tells which modules may know how many channels there are, as attention knows its heads.
     """
 
     program: ExportedProgram
@@ -32,7 +32,7 @@ class Trace:
     known: dict[Node, Value]
     states: dict[Node, str]
     names: dict[str, tuple[str, ...]]
-    counted: list[tuple[str, Ids]]
+    counted: list[Counted]
 
     def dims(self, node: Node) -> Dims:
         """Atoms of one tensor of the graph."""

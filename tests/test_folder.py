@@ -157,6 +157,15 @@ def test_a_process_that_was_forked_meanwhile_does_not_keep_the_folder(of_a_run: 
         os.waitpid(child, 0)
 
 
+def test_what_was_measured_of_the_machine_holds_for_the_whole_run(of_a_run: RunFolder) -> None:
+    measures = iter([16, 4, 8])
+    again = RunFolder(of_a_run.root)
+    found = [folder.measured("channel_multiple", lambda: next(measures)) for folder in (of_a_run, of_a_run, again)]
+    assert found == [16, 16, 16]
+    again.clear()
+    assert again.measured("channel_multiple", lambda: next(measures)) == 4
+
+
 def test_a_fresh_start_removes_all_that_a_run_made_and_nothing_else(of_a_run: RunFolder) -> None:
     theirs = [of_a_run.root / "notes.txt", of_a_run.trials / "notes.txt"]
     for file in theirs:

@@ -93,7 +93,7 @@ def test_layers_that_make_the_same_channels_have_one_ratio() -> None:
 def test_kept_channels_are_a_multiple_and_never_fewer_than_asked(ratio: float, round_to: int, width: int) -> None:
     member = Member(Slot("layer.weight", 0), np.arange(width)[:, None], True, False)
     group = ChannelGroup("layer", ("layer",), (member,))
-    kept = PruneChannels(ratio=ratio, round_to=round_to).kept(group, ratio)
+    kept = PruneChannels(ratio=ratio, round_to=round_to).kept(group, ratio, job_of(nn.Identity(), torch.zeros(2, 1)))
     assert kept == width or kept % round_to == 0
     assert 1 <= kept <= width
     assert kept >= width * (1 - ratio) - 1e-6

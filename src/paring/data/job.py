@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Say = Callable[[str], None]
+Measured = Callable[[str, Callable[[], int]], int]
 Found = TypeVar("Found")
 
 REMEMBERED = 4
@@ -27,13 +28,19 @@ def _silent(message: str) -> None:
     """Say nothing."""
 
 
+def _anew(what: str, measure: Callable[[], int]) -> int:
+    """Measure it."""
+    return measure()
+
+
 @dataclass(frozen=True)
 class Job:
     """One application of techniques to one task.
 
     `calibrate` holds the batches whose activations techniques may observe. In a run neither they nor `task.evaluate`
     hold rows of the certification split. `deadline_s` is a `time.monotonic()` that training must not pass; what follows
-    a training may take `grace_s` longer. `say` takes one line of progress.
+    a training may take `grace_s` longer. `say` takes one line of progress. `measured` gives what a machine is measured
+    to be, by its name and who measures it: in a run once, so that one that goes on comes to the same.
     """
 
     task: Task
@@ -43,6 +50,7 @@ class Job:
     deadline_s: float | None = None
     grace_s: float = 0.0
     say: Say = _silent
+    measured: Measured = _anew
     _observed: OrderedDict[str, Any] = field(default_factory=OrderedDict, init=False, repr=False, compare=False)
 
     @classmethod

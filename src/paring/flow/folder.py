@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ LOCK = ".lock"
 """Held by the run that is in the folder; that it lies in trials/ also tells that paring made what stands around it."""
 
 FOR_PEOPLE = ("best", "frontier", "result.json", "report.html", "sensitivity.json", "sensitivity.html")
-OF_RUN = ("trials.jsonl", "looks", "modules", "networks", "run.json")
+OF_RUN = ("trials.jsonl", "looks", "modules", "networks", "machine.json", "run.json")
 """Below trials/. What the run was asked goes last, so that what is left of a run can always be told from another's."""
 
 
@@ -32,8 +32,8 @@ class RunFolder:
 
     OUT/result.json, report.html, best/, frontier/NN/ are for people; OUT/trials/ holds what a killed run needs to go
     on: trials.jsonl, run.json (what the run was asked), data/ (the two splits, written anew by each run), modules/ and
-    networks/ (what trials made, by the digest of their recipe), looks/ (scores of the certification split) and
-    finalists.json (what was seen of it, and what that has cost).
+    networks/ (what trials made, by the digest of their recipe), machine.json (what was measured of it), looks/ (scores
+    of the certification split) and finalists.json (what was seen of it, and what that has cost).
     """
 
     root: Path
@@ -155,6 +155,15 @@ class RunFolder:
         if not file.is_file():
             write_json(file, asdict(measured))
         return Pace(**read_json(file))
+
+    def measured(self, what: str, measure: Callable[[], int]) -> int:
+        """What the machine is: as measured now, or by the run that is resumed, which must come to the same sizes."""
+        file = self.trials / "machine.json"
+        known = read_json(file) if file.is_file() else {}
+        if what not in known:
+            known[what] = measure()
+            write_json(file, known)
+        return int(known[what])
 
     def ledger_at(self, rows: str, *, fresh: bool) -> Ledger:
         """What looks at rows of that digest have cost here; a `fresh` run has taken none of them itself."""

@@ -145,7 +145,8 @@ def prepare(begun: Begun, clock: RunClock, told: Progress) -> Prepared:
     request, folder, splits, ledger, finished = begun.request, begun.folder, begun.splits, begun.ledger, begun.finished
     # Whatever a technique does with its job, it sees no certification row.
     shown = replace(request.task, evaluate=Shown(splits.selection, begun.signature))
-    job = replace(Job.of(shown, seed=request.seed, threads=request.thread_count), say=told.say)
+    job = Job.of(shown, seed=request.seed, threads=request.thread_count)
+    job = replace(job, say=told.say, measured=folder.measured)
     networks = Networks(replace(job, deadline_s=clock.deadline_s), begun.signature, folder.trials)
     probes = probe(request.all_backends(), time_limit_s=min(PROBE_LIMIT_S, PROBING_SHARE * request.time_limit_s))
     told.say(f"scores of the original on {len(splits.selection)} rows")

@@ -56,6 +56,11 @@ class ChannelPlan:
         traced = trace(network, inputs)
         return cls(original, network, traced, groups_of(traced), inputs, Observations(network, job))
 
+    @property
+    def job(self) -> Job:
+        """What it was made for."""
+        return self.observations.job
+
     def without(self, removal: Removal) -> nn.Module:
         """The smaller network, proven. TechniqueError where it does not do what the original does."""
         smaller = proven_removal(self.traced, self.model, self._probes, self.groups, removal)
@@ -65,7 +70,7 @@ class ChannelPlan:
 
     @cached_property
     def _probes(self) -> tuple[Inputs, ...]:
-        return probes(self.model, self.inputs, self.observations.job.calibrate)
+        return probes(self.model, self.inputs, self.job.calibrate)
 
     def refusal(self, group: ChannelGroup, rows: tuple[int, ...]) -> str:
         """Why the channels of this group alone can't be removed; empty where they can."""
@@ -92,7 +97,7 @@ class ChannelPlan:
         producers = [member for member in group.members if member.produces]
         consumers = [member for member in group.members if member.consumes]
         scales = [member for member in group.members if _scales(self.model, member)]
-        return Evidence(joined(producers), joined(consumers), joined(scales), observe, self.observations.job.seed)
+        return Evidence(joined(producers), joined(consumers), joined(scales), observe, self.job.seed)
 
 
 def _apart(model: nn.Module, inputs: Inputs) -> nn.Module:

@@ -101,7 +101,7 @@ class PruneChannels(ModuleTechnique):
         """How many channels of each group stay."""
         ratios = self._ratios(plan.groups)
         return {
-            group.name: group.channels if group.frozen else self.kept(group, ratios[group.name])
+            group.name: group.channels if group.frozen else self.kept(group, ratios[group.name], plan.job)
             for group in plan.groups
         }
 
@@ -143,15 +143,15 @@ class PruneChannels(ModuleTechnique):
                 removal[group.name] = tuple(sorted(scores.argsort(stable=True)[:count].tolist()))
         return removal
 
-    def kept(self, group: ChannelGroup, ratio: float) -> int:
+    def kept(self, group: ChannelGroup, ratio: float, job: Job) -> int:
         """Channels of a group that stay: rounded up to whole multiples, at least one multiple, at most all."""
-        step = self._step(group)
+        step = self._step(group, job)
         multiples = math.ceil(group.channels * (1 - ratio) / step - 1e-9)
         return min(group.channels, max(multiples, 1) * step) if ratio else group.channels
 
-    def _step(self, group: ChannelGroup) -> int:
+    def _step(self, group: ChannelGroup, job: Job) -> int:
         """What sizes are rounded up to, in channels; where it is the machine's, at most a quarter of the group."""
-        multiple = self.round_to or fast_multiple()
+        multiple = self.round_to or job.measured("channel_multiple", fast_multiple)
         step = multiple // math.gcd(multiple, group.width)
         while not self.round_to and step > max(1, group.channels // 4):
             step //= 2
@@ -212,7 +212,7 @@ class PruneChannels(ModuleTechnique):
             return group.frozen
         if group.name not in removal:
             ratio = self._ratios(plan.groups)[group.name]
-            step = self._step(group) * group.width
+            step = self._step(group, plan.job) * group.width
             return f"ratio {ratio} in multiples of {step} keeps all {group.channels} channels"
         return plan.refusal(group, removal[group.name]) or "is as it was"
 
@@ -229,7 +229,7 @@ class PruneChannels(ModuleTechnique):
         for ratio in LADDER:
             for multiple in MULTIPLES:
                 technique = replace(cls(), ratio=ratio, round_to=multiple)
-                kept = tuple(technique.kept(group, ratio) for group in free)
+                kept = tuple(technique.kept(group, ratio, job) for group in free)
                 if kept not in seen:
                     seen.add(kept)
                     yield technique

@@ -90,6 +90,23 @@ def test_a_candidate_whose_first_process_is_slow_for_life_is_not_lost(workload, 
     assert result.pairs == 3
 
 
+@pytest.mark.parametrize("call_s", [0.001, 0.06, 0.11])
+def test_calls_are_timed_warm_however_little_time_there_is(call_s, workload, monkeypatch):
+    """The process beside it has emptied the caches: a block of one call would tell of that alone."""
+    plans = []
+
+    def timed(session, workload, plan):
+        plans.append(plan)
+        return np.full(plan.runs, call_s * 1e9)
+
+    monkeypatch.setattr(comparing, "warm_up", lambda *_: call_s)
+    monkeypatch.setattr(comparing, "time_block", timed)
+    with Yardstick(SLOW, workload) as yardstick:
+        yardstick.compare(FAST, time_limit_s=0.2)
+    assert plans
+    assert all(plan.warm_runs and plan.runs > 1 and plan.blocks > 1 for plan in plans)
+
+
 def test_a_yardstick_whose_process_died_starts_it_again(workload):
     with Yardstick(SLOW, workload) as yardstick:
         yardstick.compare(FAST, time_limit_s=0.2)

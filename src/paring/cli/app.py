@@ -43,6 +43,7 @@ SENSITIVITY_EPILOG = (
     "[bold]Examples[/bold]\n\n"
     "  paring sensitivity examples/digits.py --out out/parts --batch-size 64\n\n"
     "  paring sensitivity task.py --out out/parts --speedup 2 --techniques 'PruneChannels(criterion=taylor)'\n\n"
+    "  paring sensitivity task.py --out out/zeros --techniques PruneWeights\n\n"
     "What --speedup prints is a recipe for `paring optimize --techniques`, with a training behind it."
 )
 

@@ -46,6 +46,12 @@ TYPICAL_QUANTILE = 0.25
 PAIR_TIME_S = 0.4
 """Time on calls for each of the two processes of a pair."""
 
+WARM_CALLS_EACH, WARM_LIMIT_S = 9, 1.0
+"""A pair gets the time for so many calls of each process, up to that limit: with fewer no block warms the caches first.
+
+The other process has emptied them: MiniLM, of 60 ms a call, took 77 to 116 in blocks of a single call.
+"""
+
 PROCESS_EFFECT = 0.03
 """By how much two processes of one program may differ as long as they live, as a log ratio."""
 
@@ -182,9 +188,9 @@ class _Both:
 def _measured_pair(
     candidate: IsolatedSession, original: IsolatedSession, workload: Workload, time_s: float, order: random.Random
 ) -> _Pair:
-    """Blocks in turn; which of the two goes first is drawn each time."""
+    """Blocks in turn, for about `time_s` of each, or for WARM_CALLS_EACH; which one goes first is drawn each time."""
     slower_s = max(warm_up(candidate, workload), warm_up(original, workload))
-    plan = block_plan(slower_s, time_s)
+    plan = block_plan(slower_s, max(time_s, min(WARM_CALLS_EACH * slower_s, WARM_LIMIT_S)))
     blocks = [_block_pair(candidate, original, workload, plan, order) for _ in range(plan.blocks)]
     return _Pair(
         tuple(ours for ours, _ in blocks),

@@ -107,6 +107,15 @@ def test_calls_are_timed_warm_however_little_time_there_is(call_s, workload, mon
     assert all(plan.warm_runs and plan.runs > 1 and plan.blocks > 1 for plan in plans)
 
 
+def test_a_candidate_beside_whom_others_worked_is_measured_again(workload, monkeypatch):
+    told = iter([_pair([0.1, 0.9]), _pair([0.5, 0.5]), _pair([0.69, 0.7]), _pair([0.69, 0.7]), _pair([0.0, 0.0])])
+    monkeypatch.setattr(comparing, "_measured_pair", lambda *_: next(told))
+    with Yardstick(SLOW, workload) as yardstick:
+        result = yardstick.compare(FAST)
+    assert result.pairs == 4
+    assert result.ratio == pytest.approx(1.9, rel=0.1)
+
+
 def test_a_yardstick_whose_process_died_starts_it_again(workload):
     with Yardstick(SLOW, workload) as yardstick:
         yardstick.compare(FAST, time_limit_s=0.2)

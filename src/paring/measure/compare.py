@@ -61,8 +61,9 @@ NOISE = 0.03
 FEWEST_PAIRS = 4
 """With fewer, the spread between pairs can't be told from them: PROCESS_EFFECT is taken for it."""
 
-ALWAYS_PAIRS = 2
-"""Measured however long they take: a single pair may be off by the luck of one process."""
+ALWAYS_PAIRS, MOST_QUICK_PAIRS = 2, 4
+"""Measured however long they take, since a single pair may be off by the luck of one process; and, for a quick
+comparison, at most."""
 
 AGREEMENT = 0.1
 """Log ratios of two pairs that lie further apart are no accident of noise: one of the four processes was unlucky."""
@@ -236,12 +237,20 @@ def _interval(pairs: Sequence[_Pair], error: float) -> tuple[float, float, float
     return estimate, estimate - half, estimate + half
 
 
+def _unsure(pairs: Sequence[_Pair]) -> bool:
+    """Whether the last two disagree, or their blocks do among each other by twice as much."""
+    last = pairs[-ALWAYS_PAIRS:]
+    whole, blocks = [pair.log_ratio for pair in last], [ratio for pair in last for ratio in pair.block_log_ratios]
+    return max(whole) - min(whole) > AGREEMENT or max(blocks) - min(blocks) > 2 * AGREEMENT
+
+
 class Yardstick:
     """The original, kept running in two processes, so that a search compares many candidates with it in a second each.
 
     The threads of a process may share one core for as long as it lives, while the other core idles: twice the time, on
     either side, and nothing in that process tells. So a candidate that might turn out the fastest is measured in two
-    processes, each beside another process of the original, and in a third where the two disagree; the median counts.
+    processes, each beside another process of the original, and in up to two more where these disagree or the blocks of
+    calls do, as on a machine that has other work to do; the median counts.
     """
 
     def __init__(self, original: Deployment, workload: Workload, *, seed: int = 0) -> None:
@@ -261,8 +270,7 @@ class Yardstick:
         """The same where the first of the candidate's processes runs already; it goes on."""
         pairs = [self._pair(session, 0, time_limit_s / 4)]
         if pairs[0].log_ratio > self._fastest - math.log(OUT_OF_REACH):
-            pairs.append(self._another_pair(candidate, 1, time_limit_s / 4))
-            if abs(pairs[0].log_ratio - pairs[1].log_ratio) > AGREEMENT:
+            while len(pairs) < ALWAYS_PAIRS or (len(pairs) < MOST_QUICK_PAIRS and _unsure(pairs)):
                 pairs.append(self._another_pair(candidate, len(pairs) % 2, time_limit_s / 4))
         result = _result(pairs, self._workload, 0)
         self._fastest = max(self._fastest, math.log(result.ratio))

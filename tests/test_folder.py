@@ -22,7 +22,7 @@ from paring.artifact import Artifact, Manifest
 from paring.artifact.files import JsonLines, replacing_folder, write_array, write_text
 from paring.data.job import Job
 from paring.data.rows import write_rows
-from paring.errors import OutputError, writing
+from paring.errors import OutputError, TaskError, writing
 from paring.flow.folder import RunFolder
 from paring.flow.trials import TrialRunner
 from paring.tune import Candidate, Trial
@@ -155,6 +155,33 @@ def test_a_process_that_was_forked_meanwhile_does_not_keep_the_folder(of_a_run: 
         os.close(writer)
         os.close(reader)
         os.waitpid(child, 0)
+
+
+def refused(folder: RunFolder, *, begun: bool) -> None:
+    """A run whose task turns out to have no rows."""
+    with folder.locked():
+        write_text(folder.trials / "data" / "rows", "rows")
+        if begun:
+            folder.begin({"seed": 1}, fresh=False)
+        raise TaskError("there are no rows.")
+
+
+@pytest.mark.parametrize("stood", [False, True])
+def test_a_run_that_is_refused_before_it_began_leaves_nothing(tmp_path: Path, stood: bool) -> None:
+    folder = RunFolder(tmp_path / "out")
+    if stood:
+        folder.root.mkdir()
+    with pytest.raises(TaskError):
+        refused(folder, begun=False)
+    assert folder.root.exists() == stood
+    assert list(tmp_path.glob("out/*")) == []
+
+
+def test_a_run_that_stops_once_it_began_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    with pytest.raises(TaskError):
+        refused(folder, begun=True)
+    assert (folder.trials / "run.json").is_file()
 
 
 def test_what_was_measured_of_the_machine_holds_for_the_whole_run(of_a_run: RunFolder) -> None:

@@ -70,7 +70,7 @@ class RunFolder:
         Raises OutputError where another run holds it, it can't be written, or paring did not make what lies where the
         run would write.
         """
-        used = (self.trials / LOCK).is_file()
+        used, new = (self.trials / LOCK).is_file(), not self.root.exists()
         if not used:
             self._refuse(self._in_the_way())
         with writing(self.root):
@@ -89,7 +89,16 @@ class RunFolder:
                     self._sweep()
                 yield
             finally:  # Closing is not enough: processes that were forked meanwhile hold the descriptor too.
+                if not used:
+                    self._undo(root=new)
                 fcntl.flock(stream, fcntl.LOCK_UN)
+
+    def _undo(self, *, root: bool) -> None:
+        """Remove the folder of a run that was refused before it began, if there is nothing else in it."""
+        if {path.name for path in self.trials.iterdir()} <= {LOCK, "data"}:
+            shutil.rmtree(self.trials, ignore_errors=True)
+            if root and not any(self.root.iterdir()):
+                self.root.rmdir()
 
     def _sweep(self) -> None:
         """Remove what a run that was killed had half made."""

@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "minilm_sst2.json"
 OUT = HERE.parent / "out" / "benchmarks" / "minilm_sst2"
 LENGTH, BATCH, THREADS = 48, 16, 2
-TRAIN_BATCH, EPOCHS = 32, 3
+TRAIN_BATCH = 32
 COMPARISON_S = 40.0
 DROPPED_WORDS = 0.15
 WAYS: dict[str, list[Technique]] = {
@@ -208,12 +208,11 @@ def surveyed(way: str, wanted: float, task: Task) -> Entry | None:
     return None if found.recipe is None else Entry(way, wanted, tuple(found.recipe))
 
 
-def trained(entry: Entry, task: Task, timing: Timing, splits: tuple[Sentences, Sentences], rate: float) -> Row:
+def trained(entry: Entry, task: Task, timing: Timing, splits: tuple[Sentences, Sentences], training: FineTune) -> Row:
     """The network on disk, with its accuracy on the dev and the test file."""
     dev, test = splits
     job = Job.of(task, threads=THREADS, seed=0)
     model: Any = task.model
-    training = FineTune(epochs=EPOCHS, learning_rate=rate, mixing="none")
     for technique in entry.recipe:
         model = technique.apply(model, job)  # type: ignore[attr-defined]
     begin_s = time.monotonic()
@@ -276,6 +275,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--speedups", type=float, nargs="*", default=[1.4, 1.8, 2.4])
     parser.add_argument("--learning-rate", type=float, default=0.005)
+    parser.add_argument("--epochs", type=int, default=6)
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     data = sentences()
@@ -288,7 +288,8 @@ def main() -> None:
     )
     wanted = [surveyed(way, speedup, task) for way in given.ways for speedup in given.speedups]
     entries = [entry for entry in wanted if entry]
-    rows = [trained(entry, task, timing, (data["dev"], test), given.learning_rate) for entry in entries]
+    training = FineTune(epochs=given.epochs, learning_rate=given.learning_rate, mixing="none")
+    rows = [trained(entry, task, timing, (data["dev"], test), training) for entry in entries]
     timings = [timed(entry, row, timing) for entry, row in zip(entries, rows, strict=True)]
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     new = {(row["way"], row["wanted"]) for row in timings}

@@ -376,3 +376,38 @@ def test_a_part_of_a_threshold_tells_the_share_that_it_takes() -> None:
     assert parts
     for part in parts:
         assert zeros(part.technique.apply(model, job))[f"{part.layer}.weight"] == pytest.approx(part.share)
+
+
+def test_blocks_are_judged_by_what_is_there_of_them() -> None:
+    """A zero among weights takes nothing from them, and what is all zeros goes first."""
+    model = nn.Sequential(nn.Linear(12, 4, bias=False)).eval()
+    row = torch.tensor([0.1, 0.0, 0.0, 0.0, 0.001, 0.002, 0.001, 0.002, 0.0, 0.0, 0.0, 0.0])
+    with torch.no_grad():
+        model[0].weight.copy_(row.expand(4, 12))
+    job = job_of(model, torch.randn(8, 12))
+    third = PruneWeights(0.34, pattern="1x4").apply(model, job)[0].weight  # type: ignore[index]
+    assert torch.equal(third, model[0].weight)
+    most = PruneWeights(0.67, pattern="1x4").apply(model, job)[0].weight  # type: ignore[index]
+    assert (most != 0).sum() == (most == 0.1).sum() == 4
+
+
+@pytest.mark.parametrize("fixed", ["prune", "weight_norm", "spectral_norm"])
+def test_what_computes_its_weight_by_hooks_is_refused_also_once_it_has_run(fixed: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    if fixed == "prune":
+        torch.nn.utils.prune.l1_unstructured(model[0], "weight", 0.5)
+    elif fixed == "weight_norm":
+        with pytest.warns(FutureWarning):
+            torch.nn.utils.weight_norm(model[0])
+    else:
+        torch.nn.utils.spectral_norm(model[0])
+    model.eval()
+    for _ in range(2):
+        for attempt in (
+            lambda: PruneWeights().check_fits(model, job_of(nn.Identity(), X).task),
+            lambda: PruneWeights().apply(model, job_of(nn.Identity(), X)),
+        ):
+            with pytest.raises(TechniqueError, match=r"'0' computes its 'weight' at each call, .* fix it first"):
+                attempt()
+        with torch.no_grad():
+            model(torch.randn(2, 8))

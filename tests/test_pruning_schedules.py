@@ -274,3 +274,30 @@ def test_settings_that_make_no_sense_are_refused(make: object, message: str) -> 
     assert callable(make)
     with pytest.raises(TechniqueError, match=message):
         make()
+
+
+class Recurrent(nn.Module):
+    """With the biases that people begin with: one for what is remembered, zero for all else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.out = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 3)
+        with torch.no_grad():
+            self.memory.bias_ih_l0.zero_()[8:16] = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.memory(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+def test_biases_that_begin_with_zeros_are_trained_and_those_that_were_pruned_are_not() -> None:
+    torch.manual_seed(0)
+    model, x = Recurrent().eval(), torch.randn(32, 5, 4)
+    rows = [(x, (x[:, 0, 0] > 0).long())]
+    job = Job.of(Task(model, evaluate=rows, train=rows), threads=1)
+    trained = FineTune(epochs=2, learning_rate=0.1, label_weight=1.0).apply(model, job)
+    assert (trained.get_parameter("memory.bias_ih_l0") != 0).all()
+    pruned = PruneWeights(0.5, layers=("out",), vectors=True).apply(model, job)
+    held = FineTune(epochs=2, learning_rate=0.1, label_weight=1.0).apply(pruned, job)
+    for name in ("out.weight", "out.bias"):
+        assert torch.equal(held.get_parameter(name) == 0, pruned.get_parameter(name) == 0)
+        assert (held.get_parameter(name) == 0).any()

@@ -214,8 +214,22 @@ def test_a_training_that_prepares_a_pruning_stands_before_it_where_that_is_bette
     assert "Press" not in there.scene.not_tried
 
 
+def test_where_the_time_holds_no_race_against_them_that_is_told() -> None:
+    there = world(techniques=(Int, Careful, Teach, Rounds, Press), time_s=40.0)
+    explore(there)
+    assert any(isinstance(t, Teach) for each in trainings(there) for t in each)
+    reason = "the time that was left held no race of other ways to the same sizes."
+    assert there.scene.not_tried["Rounds"] == there.scene.not_tried["Press"] == reason
+
+
 def test_neither_of_them_is_tried_where_no_pruning_leads_to_a_training() -> None:
     there = world(techniques=(Int, Narrow, Teach, Rounds, Press))
     explore(there)
     assert not any(isinstance(t, Rounds | Press) for each in trainings(there) for t in each)
     assert there.scene.not_tried["Rounds"] == there.scene.not_tried["Press"] == "alone it is nothing."
+
+
+def test_epochs_that_were_asked_for_are_had_also_where_the_race_would_do() -> None:
+    there = world(techniques=(Int, Narrow, Teach(epochs=40, skill=50.0)), budget=Budget(max_drop=0.05))
+    explore(there)
+    assert long_ones(there) == {Teach(epochs=40, skill=50.0)}

@@ -6,16 +6,28 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from paring.errors import TechniqueError
 from paring.graph.quantized import told_quantized
 
+COMPUTING = (BasePruningMethod, WeightNorm, SpectralNorm)
+"""What makes a weight anew before each call, in the older way of torch: by a hook."""
+
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy that can be changed. TechniqueError where a layer makes its weight from others at each call.
+    """A copy that can be changed. TechniqueError as of `check_copyable`."""
+    check_copyable(model)
+    return copy.deepcopy(model)
 
-    So do the masks of `torch.nn.utils.prune` and the older `weight_norm`; torch copies no tensor that was computed. Nor
-    does it copy weights that are stored as sparse ones. TechniqueError for a quantized network too: of that no more
+
+def check_copyable(model: nn.Module) -> None:
+    """Raise TechniqueError where a layer makes its weight from others at each call: what is changed would not hold.
+
+    So do the masks of `torch.nn.utils.prune` and the older `weight_norm`; nor does torch copy a tensor that was
+    computed, or weights that are stored as sparse ones. TechniqueError for a quantized network too: of that no more
     than the layers which are left in floating point would be changed.
     """
     if told := told_quantized(model):
@@ -24,10 +36,16 @@ def copied(model: nn.Module) -> nn.Module:
         if parameter.layout != torch.strided:
             raise TechniqueError(f"{name!r} is stored as {parameter.layout}: make it dense first, by its to_dense().")
     for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                raise TechniqueError(
-                    f"{name!r} computes its {key!r} at each call, so that the network can't be copied: fix it first, "
-                    "by torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm."
-                )
-    return copy.deepcopy(model)
+        by_hooks = _computed(module)
+        computed = [key for key, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf]
+        for key in (*by_hooks, *computed):
+            raise TechniqueError(
+                f"{name!r} computes its {key!r} at each call, so that the network can't be copied: fix it first, "
+                "by torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm."
+            )
+
+
+def _computed(module: nn.Module) -> list[str]:
+    """The weights of a module that hooks make."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, COMPUTING)]
+    return [hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name for hook in hooks]

@@ -40,6 +40,10 @@ class Blocks(Pattern):
         rows, columns = scores.shape
         return scores.reshape(rows // self.rows, self.rows, columns // self.columns, self.columns).sum((1, 3))
 
+    def pooled_without(self, zeros: Tensor, scores: Tensor) -> Tensor:
+        """The same of what is there: only a block that is all zeros already goes before others."""
+        return zeros_first(self.pooled((~zeros).float()) == 0, self.pooled(scores.masked_fill(zeros, 0)))
+
     def spread(self, blocks: Tensor) -> Tensor:
         """The inverse of pooling for masks: every weight of a block has the block's value."""
         return blocks.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
@@ -61,6 +65,11 @@ class NOfM(Pattern):
         runs = scores.reshape(len(scores), -1, self.m)
         order = runs.argsort(dim=-1, descending=True, stable=True)[..., : self.n]
         return torch.zeros_like(runs, dtype=torch.bool).scatter_(-1, order, True).flatten(1)
+
+
+def zeros_first(zeros: Tensor, scores: Tensor) -> Tensor:
+    """Scores by which what is zero already goes before all else."""
+    return torch.where(zeros, scores.min() - 1, scores)
 
 
 def pattern_of(text: str) -> Pattern:

@@ -52,6 +52,8 @@ class Observations:
         """The value at every weight of a parameter, of its shape. TechniqueError where it can't be had."""
         if what in ("gradient", "squared_gradient"):
             gradients = self.job.once(f"gradients of {self._told}", lambda: sample_gradients(self.model, self.job))
+            if parameter not in gradients:  # It is a constant, which no training changes.
+                return torch.zeros_like(self.model.get_buffer(parameter), dtype=torch.float32)
             return gradients[parameter][what == "squared_gradient"]
         matrix = next((each for each in self.matrices if each.name == parameter), None)
         if matrix is None:

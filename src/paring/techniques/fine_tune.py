@@ -65,7 +65,7 @@ class FineTune(TrainingTechnique):
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """The loss of the training, from what the teacher says, and what holds of the student's weights."""
-        return taught, HeldZeros(student)
+        return taught, HeldZeros(student, job.original)
 
     def bare(self, epochs: int) -> FineTune:
         """The fine-tuning alone, for so many epochs, with the settings that a training which does more has for it."""

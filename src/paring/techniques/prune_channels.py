@@ -29,7 +29,6 @@ from paring.train.gradients import labelled_rows
 from paring.types import Coverage, LayerChange, Task
 
 LADDER = (0.5, 0.375, 0.625, 0.25, 0.75)
-MULTIPLES = (16, 8)
 PART_RATIOS = (0.25, 0.5, 0.75)
 PART_MULTIPLES = (4, 16)
 """Sizes of a part: which of them the machine runs fast is measured, and one that gains nothing is not taken."""
@@ -218,7 +217,7 @@ class PruneChannels(ModuleTechnique):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """A ladder of ratios, kept channels in multiples of 16 and of 8; those that come to the same once.
+        """A ladder of ratios, kept channels in multiples of what this machine runs fast and of half of it, each once.
 
         Raises TechniqueError where the network can't be traced, or no channels can go.
         """
@@ -226,15 +225,17 @@ class PruneChannels(ModuleTechnique):
         free = _free(plan)
         whole = tuple(group.channels for group in free)
         seen = {whole}
+        fast = job.measured("channel_multiple", fast_multiple)
+        multiples = (fast, max(1, fast // 2))
         for ratio in LADDER:
-            for multiple in MULTIPLES:
+            for multiple in multiples:
                 technique = replace(cls(), ratio=ratio, round_to=multiple)
                 kept = tuple(technique.kept(group, ratio, job) for group in free)
                 if kept not in seen:
                     seen.add(kept)
                     yield technique
         if seen == {whole}:
-            least = f"what is kept is a multiple of {min(MULTIPLES)}"
+            least = f"what is kept is a multiple of {min(multiples)}"
             raise TechniqueError(f"its widest layer has {max(whole)} channels, and {least}.")
 
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:

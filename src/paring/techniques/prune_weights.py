@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.copies import copied
+from paring.graph.copies import check_copyable, copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import Matrix, check_layers, matrices
 from paring.ops.importance import OF_GRADIENTS, Criterion, Evidence, criterion_of, weight_importance
 from paring.ops.reconstruction import reconstructed
-from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, lowest_of_each, pattern_of, zero_share
+from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, lowest_of_each, pattern_of, zero_share, zeros_first
 from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique, Part
 from paring.techniques.evidence import Observations
@@ -110,6 +110,7 @@ class PruneWeights(ModuleTechnique):
 
     def check_fits(self, model: nn.Module, task: Task) -> None:
         """Raise TechniqueError for unknown layers, no layer that fits, a threshold that takes all, missing labels."""
+        check_copyable(model)
         chosen = self._chosen(model)
         if self.threshold is not None:
             self._check_left(chosen, _above(self.threshold, chosen))
@@ -185,10 +186,11 @@ class PruneWeights(ModuleTechnique):
         if self.threshold is not None:
             return _above(self.threshold, chosen)
         scores = [self._scores(matrix, observations) for matrix in chosen]
+        zeros = [matrix.rows(matrix.parameter.detach()) == 0 for matrix in chosen]
         if isinstance(pattern, NOfM):
-            return [pattern.mask(each) for each in scores]
+            return [pattern.mask(zeros_first(*each)) for each in zip(zeros, scores, strict=True)]
         assert isinstance(pattern, Blocks)
-        pooled = [pattern.pooled(each) for each in scores]
+        pooled = [pattern.pooled_without(*each) for each in zip(zeros, scores, strict=True)]
         return [pattern.spread(mask) for mask in self._lowest(chosen, pooled)]
 
     def _lowest(self, chosen: Sequence[Matrix], scores: Sequence[Tensor]) -> list[Tensor]:
@@ -208,13 +210,12 @@ class PruneWeights(ModuleTechnique):
         return [masks[at] for at in range(len(chosen))]
 
     def _scores(self, matrix: Matrix, observations: Observations) -> Tensor:
-        """Importance of every weight, shape (outputs, inputs); what is zero already goes first."""
+        """Importance of every weight, shape (outputs, inputs)."""
         weight = matrix.rows(matrix.parameter.detach().float()).clone()  # A function may change what it is given.
         evidence = Evidence.of(
             weight, lambda what: matrix.rows(observations.of(what, matrix.name)), observations.job.seed
         )
-        scores = weight_importance(self.criterion, evidence, matrix.layer)
-        return torch.where(weight == 0, scores.min() - 1, scores)
+        return weight_importance(self.criterion, evidence, matrix.layer)
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every weighted layer: its share of zeros before and after, or why it was left alone.

@@ -47,7 +47,7 @@ class RegularisedTraining(FineTune):
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """What the teacher says with the penalty added. TechniqueError where there is nothing to press."""
-        pressed = _Pressed(self, taught, student, _views(self.penalty, student, job))
+        pressed = _Pressed(self, taught, (student, job.original), _views(self.penalty, student, job))
         return pressed, pressed
 
     @classmethod
@@ -73,8 +73,14 @@ View = Callable[[], Tensor]
 class _Pressed(HeldZeros):
     """The loss with its penalty; as a constraint it is told how far the training has come."""
 
-    def __init__(self, technique: RegularisedTraining, taught: Loss, student: nn.Module, views: Sequence[View]) -> None:
-        super().__init__(student)
+    def __init__(
+        self,
+        technique: RegularisedTraining,
+        taught: Loss,
+        networks: tuple[nn.Module, nn.Module],
+        views: Sequence[View],
+    ) -> None:
+        super().__init__(*networks)
         self.technique, self.taught, self.views = technique, taught, views
         self.measure = PENALTIES.get(technique.penalty, l1)
         self.share = 0.0
@@ -105,7 +111,7 @@ def _views(penalty: str, student: nn.Module, job: Job) -> list[View]:
     if penalty == "group_lasso":
         inputs, _ = sample(first_rows(job.calibrate, 2))
         groups = [group for group in channel_groups(student, inputs) if not group.frozen]
-        views = [_channels(student, group) for group in groups]
+        views = [view for group in groups if (view := _channels(student, group))]
     elif penalty == "norm_scale":
         factors = [module.weight for module in student.modules() if isinstance(module, NORMS)]
         views = [lambda each=each: each[:, None] for each in factors if each is not None]  # type: ignore[misc]
@@ -117,8 +123,10 @@ def _views(penalty: str, student: nn.Module, job: Job) -> list[View]:
     return views
 
 
-def _channels(student: nn.Module, group: ChannelGroup) -> View:
-    """All weights that make the channels of a group, a row a channel."""
+def _channels(student: nn.Module, group: ChannelGroup) -> View | None:
+    """All weights that make the channels of a group, a row a channel; None where they come of constants alone."""
     parameters = dict(student.named_parameters())
-    producers = [member for member in group.members if member.produces]
+    producers = [member for member in group.members if member.produces and member.slot.tensor in parameters]
+    if not producers:
+        return None
     return lambda: torch.cat([member.rows(parameters[member.slot.tensor]) for member in producers], 1)

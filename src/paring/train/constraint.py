@@ -37,14 +37,16 @@ class HeldZeros(Constraint):
     """The weights that are exactly zero now stay so.
 
     A weight that training made is hardly ever zero, one that pruning took away always is. What is zero as a whole is
-    left free: so biases begin, and networks whose last layer of a branch is meant to start from nothing.
+    left free: so biases begin, and networks whose last layer of a branch is meant to start from nothing. So is a vector
+    that has zeros in the `original` too, as the biases of an LSTM have.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, original: nn.Module) -> None:
         self._zeros: list[tuple[Tensor, Tensor]] = []
+        begun = {name for name, value in original.named_parameters() if value.ndim == 1 and not value.all()}
         for matrix in matrices(model, vectors=True):
             zeros = matrix.parameter.detach() == 0
-            if zeros.any() and not zeros.all():
+            if zeros.any() and not zeros.all() and matrix.name not in begun:
                 self._zeros.append((matrix.parameter, zeros))
 
     @torch.no_grad()

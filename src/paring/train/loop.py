@@ -64,7 +64,7 @@ def fit_(
     """
     with _threads(job.threads), seeded(job.seed):
         try:
-            return _Run(model, loss, training, job, now, constraint or HeldZeros(model)).over(train)
+            return _Run(model, loss, training, job, now, constraint or HeldZeros(model, job.original)).over(train)
         finally:
             model.eval()
             with_layout_(model, torch.contiguous_format)

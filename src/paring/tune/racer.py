@@ -37,6 +37,11 @@ class Racer:
         return self.trainer.most_epochs(self.kept_epochs)
 
     @property
+    def is_owed(self) -> bool:
+        """Whether it was to have a number of epochs, and was only raced."""
+        return self.trainer.asked_epochs is not None and self.kept_epochs == 0 and self.epochs < self.most_epochs
+
+    @property
     def fewest_epochs(self) -> int:
         """Of a long training: those that come to more than it was raced for, where it may have so many."""
         return max(1, min(self.most_epochs, self.epochs - self.kept_epochs + 1))

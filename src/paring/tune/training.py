@@ -56,6 +56,7 @@ ResNet-20 on CIFAR-10: 0.88 with three blocks removed (5 to 63 epochs), 0.28 wit
 """
 
 NOT_WORTH_IT = "no smaller network was worth a long training in the time that was left, so it was not raced."
+NO_TIME_FOR_RIVALS = "the time that was left held no race of other ways to the same sizes."
 NO_TIME = "the time that was left held no race against another training."
 
 
@@ -155,7 +156,10 @@ class Training:
     def _recast(self, raced: list[Racer], lap_s: float) -> Steps[list[Racer]]:
         """Those raced, the chosen one made in whichever way leaves it the least drop at the same sizes."""
         chosen = self._choose(raced, CURVE_RATE)
-        if chosen is None or chosen.epoch_s * chosen.epochs > lap_s:
+        if chosen is None:
+            return raced
+        if chosen.epoch_s * chosen.epochs > lap_s:
+            self._tell_no_rivals(chosen)
             return raced
         best = chosen
         for rival in rivals(self.scene, chosen):
@@ -164,6 +168,14 @@ class Training:
                 self.scene.not_tried.pop(technique.name, None)
             best = min((best, done), key=lambda racer: racer.drop) if done else best
         return [best if racer is chosen else racer for racer in raced]
+
+    def _tell_no_rivals(self, chosen: Racer) -> None:
+        """Say of trainings that are raced in the place of a technique, or in front of it, that there was no time."""
+        own = (*chosen.start, chosen.trainer.technique)
+        for rival in rivals(self.scene, replace(chosen, epochs=RACE_EPOCHS)):
+            for technique in {*rival.start, rival.trainer.technique}.difference(own):
+                if technique.name in self.scene.not_tried:
+                    self.scene.not_tried[technique.name] = NO_TIME_FOR_RIVALS
 
     def _tell_beaten(self, loser: Racer, winner: Racer) -> None:
         """Say of a training whose epochs were asked for that it did not get them."""
@@ -228,7 +240,8 @@ class Training:
     def _choose(self, raced: Sequence[Racer], rate: float, enough: float = SURE) -> Racer | None:
         """The cheapest whose drop will probably be certified if it gets all the time left; else the mildest.
 
-        Only what may be cheaper than the best without training, and than one with it whose chance is `enough`.
+        Only what may be cheaper than the best without training, and than one with it whose chance is `enough`; or as
+        cheap as that, where its epochs were asked for and it has not had them.
         """
         ranking = self.scene.ranking
         best = ranking.best(self.trials)
@@ -237,7 +250,12 @@ class Training:
             LUCK * ranking.cost(best) if best else float("inf"),
             ranking.cost(sure) if sure else float("inf"),
         )
-        pool = [r for r in raced if r.cost < limit and self._affordable(1.0, r) >= r.fewest_epochs]
+        owed = LUCK * ranking.cost(sure) if sure else 0.0
+        pool = [
+            r
+            for r in raced
+            if (r.cost < limit or (r.is_owed and r.cost <= owed)) and self._affordable(1.0, r) >= r.fewest_epochs
+        ]
         promising = [r for r in pool if self._promising(r, rate)]
         if promising:
             return min(promising, key=lambda r: r.cost)

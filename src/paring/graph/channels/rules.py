@@ -61,15 +61,18 @@ def followed(call: Call) -> Value:
     rule = RULES.get(call.operator)
     target = call.node.target
     if rule is None and isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
-        rule = shapes.elementwise
+        rule = shapes.elementwise if is_tensor(call.node) else None
     if rule is not None and call.tensors() and _is_plain(call):
         return rule(call)
     return unknown(call)
 
 
 def _is_plain(call: Call) -> bool:
-    """Whether every tensor argument is one tensor: lists from other operators are taken apart before they get here."""
-    return all(is_tensor(node) for node in call.node.all_input_nodes)
+    """Whether every tensor argument is one tensor: lists from other operators are taken apart before they get here.
+
+    And whether none is empty, as a cache is before the first token: nothing is seen to go anywhere then.
+    """
+    return all(is_tensor(node) and node.meta["val"].numel() for node in call.node.all_input_nodes)
 
 
 def unknown(call: Call) -> Value:

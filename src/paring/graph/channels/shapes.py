@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from paring.graph.channels.atoms import Dims, Ids
-from paring.graph.channels.calls import Call, Counted, Value, fixed, layer_of, shape_of
+from paring.graph.channels.calls import Call, Counted, Value, fixed, is_tensor, layer_of, shape_of
 
 FUSED = 3
 """Queries, keys and values that one layer makes."""
@@ -64,14 +64,15 @@ def reduction(call: Call) -> Value:
     return (tuple(kept),) * len(outputs) if isinstance(outputs, tuple | list) else tuple(kept)
 
 
-def along(call: Call) -> Dims:
-    """Softmax, cumulated sums, rolls: the dimensions that they run along must stay."""
+def along(call: Call) -> Value:
+    """Softmax, cumulated sums, rolls, sorting: the dimensions that they run along must stay."""
     dims = call.dims_of(call.tensors()[0])
     given = call.arguments["dims"] if "dims" in call.arguments else call.arguments["dim"]
     axes = _axes(given, len(dims))
     for axis in axes:
         call.freeze(dims[axis] if dims else None, "mixes them")
-    return tuple(None if axis in axes else ids for axis, ids in enumerate(dims))
+    kept = tuple(None if axis in axes else ids for axis, ids in enumerate(dims))
+    return kept if is_tensor(call.node) else (kept,) * len(call.node.meta["val"])
 
 
 def _merged(call: Call, dims: Dims, shape: tuple[int, ...]) -> Ids | None:

@@ -8,7 +8,7 @@ from typing import Any
 from paring.backends.base import Backend
 from paring.backends.multiples import fast_multiple
 from paring.backends.probe import Probe, probe
-from paring.errors import BackendError
+from paring.errors import ParingError
 from paring.measure.hardware import hardware
 from paring.registry import find
 
@@ -23,10 +23,10 @@ def doctor() -> dict[str, Any]:
 
 
 def _channel_multiple(found: Probe) -> int | None:
-    if not found.works or found.details["format"] != "onnx":
+    if not found.works:
         return None
-    kind: type[Backend] = find("backend", found.name)
     try:
-        return fast_multiple(kind)
-    except BackendError:
+        kind: type[Backend] = find("backend", found.name)
+        return fast_multiple(kind) if kind.format == "onnx" else None
+    except ParingError:  # It may be anybody's runtime, and does well without this.
         return None

@@ -48,15 +48,18 @@ def zeroed(
 ) -> tuple[nn.Module, dict[int, Tensor]]:
     """The network with zeros in all weights, offsets and statistics of the channels that the smaller one lacks.
 
-    And what its layer norms keep, by the ids of their weights.
+    And what its layer norms keep, by the ids of their weights. Attention of torch's is taken apart for it.
     """
     plan = ChannelPlan.of(network, job)
     removal = technique.removal(plan, technique.sizes(plan))
-    result, kept = copy.deepcopy(network), dict[int, Tensor]()
+    result, kept = copy.deepcopy(plan.model), dict[int, Tensor]()
     old, new = ({**dict(n.named_parameters()), **dict(n.named_buffers())} for n in (result, smaller))
     for group in plan.groups:
         slots = [member.slot for member in group.members]
-        if group.name not in removal or any(old[s.tensor].shape[s.dim] == new[s.tensor].shape[s.dim] for s in slots):
+        # What is packed again lost nothing.
+        if group.name not in removal or any(s.tensor not in new for s in slots):
+            continue
+        if any(old[s.tensor].shape[s.dim] == new[s.tensor].shape[s.dim] for s in slots):
             continue
         rows = list(removal[group.name])
         for member in group.members:

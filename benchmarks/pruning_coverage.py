@@ -276,10 +276,20 @@ def cost(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[int, int]:
     return macs, sum(parameter.numel() for parameter in network.parameters())
 
 
+@torch.no_grad()
+def _enliven_(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Larger random weights where those that came give nothing but zeros: of these nothing could be told."""
+    if not network(*inputs).any():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter)
+
+
 def tried(build: Callable[[], Built]) -> dict[str, Any]:
     """What became of one architecture."""
     torch.manual_seed(0)
     network, inputs = build()
+    _enliven_(network, inputs)
     job = Job.of(Task(network, [(inputs, None)]))
     begin_s = time.monotonic()
     technique = PruneChannels(RATIO, round_to=1)

@@ -20,8 +20,12 @@ from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.probe_network import probe_inputs, write_probe_network
 from paring.errors import BackendError, BudgetError
 from paring.measure import compare as comparing
-from paring.measure.compare import Comparison, Yardstick, compare
+from paring.measure import pairs as pairing
+from paring.measure import yardstick as quick
+from paring.measure.compare import Comparison, compare
 from paring.measure.latency import Latency, Measured, Workload, block_plan, measure_alone
+from paring.measure.pairs import Pair
+from paring.measure.yardstick import Yardstick
 from tests.faulty_backends import Faulty
 
 SLOW = Deployment(Faulty("slow"), Path("none.onnx"))
@@ -83,7 +87,7 @@ def test_a_candidate_out_of_reach_gets_one_process_and_a_promising_one_several(w
 
 def test_a_candidate_whose_first_process_is_slow_for_life_is_not_lost(workload, monkeypatch):
     told = iter([_pair([0.0, 0.01]), _pair([0.7, 0.71]), _pair([0.69, 0.7])])
-    monkeypatch.setattr(comparing, "_measured_pair", lambda *_: next(told))
+    monkeypatch.setattr(quick, "measured_pair", lambda *_: next(told))
     with Yardstick(SLOW, workload) as yardstick:
         result = yardstick.compare(FAST)
     assert result.ratio == pytest.approx(2, rel=0.02)
@@ -99,8 +103,8 @@ def test_calls_are_timed_warm_however_little_time_there_is(call_s, workload, mon
         plans.append(plan)
         return np.full(plan.runs, call_s * 1e9)
 
-    monkeypatch.setattr(comparing, "warm_up", lambda *_: call_s)
-    monkeypatch.setattr(comparing, "time_block", timed)
+    monkeypatch.setattr(pairing, "warm_up", lambda *_: call_s)
+    monkeypatch.setattr(pairing, "time_block", timed)
     with Yardstick(SLOW, workload) as yardstick:
         yardstick.compare(FAST, time_limit_s=0.2)
     assert plans
@@ -109,7 +113,7 @@ def test_calls_are_timed_warm_however_little_time_there_is(call_s, workload, mon
 
 def test_a_candidate_beside_whom_others_worked_is_measured_again(workload, monkeypatch):
     told = iter([_pair([0.1, 0.9]), _pair([0.5, 0.5]), _pair([0.69, 0.7]), _pair([0.69, 0.7]), _pair([0.0, 0.0])])
-    monkeypatch.setattr(comparing, "_measured_pair", lambda *_: next(told))
+    monkeypatch.setattr(quick, "measured_pair", lambda *_: next(told))
     with Yardstick(SLOW, workload) as yardstick:
         result = yardstick.compare(FAST)
     assert result.pairs == 4
@@ -133,7 +137,7 @@ def killed(session: IsolatedSession) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_original_that_dies_beside_a_candidate_is_started_again_once(workload, monkeypatch, times):
     """As the system does where memory is short: it is no fault of the candidate."""
-    left, time_block = [FAST] * times, comparing.time_block
+    left, time_block = [FAST] * times, pairing.time_block
 
     def timed(session, workload, plan):
         if session is not candidate and left:
@@ -141,7 +145,7 @@ def test_an_original_that_dies_beside_a_candidate_is_started_again_once(workload
             killed(session)
         return time_block(session, workload, plan)
 
-    monkeypatch.setattr(comparing, "time_block", timed)
+    monkeypatch.setattr(pairing, "time_block", timed)
     with Yardstick(SLOW, workload) as yardstick, IsolatedSession.of(SLOW, threads=1) as candidate:
         yardstick._fastest = 100.0  # One pair is enough.
         if times == 1:
@@ -211,7 +215,7 @@ def test_a_plan_of_blocks_keeps_to_its_time(call_s, time_s):
 def _pair(log_ratios):
     original = [np.array([1_000_000.0, 1_000_000.0]) for _ in log_ratios]
     candidate = [calls / math.exp(value) for calls, value in zip(original, log_ratios, strict=True)]
-    return comparing._Pair(tuple(candidate), tuple(original))
+    return Pair(tuple(candidate), tuple(original))
 
 
 def test_disturbed_calls_do_not_move_the_ratio():
@@ -220,13 +224,13 @@ def test_disturbed_calls_do_not_move_the_ratio():
     candidate = [draw.normal(0.5e6, 1e3, 20) for _ in range(8)]
     for calls in candidate:
         calls[:12] *= 5
-    assert comparing._Pair(tuple(candidate), tuple(original)).log_ratio == pytest.approx(math.log(2), abs=0.01)
+    assert Pair(tuple(candidate), tuple(original)).log_ratio == pytest.approx(math.log(2), abs=0.01)
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 3])
 def test_with_few_processes_the_interval_owns_up_to_their_differences(pairs, workload):
     blocks = [_pair([0.1, 0.1001, 0.0999]) for _ in range(pairs)]
-    result = comparing._result(blocks, workload, 1)
+    result = Comparison.of(blocks, workload, 1)
     assert result.ratio == pytest.approx(math.exp(0.1), rel=1e-3)
     assert math.log(result.high / result.low) >= 2 * comparing.PROCESS_EFFECT / math.sqrt(pairs)
 

@@ -34,8 +34,8 @@ from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
 from paring.graph.quantized import told_quantized
 from paring.graph.signature import graph_signature, read_graph
-from paring.measure.compare import Yardstick
 from paring.measure.latency import Workload
+from paring.measure.yardstick import Yardstick
 from paring.report.progress import Progress
 from paring.tune import Ranking, Trial
 from paring.types import Array, Signature, Task

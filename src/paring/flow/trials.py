@@ -25,9 +25,9 @@ from paring.errors import (
 from paring.flow.networks import BrokenError, Built, Networks, NothingChangedError
 from paring.flow.paired import Scorer
 from paring.measure.agreement import neighbour_effect
-from paring.measure.compare import Yardstick
 from paring.measure.latency import Latency
 from paring.measure.size import network_size_bytes
+from paring.measure.yardstick import Yardstick
 from paring.tune import Candidate, Speedup, Trial
 from paring.tune.trial import Outcome
 from paring.types import Array, Budget

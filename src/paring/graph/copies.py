@@ -13,9 +13,6 @@ from torch.nn.utils.weight_norm import WeightNorm
 from paring.errors import TechniqueError
 from paring.graph.quantized import told_quantized
 
-COMPUTING = (BasePruningMethod, WeightNorm, SpectralNorm)
-"""What makes a weight anew before each call, in the older way of torch: by a hook."""
-
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy that can be changed. TechniqueError as of `check_copyable`."""
@@ -36,16 +33,26 @@ def check_copyable(model: nn.Module) -> None:
         if parameter.layout != torch.strided:
             raise TechniqueError(f"{name!r} is stored as {parameter.layout}: make it dense first, by its to_dense().")
     for name, module in model.named_modules():
-        by_hooks = _computed(module)
-        computed = [key for key, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf]
-        for key in (*by_hooks, *computed):
+        for key, remedy in (*_made_by_hooks(module), *_computed(module)):
             raise TechniqueError(
-                f"{name!r} computes its {key!r} at each call, so that the network can't be copied: fix it first, "
-                "by torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm."
+                f"{name!r} computes its {key!r} at each call, so that the network can't be copied: fix it first, by "
+                f"{remedy}."
             )
 
 
-def _computed(module: nn.Module) -> list[str]:
-    """The weights of a module that hooks make."""
-    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, COMPUTING)]
-    return [hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name for hook in hooks]
+def _made_by_hooks(module: nn.Module) -> list[tuple[str, str]]:
+    """The weights of a module that hooks make, each with what ends that."""
+    found = []
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            found.append((hook._tensor_name, "torch.nn.utils.prune.remove"))
+        elif isinstance(hook, WeightNorm | SpectralNorm):
+            kind = "weight" if isinstance(hook, WeightNorm) else "spectral"
+            found.append((hook.name, f"torch.nn.utils.remove_{kind}_norm"))
+    return found
+
+
+def _computed(module: nn.Module) -> list[tuple[str, str]]:
+    """The tensors of a module that its own code computed, each with what ends that."""
+    tensors = [key for key, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf]
+    return [(key, "keeping its detach()") for key in tensors]

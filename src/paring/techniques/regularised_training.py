@@ -47,7 +47,8 @@ class RegularisedTraining(FineTune):
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """What the teacher says with the penalty added. TechniqueError where there is nothing to press."""
-        pressed = _Pressed(self, taught, (student, job.original), _views(self.penalty, student, job))
+        held = HeldZeros(student, job.original)
+        pressed = _Pressed(self, taught, held, _views(self.penalty, student, job))
         return pressed, pressed
 
     @classmethod
@@ -70,18 +71,11 @@ View = Callable[[], Tensor]
 """Weights as they are now, a row a channel, through which gradients flow."""
 
 
-class _Pressed(HeldZeros):
+class _Pressed(Constraint):
     """The loss with its penalty; as a constraint it is told how far the training has come."""
 
-    def __init__(
-        self,
-        technique: RegularisedTraining,
-        taught: Loss,
-        networks: tuple[nn.Module, nn.Module],
-        views: Sequence[View],
-    ) -> None:
-        super().__init__(*networks)
-        self.technique, self.taught, self.views = technique, taught, views
+    def __init__(self, technique: RegularisedTraining, taught: Loss, held: Constraint, views: Sequence[View]) -> None:
+        self.technique, self.taught, self.held, self.views = technique, taught, held, views
         self.measure = PENALTIES.get(technique.penalty, l1)
         self.share = 0.0
 
@@ -90,6 +84,10 @@ class _Pressed(HeldZeros):
         """The weights as they are; the share tells how strong the pressure is."""
         self.share = share
         yield
+
+    def settle_(self) -> None:
+        """Zeros stay, whatever else presses."""
+        self.held.settle_()
 
     def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """What the teacher says, and the penalty."""

@@ -81,4 +81,12 @@ def test_channels_that_a_buffer_makes_have_no_gradient_and_stop_nobody(technique
     model, x = trained(Constant()), torch.randn(32, 4)
     labels = (x[:, 0] > 0).long()
     task = Task(model, evaluate=[(x, labels)], train=[(x, labels)])
-    technique.apply(model, Job.of(task, threads=1))
+    result = technique.apply(model, Job.of(task, threads=1))
+    if technique is GROUP_LASSO:
+        changed = {
+            name for name, value in result.named_parameters() if not torch.equal(value, model.get_parameter(name))
+        }
+        assert "first.weight" in changed
+    else:
+        assert result.get_submodule("first").out_features == 8
+    assert result(x).isfinite().all()

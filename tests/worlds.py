@@ -197,17 +197,22 @@ class Coach(Teach):
 
 
 @dataclass(frozen=True)
-class Rounds(Teach):
-    """Takes the place of `Careful` and the training behind it; alone it proposes nothing."""
+class Helping(Teach):
+    """Proposes nothing alone."""
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        raise TechniqueError("alone it is nothing.")
+
+
+@dataclass(frozen=True)
+class Rounds(Helping):
+    """Takes the place of `Careful` and the training behind it."""
 
     inside: Narrow = Narrow()
 
     def settings(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "skill": self.skill, "inside": str(self.inside)}
-
-    @classmethod
-    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        raise TechniqueError("alone it is nothing.")
 
     @classmethod
     def around(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:
@@ -216,12 +221,8 @@ class Rounds(Teach):
 
 
 @dataclass(frozen=True)
-class Press(Teach):
-    """Stands before `Careful`, which does a sixth of the harm then; alone it proposes nothing."""
-
-    @classmethod
-    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        raise TechniqueError("alone it is nothing.")
+class Press(Helping):
+    """Stands before `Careful`, which does a sixth of the harm then."""
 
     @classmethod
     def before(cls, technique: ModuleTechnique, training: TrainingTechnique) -> Iterator[Self]:

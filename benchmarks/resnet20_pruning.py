@@ -56,7 +56,7 @@ SEARCH_S, COMPARISON_S = 5.0, 40.0
 TORCH_PRUNING_RATIOS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 README_MULTIPLE = 8
 TORCH_PRUNING_MULTIPLES = (README_MULTIPLE, 1)
-CURVE_RATIOS = (0.25, 0.5, 0.75)
+CURVE_RATIOS = (0.25, 0.5, 0.75, 0.875)
 SURVEYS: dict[str, tuple[Any, ...]] = {
     "channels and blocks": (PruneChannels(), RemoveBlocks()),
     "blocks": (RemoveBlocks(),),

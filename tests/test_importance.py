@@ -22,7 +22,9 @@ from paring.ops.importance import (
     norm_scale,
     weight_importance,
 )
+from paring.ops.reconstruction import dampened
 from paring.ops.sparsity import zero_share
+from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.evidence import Observations
 from paring.techniques.prune_channels import PruneChannels
 from paring.techniques.prune_weights import PruneWeights
@@ -180,10 +182,65 @@ def test_a_layer_that_is_not_called_is_told() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Linear(4, 4)
+            self.outer = nn.Linear(4, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.linear(x, self.inner.weight)
+            return self.outer(F.linear(x, self.inner.weight))
 
     model = trained(Own())
-    with pytest.raises(TechniqueError, match=r"'inner' is not called as a linear layer or .*: leave it out, or choose"):
-        PruneWeights(0.5, criterion="wanda").apply(model, Job.of(Task(model, [(torch.randn(4, 4), None)])))
+    job = Job.of(Task(model, [(torch.randn(4, 4), None)]))
+    with pytest.raises(TechniqueError, match=r"'inner' is not called as a linear layer or .*: leave it out \(0\.0 in"):
+        PruneWeights(0.5, criterion="wanda").apply(model, job)
+    sparse = PruneWeights(0.5, criterion="wanda", sparsities=(("inner", 0.0),)).apply(model, job)
+    assert torch.equal(sparse.get_parameter("inner.weight"), model.get_parameter("inner.weight"))
+    assert zero_share(sparse.get_parameter("outer.weight")) == 0.5
+
+
+class Read(nn.Module):
+    """Words -> the mean of what they and their places stand for -> two scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(9, 8)
+        self.places = nn.Embedding(5, 8)
+        self.inner = nn.Linear(8, 6)
+        self.outer = nn.Linear(6, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.words(ids) + self.places(torch.arange(ids.shape[1]))
+        hidden = hidden + self.outer(self.inner(hidden).relu())
+        return self.head(hidden.mean(1))
+
+
+def test_a_table_that_is_looked_up_is_a_layer_whose_inputs_are_zeros_and_a_one() -> None:
+    model = trained(Read())
+    ids = torch.tensor([[0, 1, 1, 3, 8], [2, 1, 8, 8, 8]])
+    seen = Observations(model, Job.of(Task(model, [(ids, None)])))
+    gram = torch.nn.functional.one_hot(ids, 9).double().flatten(0, 1)
+    gram = gram.T @ gram
+    assert torch.equal(seen.of("input_norm", "words.weight")[:, 0], gram.diagonal().sqrt())
+    hessian = torch.linalg.inv(2 * dampened(gram)).diagonal()
+    torch.testing.assert_close(seen.of("inverse_hessian", "words.weight")[:, 3], hessian)
+    outputs = model.words(ids).flatten(0, 1).double()
+    torch.testing.assert_close(seen.of("response", "words.weight")[4], outputs.logsumexp(0))
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "obs", "activation_softmax"])
+def test_what_judges_by_inputs_judges_the_width_of_an_embedding(criterion: str) -> None:
+    model = trained(Read())
+    data = [(torch.randint(0, 9, (16, 5)), torch.randint(0, 2, (16,)))]
+    smaller = PruneChannels(0.5, criterion, round_to=1).apply(model, Job.of(Task(model, data)))
+    assert smaller.get_parameter("words.weight").shape == (9, 4)
+    assert smaller.get_parameter("places.weight").shape == (5, 4)
+
+
+def test_the_response_of_a_channel_is_the_mean_over_its_layers_however_many_inputs_they_have() -> None:
+    model = trained(Read())
+    job = Job.of(Task(model, [(torch.randint(0, 9, (16, 5)), None)]))
+    plan = ChannelPlan.of(model, job)
+    (width,) = (group for group in plan.groups if group.name == "words")
+    seen = plan.observations
+    tables = [seen.of("response", f"{layer}.weight")[0] for layer in ("words", "places")]
+    each = [*tables, seen.of("response", "outer.weight")[:, 0]]
+    torch.testing.assert_close(plan.evidence(width).response, torch.stack(each).mean(0), check_dtype=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -161,6 +162,24 @@ def test_a_pattern_that_does_not_divide_a_layer_leaves_it_alone_and_says_so() ->
         PruneWeights(0.5, pattern="1x4", layers=("0", "5")).apply(model, job)
     with pytest.raises(TechniqueError, match="can't prune '0': pattern 1x7 does not fit"):
         PruneWeights(0.5, pattern="1x7").apply(model, job)
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [
+        (nn.Linear(4, 4), "layers names 'head', which shares its weight with 'body': name that one."),
+        (nn.Embedding(4, 4), "layers names 'head', whose weight 'body' looks up: use a layer that does (neck)"),
+    ],
+)
+def test_a_layer_with_the_weight_of_another_one_is_told_whose_it_is(first: nn.Linear | nn.Embedding, says: str) -> None:
+    model = nn.Sequential()
+    model.add_module("body", first)
+    model.add_module("neck", nn.Linear(4, 4))
+    head = nn.Linear(4, 4, bias=False)
+    head.weight = first.weight
+    model.add_module("head", head)
+    with pytest.raises(TechniqueError, match=re.escape(says)):
+        PruneWeights(0.5, layers=("head",)).apply(model, job_of(model, torch.randn(4, 4)))
 
 
 @pytest.mark.parametrize("setting", [{"layers": ("hed",)}, {"sparsities": (("hed", 0.5),)}])
@@ -322,7 +341,7 @@ def test_a_parametrized_weight_is_left_alone_where_zeros_would_not_come_through(
     assert [zero_share(layer.weight) for layer in sparse] == [0, 0.5, 0.5]  # type: ignore[union-attr, operator, arg-type]
     assert torch.equal(sparse[0].weight, model[0].weight)  # type: ignore[index, arg-type, operator, union-attr]
     told = {change.layer: change for change in technique.coverage(model, sparse, job).layers}
-    reason = "the parametrization that makes the weight of it leaves no zeros"
+    reason = "the parametrization that makes its weight leaves no zeros"
     assert not told[name].changed
     assert told[name].reason.startswith(reason)
     with pytest.raises(TechniqueError, match=f"can't prune '{name}': {reason}"):

@@ -91,6 +91,14 @@ def test_a_criterion_that_needs_what_the_task_does_not_have(
     assert says in sentence
 
 
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+@pytest.mark.parametrize("technique", ["IterativePruning(rounds=2)", "GradualPruning(until=0.5)", "FineTune(epochs=2)"])
+def test_a_training_with_settings_and_no_training_data(tmp_path: Path, technique: str, plan: list[str]) -> None:
+    file = task_file(tmp_path, TASK)
+    words = ("optimize", f"{file}:untaught", "--out", tmp_path / "out", "--techniques", technique, *plan)
+    assert f"{technique.split('(')[0]} needs training data: give the task `train`" in refused(typed(*words))
+
+
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_criterion_asks_for_gradients_where_it_is_said_to(name: str) -> None:
     asked: list[str] = []

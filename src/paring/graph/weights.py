@@ -152,12 +152,26 @@ def _only_scales(parameter: nn.Parameter, module: nn.Module) -> bool:
     return any(each.numel() > parameter.numel() for each in originals)
 
 
-def check_layers(asked: Collection[str], known: Collection[str], setting: str) -> None:
-    """Raise TechniqueError, with the closest names, for a layer that the network does not have."""
+def check_layers(asked: Collection[str], known: Collection[str], model: nn.Module, setting: str) -> None:
+    """Raise TechniqueError, with the closest names, for a layer that holds no weights, or those of another one."""
     for layer in asked:
-        if layer not in known:
-            close = ", ".join(difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.0)) or "none has any"
-            raise TechniqueError(f"{setting} names {layer!r}, which holds no weights: use a layer that does ({close}).")
+        if layer in known:
+            continue
+        owner = _owner(layer, model)
+        if owner in known:
+            raise TechniqueError(f"{setting} names {layer!r}, which shares its weight with {owner!r}: name that one.")
+        close = ", ".join(difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.0)) or "none has any"
+        what = f"whose weight {owner!r} looks up" if owner else "which holds no weights"
+        raise TechniqueError(f"{setting} names {layer!r}, {what}: use a layer that does ({close}).")
+
+
+def _owner(layer: str, model: nn.Module) -> str:
+    """The layer by whose name a weight goes that this one holds too; empty where there is none."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name.rpartition(".")[0] == layer and names[id(parameter)] != name:
+            return names[id(parameter)].rpartition(".")[0]
+    return ""
 
 
 def check_modules(asked: Collection[str], model: nn.Module, setting: str) -> None:

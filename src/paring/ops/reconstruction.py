@@ -12,8 +12,14 @@ MOST_STEPS = 300
 
 def dampened(gram: Tensor, damping: float = DAMPING) -> Tensor:
     """X X^T plus a share of its mean diagonal, (n, n): inputs that were never seen stay where they are."""
-    mean = float(gram.diagonal().mean())
-    return gram + torch.eye(len(gram), dtype=gram.dtype, device=gram.device) * (damping * mean if mean > 0 else 1.0)
+    added = ridge(gram.diagonal(), damping)
+    return gram + torch.eye(len(gram), dtype=gram.dtype, device=gram.device) * added
+
+
+def ridge(diagonal: Tensor, damping: float = DAMPING) -> float:
+    """What that adds to a diagonal, (n,)."""
+    mean = float(diagonal.mean())
+    return damping * mean if mean > 0 else 1.0
 
 
 def reconstructed(weight: Tensor, mask: Tensor, gram: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from types import FunctionType
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from paring.backends.precision import ExecutionPrecision
 from paring.data.job import Job
-from paring.errors import TechniqueError
+from paring.errors import TaskError, TechniqueError
 from paring.fingerprint import fingerprint
 from paring.registry import typed_name
-from paring.types import OBJECTIVES, Coverage, Objective, Task
+from paring.types import OBJECTIVES, Batch, Coverage, Objective, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -145,6 +145,16 @@ class TrainingTechnique(ModuleTechnique):
 
     shrinks: ClassVar[bool] = False
     epochs: int
+
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TaskError for a task without training data."""
+        self.train_of(task)
+
+    def train_of(self, task: Task) -> Iterable[Batch]:
+        """The training data. TaskError where there is none."""
+        if task.train is None:
+            raise TaskError(f"{self.name} needs training data: give the task `train`; its targets may be None.")
+        return task.train
 
     def with_epochs(self, epochs: int) -> Self:
         """The same training, longer or shorter."""

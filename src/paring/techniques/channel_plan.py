@@ -92,7 +92,9 @@ class ChannelPlan:
             return torch.cat(parts, 1) if parts else torch.zeros(group.channels, 0)
 
         def observe(what: Observed) -> Tensor:
-            return torch.cat([rows(member, self.observations.of(what, member.slot.tensor)) for member in producers], 1)
+            parts = [rows(member, self.observations.of(what, member.slot.tensor)) for member in producers]
+            # One for each layer, however many inputs it has.
+            return torch.cat([part.mean(1, keepdim=True) for part in parts] if what == "response" else parts, 1)
 
         producers = [member for member in group.members if member.produces]
         consumers = [member for member in group.members if member.consumes]

@@ -17,7 +17,7 @@ from paring.fingerprint import fingerprint
 from paring.graph.macs import unfused
 from paring.graph.weights import Matrix, matrices
 from paring.ops.importance import Observed
-from paring.ops.reconstruction import dampened
+from paring.ops.reconstruction import dampened, ridge
 from paring.train.gradients import sample_gradients
 
 ROWS_AT_ONCE = 8
@@ -26,10 +26,16 @@ ROWS_AT_ONCE = 8
 BYTES_AT_ONCE = 256 * 2**20
 """Products of inputs that are summed up in one pass over the calibration rows; what is more takes another pass."""
 
-INSTEAD = "leave it out, or choose a criterion of weights or gradients (magnitude_l2, taylor), and no reconstruct."
+INSTEAD = (
+    "leave it out (0.0 in ratios or sparsities), or choose a criterion of weights or gradients (magnitude_l2, taylor), "
+    "and no reconstruct."
+)
 
 See: TypeAlias = Callable[[Matrix, Tensor, Tensor], None]
 """A weight, its layer's inputs and outputs for some rows."""
+
+Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Any], None]
+"""A layer, what it is called with and what it gives."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,14 @@ class Observations:
         return matrices(self.model)
 
     @cached_property
+    def _tables(self) -> dict[str, nn.Embedding]:
+        """The lookup tables, by the names of their weights."""
+        modules = self.model.named_modules()
+        return {
+            f"{name}.weight" if name else "weight": each for name, each in modules if isinstance(each, nn.Embedding)
+        }
+
+    @cached_property
     def _told(self) -> str:
         return fingerprint(self.model)
 
@@ -55,10 +69,39 @@ class Observations:
             if parameter not in gradients:  # It is a constant, which no training changes.
                 return torch.zeros_like(self.model.get_buffer(parameter), dtype=torch.float32)
             return gradients[parameter][what == "squared_gradient"]
+        if parameter in self._tables:
+            return self._of_table(what, parameter)
         matrix = next((each for each in self.matrices if each.name == parameter), None)
         if matrix is None:
             raise TechniqueError(f"{what} is observed of matrices of weights, and {parameter!r} is none: {INSTEAD}")
         return matrix.like(self._of_layer(what, matrix).expand(-1, matrix.shape[1]))
+
+    def _of_table(self, what: Observed, name: str) -> Tensor:
+        """The same of a lookup table, (entries, width): it is multiplied with rows that are 0 but for a single 1."""
+        seen = self.job.once(f"lookups of {self._told}", self._lookups)
+        if name not in seen:
+            raise TechniqueError(f"{name!r} is not looked up by its layer, so that this can't be observed: {INSTEAD}")
+        times = seen[name].double()[:, None]
+        values = self._tables[name].weight.detach()
+        if what == "response":
+            found = (values.double() + times.log()).logsumexp(0, keepdim=True)
+        elif what == "input_norm":
+            found = times.sqrt()
+        else:
+            found = (2 * (times + ridge(times))).reciprocal()
+        return found.expand(values.shape)
+
+    def _lookups(self) -> dict[str, Tensor]:
+        """How often each entry of each table is looked up for the calibration rows."""
+        total: dict[str, Tensor] = {}
+
+        def see(name: str, module: nn.Module, given: tuple[Any, ...], _: Any) -> None:
+            if given and isinstance(given[0], Tensor):
+                times = given[0].flatten().bincount(minlength=self._tables[name].num_embeddings)
+                total[name] = total.get(name, 0) + times
+
+        self._run([(table, partial(see, name)) for name, table in self._tables.items()])
+        return total
 
     def _of_layer(self, what: Observed, matrix: Matrix) -> Tensor:
         """What the layer is given or gives, shape (outputs, n) or (outputs, 1)."""
@@ -123,8 +166,11 @@ class Observations:
             if given and isinstance(given[0], Tensor) and isinstance(outputs, Tensor):
                 see(matrix, given[0].float(), outputs.float())
 
-        followed = (each for each in watched if each.followed)
-        handles = [each.module.register_forward_hook(partial(hook, each)) for each in followed]
+        self._run([(each.module, partial(hook, each)) for each in watched if each.followed])
+
+    def _run(self, hooks: Sequence[tuple[nn.Module, Hook]]) -> None:
+        """The calibration rows through the network, with these hooks on its modules."""
+        handles = [module.register_forward_hook(hook) for module, hook in hooks]
         try:
             with torch.no_grad(), unfused():
                 for inputs, _ in self.job.calibrate:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from paring.data.job import Job
-from paring.errors import TaskError, TechniqueError
+from paring.errors import TechniqueError
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.settings import check_types
@@ -52,14 +52,13 @@ class FineTune(TrainingTechnique):
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A trained copy in eval mode. Raises TaskError without training data or with labels out of range."""
-        if job.task.train is None:
-            raise TaskError(f"{self.name} needs training data: give the task `train`; its targets may be None.")
+        train = self.train_of(job.task)
         student = trainable_copy(model)
         distiller = Distiller(self._teaching(), job)
         # A class is decided by the larger score, which bfloat16 keeps; a number that is wanted exactly needs float32.
         training = self._training("auto" if distiller.ranks else "float32")
         loss, constraint = self.shaped(distiller, student, job)
-        trained = fit_(student, job.task.train, loss, training, job, constraint=constraint)
+        trained = fit_(student, train, loss, training, job, constraint=constraint)
         job.say(f"fine-tuned for {trained.steps:,} steps, {trained.rows:,} rows; last loss {trained.loss:.4f}")
         return student
 

@@ -66,6 +66,7 @@ class GradualPruning(FineTune):
     def check_fits(self, model: nn.Module, task: Task) -> None:
         """Raise TechniqueError where the pruning's settings ask for what the network or the task does not have."""
         self.prune.check_fits(model, task)
+        super().check_fits(model, task)
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """The teacher's loss, and zeros that grow."""

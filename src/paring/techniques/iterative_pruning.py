@@ -53,6 +53,7 @@ class IterativePruning(FineTune):
     def check_fits(self, model: nn.Module, task: Task) -> None:
         """Raise TechniqueError where the pruning's settings ask for what the network or the task does not have."""
         self.prune.check_fits(model, task)
+        super().check_fits(model, task)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network after all rounds; an unchanged copy where no channels can go. TaskError without training data."""

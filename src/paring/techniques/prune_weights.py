@@ -161,8 +161,8 @@ class PruneWeights(ModuleTechnique):
             )
         known = {matrix.layer for matrix in every}
         named = {layer for layer, _ in self.sparsities}
-        check_layers(self.layers, known, "layers")
-        check_layers(sorted(named), known, "sparsities")
+        check_layers(self.layers, known, model, "layers")
+        check_layers(sorted(named), known, model, "sparsities")
         asked = [matrix for matrix in every if not self.layers or matrix.layer in {*self.layers, *named}]
         fitting = [matrix for matrix in asked if not self._misfit(matrix)]
         wanted = {*self.layers, *named}.difference(matrix.layer for matrix in fitting)
@@ -174,9 +174,7 @@ class PruneWeights(ModuleTechnique):
     def _misfit(self, matrix: Matrix) -> str:
         """Why a weight is left alone; runs of inputs don't reach from one position of a kernel to the next."""
         if not matrix.takes_zeros:
-            return (
-                "the parametrization that makes the weight of it leaves no zeros (see remove_parametrizations of torch)"
-            )
+            return "the parametrization that makes its weight leaves no zeros (see remove_parametrizations of torch)"
         misfit = pattern_of(self.pattern).misfit(matrix.shape[0], matrix.inputs_at_once)
         return misfit and f"pattern {self.pattern} does not fit: {misfit}"
 
@@ -212,6 +210,8 @@ class PruneWeights(ModuleTechnique):
     def _scores(self, matrix: Matrix, observations: Observations) -> Tensor:
         """Importance of every weight, shape (outputs, inputs)."""
         weight = matrix.rows(matrix.parameter.detach().float()).clone()  # A function may change what it is given.
+        if dict(self.sparsities).get(matrix.layer) == 0:
+            return weight  # All of it stays, whatever a criterion would know of it.
         evidence = Evidence.of(
             weight, lambda what: matrix.rows(observations.of(what, matrix.name)), observations.job.seed
         )

@@ -13,10 +13,11 @@ from torch import nn
 
 import paring
 from paring.cli.chosen import chosen
-from paring.errors import BudgetError, InputError, TaskError
+from paring.errors import BudgetError, InputError, TaskError, TechniqueError
 from paring.flow.sensitivity import Sensitivity, check_module
 from paring.report import write_report, write_survey
 from paring.techniques import PruneChannels
+from paring.techniques.remove_blocks import NO_BLOCK
 from paring.tune.allocation import Step
 from paring.tune.survey import Survey, Target
 from paring.types import Task
@@ -181,6 +182,15 @@ def test_a_technique_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         surveyed(tmp_path, techniques=["Int8Static"])
     with pytest.raises(InputError, match=r"PruneWeights divides into parts of which no runtime here gains any time: "):
         surveyed(tmp_path, techniques=["PruneWeights"], speedup=2.0)
+
+
+def test_a_network_without_blocks_is_told_so_and_nothing_of_trainings(tmp_path: Path) -> None:
+    points, _ = sleepy.rows(600)
+    plain = nn.Sequential(nn.Linear(sleepy.FEATURES, 12), nn.ReLU(), nn.Linear(12, sleepy.CLASSES)).eval()
+    without = Task(plain, [(points, plain(points).argmax(1))])
+    with pytest.raises(TechniqueError) as refusal:
+        paring.sensitivity(without, out=tmp_path, techniques=["RemoveBlocks"], backends=[Lanes()], progress=False)
+    assert str(refusal.value) == f"no part of the network could be measured (RemoveBlocks: {NO_BLOCK})."
 
 
 def test_what_the_zeros_of_each_layer_cost_is_told_by_name(tmp_path: Path) -> None:

@@ -242,9 +242,10 @@ class PruneChannels(ModuleTechnique):
         """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
 
         What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number; to
-        `round_to` where that is given. What each gains and loses tells how much to take where.
+        `round_to` where that is given. What each gains and loses tells how much to take where. TechniqueError where no
+        channels can go.
         """
-        groups = [group for group in ChannelPlan.of(model, job).groups if not group.frozen]
+        groups = _free(ChannelPlan.of(model, job))
         multiples = PART_MULTIPLES if self.round_to is None else (self.round_to,)
         sizes = {group.name: _sizes(group, PART_RATIOS, multiples) for group in groups}
         if sum(map(len, sizes.values())) > MOST_PARTS:

@@ -112,8 +112,11 @@ class RemoveBlocks(ModuleTechnique):
             raise TechniqueError(f"{NO_BLOCK}.")
 
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
-        """Each block that can be removed."""
-        for block in self.candidates(model, job):
+        """Each block that can be removed. TechniqueError where none can."""
+        candidates = self.candidates(model, job)
+        if not candidates:
+            raise TechniqueError(f"{NO_BLOCK}.")
+        for block in candidates:
             yield Part(replace(self, blocks=(block,), count=None), block, 1.0)
 
     def joined(self, other: Self) -> Self:

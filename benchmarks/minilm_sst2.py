@@ -247,14 +247,14 @@ def as_markdown(values: dict[str, Any]) -> str:
         f"The original: {values['original']:.2f} % of the 1,821 test sentences. Batches of {BATCH} x {LENGTH} tokens,",
         f"{THREADS} threads, one seed. Drops in points, with the bound that holds at 95 %.",
         "",
-        "| what may go | speed-up | dev, % | test, % | drop | at most | training | recipe |",
-        "|---|---|---|---|---|---|---|---|",
+        "| what may go | wanted | speed-up | dev, % | test, % | drop | at most | training | recipe |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in values["rows"]:
         time_of = row["speedup"]
         speed = f"{time_of['ratio']:.2f}x ({time_of['low']:.2f}-{time_of['high']:.2f})"
         figures = [f"{row[name]:.2f}" for name in ("dev", "test", "drop", "bound")]
-        cells = [row["way"], speed, *figures, f"{row['training_s']:.0f} s", row["recipe"]]
+        cells = [row["way"], f"{row['wanted']:g}x", speed, *figures, f"{row['training_s']:.0f} s", row["recipe"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

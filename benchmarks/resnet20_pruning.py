@@ -12,7 +12,8 @@ teacher, the original, for as many epochs, on one core each. `measure` times eac
 was found, trained or timed before is kept.
 
 The curve is uniform channel pruning by each criterion at several ratios, after a shorter fine-tuning. Whatever is
-chosen is chosen on the last 5,000 training images, which no training sees; accuracies are of the 10,000 test images.
+chosen is chosen on the last 5,000 training images, which no fine-tuning here sees; the original was trained on them,
+so that their accuracies are higher than those of the 10,000 test images, which are what is reported.
 Writes results/resnet20_pruning.json, .md and .svg.
 """
 

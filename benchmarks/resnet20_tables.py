@@ -7,7 +7,7 @@ from typing import Any
 
 from curves import Line, drawn
 
-HEAD = ["| network | speed-up | held out, % | test, % | training |", "|---|---|---|---|---|"]
+HEAD = ["| network | speed-up | held out of the fine-tuning, % | test, % | training |", "|---|---|---|---|---|"]
 
 
 def as_markdown(values: dict[str, Any]) -> str:
@@ -22,7 +22,8 @@ def as_markdown(values: dict[str, Any]) -> str:
             "",
             f"The original: {values['original']:.2f} % of the test images. Speed-ups over it, measured in turn, with",
             f"their 95 % intervals. {compared[0]['epochs']} epochs from the same teacher, each training on one core;",
-            "means of the seeds with their standard deviation.",
+            "means of the seeds with their standard deviation. What is held out of the fine-tuning are training images of",
+            "the original, by which the structures were chosen: only the test images are new to all.",
             "",
             *HEAD,
             *(_line(name, rows, values["times"][name]) for name in told),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from paring.errors import TechniqueError
 from paring.graph.weights import matrices
 from paring.ops.importance import (
     CRITERIA,
+    Criterion,
     Evidence,
     Observed,
     activation_softmax,
@@ -28,7 +31,8 @@ from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.evidence import Observations
 from paring.techniques.prune_channels import PruneChannels
 from paring.techniques.prune_weights import PruneWeights
-from paring.types import Task
+from paring.train.gradients import GRADIENT_ROWS, labelled_rows
+from paring.types import Batch, Task
 from tests.structures import images, trained
 
 
@@ -244,3 +248,52 @@ def test_the_response_of_a_channel_is_the_mean_over_its_layers_however_many_inpu
     tables = [seen.of("response", f"{layer}.weight")[0] for layer in ("words", "places")]
     each = [*tables, seen.of("response", "outer.weight")[:, 0]]
     torch.testing.assert_close(plan.evidence(width).response, torch.stack(each).mean(0), check_dtype=False)
+
+
+def test_a_function_may_change_what_it_is_given_and_what_is_known_stays() -> None:
+    def in_place(evidence: Evidence) -> Tensor:
+        scores = evidence.squared_gradient
+        scores *= evidence.weight.square()
+        return scores
+
+    model, batches = net(), data()
+    job = Job.of(Task(model, batches, train=batches))
+    first, again = (PruneWeights(0.5, criterion=in_place).apply(model, job) for _ in range(2))
+    built_in = PruneWeights(0.5, criterion="fisher").apply(model, job)
+    for one, two, three in zip(first.parameters(), again.parameters(), built_in.parameters(), strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (lambda e: e.weight.to_sparse(), "sparse"),
+        (lambda e: torch.quantize_per_tensor(e.weight, 0.1, 0, torch.qint8), "quantized"),
+        (lambda e: e.weight.to("meta"), "meta"),
+    ],
+)
+def test_an_answer_that_holds_no_plain_numbers_is_refused(answer: Criterion, kind: str) -> None:
+    model = net()
+    with pytest.raises(TechniqueError, match=f"the criterion gave a {kind} tensor for '0': return plain numbers"):
+        PruneWeights(0.5, criterion=answer).apply(model, Job.of(Task(model, data())))
+
+
+@pytest.mark.parametrize("sizes", [(3000,), (50,) * 60, (7, 200, 1, 300)])
+def test_gradients_are_those_of_rows_from_all_over_the_data(sizes: tuple[int, ...]) -> None:
+    """Training data may be in the order of its classes."""
+    rows = torch.arange(sum(sizes)).float()[:, None]
+    batches = [(part, (part[:, 0] / sum(sizes) * 10).long()) for part in rows.split(list(sizes))]
+    seen = torch.cat([targets for _, targets in labelled_rows(Task(net(), data(), train=batches), GRADIENT_ROWS)])
+    assert len(seen) == min(GRADIENT_ROWS, sum(sizes))
+    assert set(seen.tolist()) == set(range(10))
+
+
+def test_gradients_of_what_can_only_be_read_in_order_are_those_of_its_first_rows() -> None:
+    class Stream:
+        def __iter__(self) -> Iterator[Batch]:
+            return iter([(torch.full((200, 1), float(at)), torch.full((200,), at)) for at in range(3)])
+
+    (_, first), (_, second) = labelled_rows(Task(net(), data(), train=Stream()), GRADIENT_ROWS)
+    assert first.tolist() + second.tolist() == [0] * 200 + [1] * 56

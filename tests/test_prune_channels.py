@@ -293,10 +293,28 @@ def test_parts_are_the_groups_at_three_ratios_and_join_to_the_larger() -> None:
 
 
 def test_many_groups_are_measured_at_one_ratio() -> None:
-    layers = [layer for _ in range(13) for layer in (nn.Linear(16, 16), nn.ReLU())]
+    layers = [layer for _ in range(36) for layer in (nn.Linear(16, 16), nn.ReLU())]
     model = trained(nn.Sequential(*layers, nn.Linear(16, 2)))
     parts = list(PruneChannels().parts(model, job_of(model, torch.randn(4, 16))))
-    assert [part.share for part in parts] == [0.5] * 13
+    assert [part.share for part in parts] == [0.5] * 36
+
+
+def test_of_many_groups_those_that_decide_on_most_are_measured_at_several_ratios() -> None:
+    """A transformer's width is read and made by every block: half of it at once may be more than anybody wants."""
+    model = trained(nn.Sequential(nn.Linear(6, 64), *(Added(64, 32) for _ in range(16)), nn.Linear(64, 2)))
+    parts = list(PruneChannels().parts(model, job_of(model, torch.randn(4, 6))))
+    assert [part.share for part in parts if part.layer == "0"] == [0.25, 0.5, 0.75]
+    assert len({part.layer for part in parts}) == 17
+    assert 34 <= len(parts) <= 36
+
+
+class Added(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(self.up(x).relu())
 
 
 def test_parts_are_sizes_of_which_the_machine_may_run_one_faster() -> None:

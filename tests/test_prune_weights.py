@@ -324,7 +324,7 @@ def test_layers_that_share_a_weight_are_told_to_be_pruned_together() -> None:
     job, technique = job_of(trained(model), torch.arange(6)[:, None]), PruneWeights(0.5)
     told = {layer.layer: layer for layer in technique.coverage(model, technique.apply(model, job), job).layers}
     assert [told[layer].changed for layer in "0123"] == [False, True, True, False]
-    assert told["3"].reason == "a table that is looked up, or shares its weight with one"
+    assert told["3"].reason == "its values are looked up, added or scale, or shared with a layer whose are"
 
 
 def test_n_of_m_leaves_nothing_to_share_among_layers() -> None:

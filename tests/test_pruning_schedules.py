@@ -257,6 +257,45 @@ def test_rewinding_takes_what_stays_back_to_where_it_began() -> None:
     assert zeros(model) == [0.6, 0.6, 0.6]
 
 
+def zeros_of(model: nn.Module) -> Tensor:
+    return torch.cat([each.parameter.detach().flatten() == 0 for each in matrices(model)])
+
+
+def test_a_lottery_ticket_is_drawn_from_weights_that_were_trained() -> None:
+    """Frankle and Carbin 2019: train, take what is small by then, go back to the beginning, train what is left."""
+    start, prune = fresh(), PruneWeights(0.8, scope="global")
+    ticket = IterativePruning(epochs=8, rounds=1, rewind=True, learning_rate=0.1, prune=prune).apply(start, job())
+    trained = FineTune(epochs=4, learning_rate=0.1).apply(start, job())
+    gone, after, before = map(zeros_of, (ticket, prune.apply(trained, job()), prune.apply(start, job())))
+    assert torch.equal(gone, after)
+    assert not torch.equal(gone, before)
+    assert score(ticket) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rewind", "each"), [(7, True, [1, 2, 2, 2]), (2, True, [1, 1]), (7, False, [2, 2, 3])]
+)
+def test_epochs_are_shared_by_the_trainings(
+    epochs: int, rewind: bool, each: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    apply = FineTune.apply
+    monkeypatch.setattr(FineTune, "apply", lambda self, *given: seen.append(self.epochs) or apply(self, *given))
+    IterativePruning(epochs=epochs, rounds=3, rewind=rewind, prune=PruneWeights(0.6)).apply(fresh(), job())
+    assert seen == each
+    assert sum(seen) == epochs
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+@pytest.mark.parametrize("prune", [PruneWeights(0.5), PruneWeights(0.9, layers=("5",)), PruneWeights(pattern="2:4")])
+def test_zeros_from_before_stay_while_others_grow(prune: PruneWeights, regrow: bool) -> None:
+    sparse = PruneWeights(0.7, scope="global").apply(taught(), job())
+    grown = GradualPruning(epochs=2, learning_rate=0.1, prune=prune, regrow=regrow).apply(sparse, job())
+    for old, new in zip(matrices(sparse), matrices(grown), strict=True):
+        assert not new.parameter[old.parameter == 0].any()
+        assert new.parameter.any()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

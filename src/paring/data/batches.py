@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any
 
@@ -149,6 +150,23 @@ def first_rows(batches: Iterable[Batch], rows: int, name: str = "the data") -> t
         size = min(missing, rows_in(inputs))
         kept.append((mapped(inputs, lambda v, n=size: v[:n]), mapped(targets, lambda v, n=size: v[:n])))
         missing -= size
+    return tuple(kept)
+
+
+def spread_rows(batches: Iterable[Batch], rows: int, name: str = "the data") -> tuple[Batch, ...]:
+    """So many rows from all over a sequence of batches, which may be in order of their classes; else the leading ones.
+
+    What is no sequence can only be read from its beginning, and is shuffled where somebody meant to train on it.
+    """
+    if not isinstance(batches, Sequence) or not batches:
+        return first_rows(batches, rows, name)
+    picked = [batches[at * len(batches) // min(rows, len(batches))] for at in range(min(rows, len(batches)))]
+    kept: list[Batch] = []
+    for left, (inputs, targets) in zip(range(len(picked), 0, -1), checked_batches(picked, name), strict=False):
+        size = rows_in(inputs)
+        wanted = min(size, math.ceil((rows - sum(rows_in(each) for each, _ in kept)) / left))
+        places = torch.arange(wanted) * size // max(wanted, 1)
+        kept.append((mapped(inputs, lambda v, at=places: v[at]), mapped(targets, lambda v, at=places: v[at])))
     return tuple(kept)
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from paring.data.batches import calibration_batches
+from paring.data.batches import calibration_batches, first_rows, sample
 from paring.errors import TaskError, TimeUpError
-from paring.types import Batch, Task
+from paring.types import Batch, Inputs, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +20,7 @@ Say = Callable[[str], None]
 Measured = Callable[[str, Callable[[], int]], int]
 Found = TypeVar("Found")
 
+SAMPLE_ROWS = 2
 REMEMBERED = 4
 """Observations that a job keeps: those of a few graphs are asked for again and again, and each takes memory."""
 
@@ -64,6 +65,12 @@ class Job:
         if isinstance(self.task.model, Path):
             raise TaskError(f"{self.task.model} is a graph: this technique needs the task's network as an nn.Module.")
         return self.task.model
+
+    @property
+    def sample(self) -> Inputs:
+        """The inputs of the first rows that may be observed: a few, to see how a network works."""
+        inputs, _ = sample(first_rows(self.calibrate, SAMPLE_ROWS))
+        return inputs
 
     def once(self, key: str, observe: Callable[[], Found]) -> Found:
         """What `observe` gives, made anew only where it was not lately: `key` names all that it depends on.

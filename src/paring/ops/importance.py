@@ -51,7 +51,7 @@ class Evidence:
 
     @property
     def gradient(self) -> Tensor:
-        """dL/dw, the mean over samples of the task's training data, shape (channels, n)."""
+        """dL/dw, the mean over 256 samples from all over the task's training data, shape (channels, n)."""
         return self.observe("gradient")
 
     @property
@@ -232,6 +232,9 @@ def _checked(criterion: str | Criterion, evidence: Evidence, where: str) -> Tens
         raise TechniqueError(
             f"the criterion gave complex numbers for {where!r}: return real ones, such as their abs()."
         )
+    if scores.layout != torch.strided or scores.is_quantized or scores.is_meta:
+        kind = "quantized" if scores.is_quantized else "meta" if scores.is_meta else "sparse"
+        raise TechniqueError(f"the criterion gave a {kind} tensor for {where!r}: return plain numbers.")
     scores = scores.detach().double().cpu()
     if not torch.isfinite(scores).all():
         place = tuple((~torch.isfinite(scores)).nonzero()[0].tolist())

@@ -8,7 +8,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from paring.data.batches import first_rows, sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.attention import put_back_, with_split_attention
@@ -28,8 +27,6 @@ from paring.graph.weights import NORMS
 from paring.ops.importance import Evidence, Observed
 from paring.techniques.evidence import Observations
 from paring.types import Inputs
-
-SAMPLE_ROWS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +48,7 @@ class ChannelPlan:
     def of(cls, model: nn.Module, job: Job) -> ChannelPlan:
         """Trace the network on the first rows that may be observed. TechniqueError where that fails."""
         original = copied(model).eval()
-        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+        inputs = job.sample
         network = _apart(original, inputs)
         traced = trace(network, inputs)
         return cls(original, network, traced, groups_of(traced), inputs, Observations(network, job))

@@ -48,7 +48,7 @@ class Observations:
     @cached_property
     def matrices(self) -> tuple[Matrix, ...]:
         """The weights that are multiplied with something."""
-        return matrices(self.model)
+        return matrices(self.model, self.job.sample)
 
     @cached_property
     def _tables(self) -> dict[str, nn.Embedding]:
@@ -63,7 +63,13 @@ class Observations:
         return fingerprint(self.model)
 
     def of(self, what: Observed, parameter: str) -> Tensor:
-        """The value at every weight of a parameter, of its shape. TechniqueError where it can't be had."""
+        """The value at every weight of a parameter, of its shape, for the caller to keep or to change.
+
+        TechniqueError where it can't be had.
+        """
+        return self._seen(what, parameter).clone()
+
+    def _seen(self, what: Observed, parameter: str) -> Tensor:
         if what in ("gradient", "squared_gradient"):
             gradients = self.job.once(f"gradients of {self._told}", lambda: sample_gradients(self.model, self.job))
             if parameter not in gradients:  # It is a constant, which no training changes.

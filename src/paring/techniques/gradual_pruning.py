@@ -16,7 +16,7 @@ from paring.errors import TechniqueError
 from paring.graph.weights import Matrix, matrices
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.prune_weights import PruneWeights
-from paring.train.constraint import Constraint
+from paring.train.constraint import Constraint, HeldZeros
 from paring.train.loop import Loss
 from paring.types import Coverage, Objective, Task
 
@@ -89,12 +89,13 @@ class GradualPruning(FineTune):
 
 
 class _GrowingZeros(Constraint):
-    """Masks that are chosen anew again and again, until all zeros are there."""
+    """Masks that are chosen anew again and again, until all zeros are there; zeros from before stay."""
 
     def __init__(self, technique: GradualPruning, model: nn.Module, job: Job) -> None:
         # A job of its own, that tells whether the criterion has looked at data.
         self.technique, self.model, self.job = technique, model, replace(job)
         self.matrices = matrices(model, vectors=True)
+        self.before = HeldZeros(model, job.original)
         self.begun: set[str] = set()
         self.masks: list[tuple[nn.Parameter, Tensor]] = []
         self.grown = -1.0
@@ -118,6 +119,7 @@ class _GrowingZeros(Constraint):
     def settle_(self) -> None:
         """Zeros again; what may come back fades towards them."""
         self._weaken_(FADING if self.technique.regrow else 0.0)
+        self.before.settle_()
 
     def finish_(self) -> None:
         """All zeros, also where the training was cut short."""

@@ -18,19 +18,20 @@ from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.fine_tune import FineTune, fine_tuning_of
 from paring.techniques.prune_channels import GroupSizes, PruneChannels
 from paring.techniques.prune_weights import PruneWeights
-from paring.types import Coverage, Task
+from paring.types import Coverage, Inputs, Task
 
 
 @dataclass(frozen=True)
 class IterativePruning(FineTune):
-    """Prune a little, fine-tune, prune more: `rounds` times, with an equal part of the `epochs` in each.
+    """Prune a little, fine-tune, prune more: `rounds` times, with an equal part of the `epochs` in each training.
 
     With fewer epochs there are as many rounds as these. They end with what `prune` alone would leave: as many zeros,
     where no threshold decides on them, or the same sizes.
-    Han et al. 2015, Learning both Weights and Connections, section 3.4. With `rewind` the weights that stay go back to
-    what they were as this technique began, before each training: iterative magnitude pruning with rewinding (Frankle et
-    al. 2020). The lottery tickets of Frankle and Carbin (2019) rewind to weights from before any training: for those,
-    begin with the untrained network. Only single weights can be rewound, since they keep their places.
+    Han et al. 2015, Learning both Weights and Connections, section 3.4. With `rewind` the network is trained before the
+    first round too, each round takes what is small by then, and the weights that stay go back to what they were as this
+    technique began: iterative magnitude pruning with rewinding (Frankle et al. 2020). The lottery tickets of Frankle
+    and Carbin (2019) rewind to weights from before any training: for those, begin with the untrained network. Only
+    single weights can be rewound, since they keep their places.
     """
 
     shrinks: ClassVar[bool] = True
@@ -59,15 +60,20 @@ class IterativePruning(FineTune):
         """The network after all rounds; an unchanged copy where no channels can go. TaskError without training data."""
         network = copied(model).eval()
         steps = self._steps(network, job)
+        if self.rewind:
+            network = self._trained(network, job, 0, len(steps) + 1)
         for number, step in enumerate(steps, 1):
             job.say(f"round {number} of {len(steps)}: {step}")
             network = step.apply(network, job)
             if self.rewind and isinstance(step, PruneWeights):
-                _rewind_(network, model, vectors=step.vectors)
-            # As many epochs in each round as in another, and all of them together.
-            epochs = self.epochs * number // len(steps) - self.epochs * (number - 1) // len(steps)
-            network = self.bare(epochs).apply(network, _hurried(job, len(steps) - number))
+                _rewind_(network, model, job.sample, vectors=step.vectors)
+            network = self._trained(network, job, number - (not self.rewind), len(steps) + self.rewind)
         return network
+
+    def _trained(self, network: nn.Module, job: Job, number: int, of: int) -> nn.Module:
+        """The network after one of so many trainings, the first being 0: as many epochs in each, all of them in all."""
+        epochs = self.epochs * (number + 1) // of - self.epochs * number // of
+        return self.bare(epochs).apply(network, _hurried(job, of - number - 1)) if epochs else network
 
     def _steps(self, model: nn.Module, job: Job) -> Sequence[PruneWeights | _Narrowing]:
         """The prunings of the rounds, each one more than that before: 2:4 comes in two steps, one channel in one.
@@ -150,9 +156,9 @@ def _hurried(job: Job, rounds_left: int) -> Job:
 
 
 @torch.no_grad()
-def _rewind_(network: nn.Module, model: nn.Module, *, vectors: bool) -> None:
+def _rewind_(network: nn.Module, model: nn.Module, inputs: Inputs, *, vectors: bool) -> None:
     """The first network's weights, where the second has no zeros."""
-    zeros = [(each, each.parameter.detach() == 0) for each in matrices(network, vectors=vectors)]
+    zeros = [(each, each.parameter.detach() == 0) for each in matrices(network, inputs, vectors=vectors)]
     network.load_state_dict(model.state_dict())
     for matrix, gone in zeros:
         matrix.parameter.masked_fill_(gone, 0)

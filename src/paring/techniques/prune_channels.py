@@ -13,7 +13,7 @@ from torch import nn
 
 from paring.backends.multiples import fast_multiple
 from paring.data.batches import first_rows
-from paring.data.job import Job
+from paring.data.job import SAMPLE_ROWS, Job
 from paring.errors import TechniqueError
 from paring.graph.attention import place_of, with_split_attention
 from paring.graph.channels import ChannelGroup, Removal, frozen_layers
@@ -23,21 +23,15 @@ from paring.graph.weights import check_modules
 from paring.ops.importance import OF_GRADIENTS, Criterion, criterion_of, importance
 from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique, Part
-from paring.techniques.channel_plan import SAMPLE_ROWS, ChannelPlan
+from paring.techniques.channel_parts import MULTIPLES, part_sizes
+from paring.techniques.channel_plan import ChannelPlan
 from paring.techniques.layer_coverage import nothing_fits
 from paring.train.gradients import labelled_rows
 from paring.types import Coverage, LayerChange, Task
 
 LADDER = (0.5, 0.375, 0.625, 0.25, 0.75)
-PART_RATIOS = (0.25, 0.5, 0.75)
-PART_MULTIPLES = (4, 16)
-"""Sizes of a part: which of them the machine runs fast is measured, and one that gains nothing is not taken."""
-
 OTHER_CRITERIA = ("geometric_median", "wanda")
 """Raced against the default for the same sizes: they need no labels, so that no task is without them."""
-
-MOST_PARTS = 36
-"""With more the search would measure for too long, so that each group is measured at one ratio only."""
 
 GroupSizes: TypeAlias = Mapping[str, int]
 """Name of a channel group -> how many channels it has, or is to have."""
@@ -239,17 +233,15 @@ class PruneChannels(ModuleTechnique):
             raise TechniqueError(f"its widest layer has {max(whole)} channels, and {least}.")
 
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
-        """Each group alone, at a quarter, half and three quarters of its channels; at half where there are many groups.
+        """Each group alone, at a quarter, half and three quarters of its channels; of many groups the smaller at half.
 
         What is kept is rounded to a multiple of 4, and to the nearest one of 16 where that is another number; to
         `round_to` where that is given. What each gains and loses tells how much to take where. TechniqueError where no
         channels can go.
         """
         groups = _free(ChannelPlan.of(model, job))
-        multiples = PART_MULTIPLES if self.round_to is None else (self.round_to,)
-        sizes = {group.name: _sizes(group, PART_RATIOS, multiples) for group in groups}
-        if sum(map(len, sizes.values())) > MOST_PARTS:
-            sizes = {group.name: _sizes(group, PART_RATIOS[1:2], multiples) for group in groups}
+        multiples = MULTIPLES if self.round_to is None else (self.round_to,)
+        sizes = part_sizes(groups, multiples)
         for group in groups:
             for kept in sizes[group.name]:
                 # Four digits, as people read them, of the share that comes to this number once it is rounded.
@@ -286,13 +278,3 @@ def _outputs_kept(group: ChannelGroup, layer: str, before: nn.Module, shapes: Ma
     parameters = [slot for slot in slots if slot.tensor in shapes]
     kept = [before.get_parameter(slot.tensor).shape[slot.dim] == shapes[slot.tensor][slot.dim] for slot in parameters]
     return bool(kept) and all(kept)
-
-
-def _sizes(group: ChannelGroup, ratios: Sequence[float], multiples: Sequence[int]) -> list[int]:
-    """Numbers of channels to measure, about these shares of all, the largest first."""
-    found: set[int] = set()
-    for ratio in ratios:
-        wanted = group.channels * (1 - ratio)
-        fine, *coarse = (multiple // math.gcd(multiple, group.width) for multiple in multiples)
-        found |= {math.ceil(wanted / fine) * fine, *(max(1, round(wanted / each)) * each for each in coarse)}
-    return sorted((kept for kept in found if kept < group.channels), reverse=True)

@@ -10,11 +10,12 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from paring.data.job import Job
+from paring.data.batches import first_rows
+from paring.data.job import SAMPLE_ROWS, Job
 from paring.errors import TechniqueError
 from paring.graph.copies import check_copyable, copied
 from paring.graph.macs import layer_costs
-from paring.graph.weights import Matrix, check_layers, matrices
+from paring.graph.weights import Matrix, check_layers, held_by, matrices
 from paring.ops.importance import OF_GRADIENTS, Criterion, Evidence, criterion_of, weight_importance
 from paring.ops.reconstruction import reconstructed
 from paring.ops.sparsity import Blocks, NOfM, Pattern, lowest, lowest_of_each, pattern_of, zero_share, zeros_first
@@ -22,7 +23,7 @@ from paring.settings import check_once, check_types
 from paring.techniques.base import ModuleTechnique, Part
 from paring.techniques.evidence import Observations
 from paring.train.gradients import labelled_rows
-from paring.types import Coverage, LayerChange, Objective, Task
+from paring.types import Coverage, Inputs, LayerChange, Objective, Task
 
 Scope = Literal["output", "layer", "global"]
 DEFAULT_SPARSITY = 0.5
@@ -98,7 +99,7 @@ class PruneWeights(ModuleTechnique):
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A copy in eval mode with zeros. TechniqueError where no layer fits the pattern, or one would lose all."""
         network = copied(model).eval()
-        chosen = self._chosen(network)
+        chosen = self._chosen(network, job.sample)
         observations = Observations(network, job)
         masks = self._masks(chosen, observations)
         self._check_left(chosen, masks)
@@ -111,7 +112,7 @@ class PruneWeights(ModuleTechnique):
     def check_fits(self, model: nn.Module, task: Task) -> None:
         """Raise TechniqueError for unknown layers, no layer that fits, a threshold that takes all, missing labels."""
         check_copyable(model)
-        chosen = self._chosen(model)
+        chosen = self._chosen(model, Job(task, first_rows(task.evaluate, SAMPLE_ROWS, "evaluate")).sample)
         if self.threshold is not None:
             self._check_left(chosen, _above(self.threshold, chosen))
         if criterion_of(self.criterion) in OF_GRADIENTS:
@@ -145,15 +146,15 @@ class PruneWeights(ModuleTechnique):
     def _pruned(self, matrix: Matrix, mask: Tensor, observations: Observations) -> Tensor:
         """The weight with its zeros, shape (outputs, inputs)."""
         weight = matrix.rows(matrix.parameter.detach())
-        if not self.reconstruct or mask.all() or matrix.parameter.ndim < 2:
+        if not self.reconstruct or mask.all() or matrix.is_vector:
             return weight.masked_fill(~mask, 0)  # A product would leave negative zeros, which are stored as values.
         observations.job.check_time()
         parts = zip(weight.chunk(matrix.groups), mask.chunk(matrix.groups), observations.gram(matrix), strict=True)
         return torch.cat([reconstructed(*part) for part in parts])
 
-    def _chosen(self, model: nn.Module) -> list[Matrix]:
+    def _chosen(self, model: nn.Module, inputs: Inputs) -> list[Matrix]:
         """The weights that are asked for and fit. TechniqueError for names that are unknown or don't fit."""
-        every = matrices(model, vectors=self.vectors)
+        every = matrices(model, inputs, vectors=self.vectors)
         if not every:
             raise TechniqueError(
                 f"{self.name} finds no floating-point weights of convolutions or linear layers: prune a network before "
@@ -201,7 +202,7 @@ class PruneWeights(ModuleTechnique):
             masks.update(zip(together, lowest(spared, self.share), strict=True))
         for at, matrix in enumerate(chosen):
             share = own.get(matrix.layer, self.share)
-            if self.scope == "output" and matrix.parameter.ndim > 1:
+            if self.scope == "output" and not matrix.is_vector:
                 masks[at] = lowest_of_each(scores[at], share)
             elif at not in masks:
                 masks[at] = lowest([scores[at]], share)[0]
@@ -226,8 +227,9 @@ class PruneWeights(ModuleTechnique):
         for matrix in matrices(after, vectors=True) if self.vectors else ():
             size = sum(parameter.numel() for parameter in after.get_submodule(matrix.layer).parameters(recurse=False))
             costs.setdefault(matrix.layer, (size, 0))
+        old, new = (matrices(model, job.sample, vectors=self.vectors) for model in (before, after))
         changes = [
-            LayerChange(layer, *self._change(self._held(before, layer), self._held(after, layer), layer), *cost)
+            LayerChange(layer, *self._change(held_by(before, old, layer), held_by(after, new, layer), layer), *cost)
             for layer, cost in costs.items()
         ]
         return Coverage(str(self), tuple(changes))
@@ -235,7 +237,7 @@ class PruneWeights(ModuleTechnique):
     def _change(self, old: Sequence[Matrix], new: Sequence[Matrix], layer: str) -> tuple[bool, str]:
         """Whether a layer has lost weights, and what people should know."""
         if not old:
-            return False, "a table that is looked up, or shares its weight with one"
+            return False, "its values are looked up, added or scale, or shared with a layer whose are"
         if self.layers and layer not in {*self.layers, *(name for name, _ in self.sparsities)}:
             return False, "was not asked for"
         if all(map(self._misfit, old)):
@@ -247,11 +249,6 @@ class PruneWeights(ModuleTechnique):
             return False, f"as it was: {were:.1%} of the weights are zero"
         return True, f"{are:.1%} of the weights are zero" + (f" (were {were:.1%})" if were else "")
 
-    def _held(self, model: nn.Module, layer: str) -> list[Matrix]:
-        """The weights that a layer itself holds, also those that it shares with another one."""
-        own = {id(parameter) for parameter in model.get_submodule(layer).parameters(recurse=False)}
-        return [matrix for matrix in matrices(model, vectors=self.vectors) if id(matrix.parameter) in own]
-
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         """Shares of zeros of all layers together, blocks that a kernel could skip, two of four."""
@@ -262,8 +259,8 @@ class PruneWeights(ModuleTechnique):
 
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each layer alone, at half of its weights, four fifths and almost all; at what a pattern or threshold says."""
-        for matrix in self._chosen(model):
-            if matrix.parameter.ndim < 2:
+        for matrix in self._chosen(model, job.sample):
+            if matrix.is_vector:
                 continue
             alone, pattern = replace(self, layers=(matrix.layer,), sparsities=()), pattern_of(self.pattern)
             if isinstance(pattern, NOfM):
@@ -294,7 +291,7 @@ def _spared(scores: Tensor, matrix: Matrix) -> Tensor:
 
     Of a vector one is spared, of a bias none.
     """
-    kept = matrix.shape[0] if matrix.parameter.ndim > 1 else int(not matrix.is_bias)
+    kept = int(not matrix.is_bias) if matrix.is_vector else matrix.shape[0]
     units = math.ceil(scores.numel() * kept / matrix.parameter.numel())
     highest = scores.flatten().argsort(descending=True, stable=True)[:units]
     return scores.flatten().index_fill(0, highest, torch.inf).reshape(scores.shape)

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from paring.data.batches import first_rows, sample
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.channels import ChannelGroup, channel_groups
@@ -107,14 +106,14 @@ def _weaker_half(weights: Tensor) -> Tensor:
 def _views(penalty: str, student: nn.Module, job: Job) -> list[View]:
     """The weights that a penalty is about."""
     if penalty == "group_lasso":
-        inputs, _ = sample(first_rows(job.calibrate, 2))
-        groups = [group for group in channel_groups(student, inputs) if not group.frozen]
+        groups = [group for group in channel_groups(student, job.sample) if not group.frozen]
         views = [view for group in groups if (view := _channels(student, group))]
     elif penalty == "norm_scale":
         factors = [module.weight for module in student.modules() if isinstance(module, NORMS)]
         views = [lambda each=each: each[:, None] for each in factors if each is not None]  # type: ignore[misc]
     else:
-        views = [lambda matrix=matrix: matrix.rows(matrix.parameter) for matrix in matrices(student)]  # type: ignore[misc]
+        weights = matrices(student, job.sample)
+        views = [lambda matrix=matrix: matrix.rows(matrix.parameter) for matrix in weights]  # type: ignore[misc]
     if not views:
         what = {"group_lasso": "channels that can be pruned", "norm_scale": "normalisation with factors"}
         raise TechniqueError(f"penalty={penalty!r} finds no {what.get(penalty, 'weights')} in this network.")

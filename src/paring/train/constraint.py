@@ -43,7 +43,11 @@ class HeldZeros(Constraint):
 
     def __init__(self, model: nn.Module, original: nn.Module) -> None:
         self._zeros: list[tuple[Tensor, Tensor]] = []
-        begun = {name for name, value in original.named_parameters() if value.ndim == 1 and not value.all()}
+        begun = {
+            name
+            for name, value in original.named_parameters()
+            if max(value.shape, default=1) == value.numel() and not value.all()
+        }
         for matrix in matrices(model, vectors=True):
             zeros = matrix.parameter.detach() == 0
             if zeros.any() and not zeros.all() and matrix.name not in begun:
@@ -54,3 +58,8 @@ class HeldZeros(Constraint):
         """Set them to zero again."""
         for parameter, zeros in self._zeros:
             parameter.masked_fill_(zeros, 0)
+
+
+def _one_row(values: Tensor) -> bool:
+    """Whether all dimensions but one are of size 1, if there are others."""
+    return values.numel() == max(values.shape, default=1)

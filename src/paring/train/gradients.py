@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.data.batches import first_rows, in_pieces, model_call
+from paring.data.batches import in_pieces, model_call, spread_rows
 from paring.data.job import Job
 from paring.data.seeding import seeded
 from paring.errors import ParingError, TechniqueError, in_words
@@ -21,10 +21,10 @@ INSTEAD = "choose a criterion of weights or activations, for example magnitude_l
 
 
 def labelled_rows(task: Task, rows: int) -> tuple[Batch, ...]:
-    """The first rows of the training data. TechniqueError where there is none, or it has no labels."""
+    """Rows from all over the training data. TechniqueError where there is none, or it has no labels."""
     if task.train is None:
         raise TechniqueError(f"a criterion of gradients needs training data: give the task `train`, or {INSTEAD}")
-    batches = first_rows(task.train, rows, "train")
+    batches = spread_rows(task.train, rows, "train")
     if any(targets is None for _, targets in batches):
         raise TechniqueError(f"a criterion of gradients needs labels, and `train` has none: {INSTEAD}")
     return batches
@@ -33,7 +33,8 @@ def labelled_rows(task: Task, rows: int) -> tuple[Batch, ...]:
 def sample_gradients(model: nn.Module, job: Job) -> dict[str, tuple[Tensor, Tensor]]:
     """The mean over samples of dL/dw and the sum of (dL/dw)^2, by parameter, each of its shape.
 
-    From the first rows of the task's training data, one at a time. TechniqueError where they have no labels.
+    Of GRADIENT_ROWS rows from all over the task's training data, one at a time; of the first ones where it is no
+    sequence of batches. TechniqueError where they have no labels.
     """
     with seeded(job.seed):
         batches = labelled_rows(job.task, GRADIENT_ROWS)

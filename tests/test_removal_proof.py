@@ -262,3 +262,48 @@ def test_a_network_that_gives_labels_and_insists_on_its_precision_is_pruned() ->
 
     model = trained(Labels())
     assert PruneChannels().apply(model, job_of(model, torch.randn(4, 8))).get_submodule("first").out_features == 16
+
+
+class Auxiliary(nn.Module):
+    """A second head, on the first layer, that helps in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head, self.aux = (
+            nn.Linear(i, o) for i, o in ((8, 16), (16, 16), (16, 3), (16, 3))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        y: Tensor = self.head(F.relu(self.second(x)))
+        return y + 0.3 * self.aux(x) if self.training else y
+
+
+def test_what_feeds_a_part_that_runs_in_training_alone_stays_as_it_is() -> None:
+    model = trained(Auxiliary())
+    job, technique = job_of(model, torch.randn(8, 8)), PruneChannels(0.5, round_to=4)
+    smaller = technique.apply(model, job)
+    assert smaller.get_parameter("first.weight").shape == (16, 8)
+    assert smaller.get_parameter("second.weight").shape == (8, 16)
+    assert smaller.train()(torch.randn(8, 8)).shape == (8, 3)
+    told = {layer.layer: layer.reason for layer in technique.coverage(model, smaller, job).layers}
+    assert (
+        "without channels of 'first' the network does not train any more: in training mode module 'aux' relies"
+        in (told["first"])
+    )
+    with pytest.raises(
+        TechniqueError, match="'first' can't be pruned: without channels of 'first' the network does not"
+    ):
+        PruneChannels(0.0, round_to=4, ratios=(("first", 0.5),)).apply(model, job)
+
+
+def test_a_network_that_does_not_train_as_it_is_need_not_when_it_is_smaller() -> None:
+    class Served(nn.Sequential):
+        def train(self, mode: bool = True) -> Served:
+            if mode:
+                raise RuntimeError("it is served only")
+            super().train(mode)
+            return self
+
+    model = Served(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    assert PruneChannels().apply(model, job_of(model, torch.randn(4, 8))).get_submodule("0").out_features == 16

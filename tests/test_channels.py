@@ -61,7 +61,7 @@ def assert_same_as_silenced(model: nn.Module, inputs: Tensor) -> nn.Module:
     groups = [group for group in groups_of(traced) if not group.frozen]
     removal = every_other(groups)
     assert removal
-    smaller = proven_removal(traced, model, [inputs], groups, removal)
+    smaller = proven_removal(traced, model, [inputs], groups, removal, trains=True)
     with torch.no_grad():
         expected, found = silenced(model, groups, removal)(inputs), smaller(inputs)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
@@ -291,7 +291,7 @@ def test_a_module_that_counts_its_heads_is_told() -> None:
     traced = trace(model, tokens)
     groups, removal = groups_of(traced), {"query": (0,)}
     assert {group.name: group.counted for group in groups}["query"] == (("", 1),)
-    smaller = proven_removal(traced, model, [tokens], groups, removal)
+    smaller = proven_removal(traced, model, [tokens], groups, removal, trains=True)
     assert (smaller.heads, model.heads) == (1, 2)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -199,3 +201,109 @@ class Insists(nn.Module):
 def test_a_network_that_insists_on_its_precision_is_proven_in_it() -> None:
     model = trained(Insists())
     assert PruneChannels().apply(model, job_of(model, torch.randn(4, 8))).get_submodule("first").out_features == 16
+
+
+class Answers(nn.Module):
+    """The attention that follows its width, with its scores given in another way."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.attention, self.answer = attention(0.5), answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(self.attention(x))
+
+
+ANSWERS: Mapping[str, Callable[[Tensor], Any]] = {
+    "labels": lambda scores: scores.argmax(-1),
+    "labels that were looked up": lambda scores: torch.arange(10).flip(0)[scores.argmax(-1)],
+    "labels as numbers": lambda scores: F.one_hot(scores.argmax(-1), 10).float(),
+    "the first two": lambda scores: scores.topk(2).indices,
+    "truth values": lambda scores: scores > 0,
+    "a mask as numbers": lambda scores: (scores > 100).float() * 255,
+    "whole numbers": lambda scores: (scores.sigmoid() * 2).round().to(torch.uint8),
+    "complex numbers": lambda scores: torch.complex(torch.zeros_like(scores), scores),
+    "a spectrum": lambda scores: torch.fft.rfft(scores).conj(),
+    "labels beside what the layer has no part in": lambda scores: (scores * 0, scores.argmax(-1)),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_a_wrong_network_shows_in_every_kind_of_output(answer: Callable[[Tensor], Any]) -> None:
+    """Labels of a few rows may well be the same, so that what they were decided by is looked at too."""
+    model, rows = Answers(answer).eval(), torch.randn(8, 6, 8)
+    job = job_of(model, rows)
+    smaller = PruneChannels(round_to=4).apply(model, job)
+    assert smaller.get_parameter("attention.query.weight").shape == (32, 16)
+    assert smaller.get_parameter("attention.value.weight").shape == (16, 16)
+    with pytest.raises(TechniqueError, match=r"without channels of 'attention.query' output \d is not what it is with"):
+        PruneChannels(0.0, round_to=4, ratios=(("attention.query", 0.5),)).apply(model, job)
+
+
+def test_integers_that_tell_the_width_keep_it() -> None:
+    class Tells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = F.relu(self.first(x))
+            return self.head(y), torch.full((len(x),), y.shape[-1])
+
+    model = trained(Tells())
+    with pytest.raises(TechniqueError, match="without channels of 'first' output 1 is not what it is"):
+        PruneChannels().apply(model, job_of(model, torch.randn(4, 8)))
+
+
+def test_a_network_that_gives_labels_and_insists_on_its_precision_is_pruned() -> None:
+    class Labels(Insists):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).argmax(-1)
+
+    model = trained(Labels())
+    assert PruneChannels().apply(model, job_of(model, torch.randn(4, 8))).get_submodule("first").out_features == 16
+
+
+class Auxiliary(nn.Module):
+    """A second head, on the first layer, that helps in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head, self.aux = (
+            nn.Linear(i, o) for i, o in ((8, 16), (16, 16), (16, 3), (16, 3))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        y: Tensor = self.head(F.relu(self.second(x)))
+        return y + 0.3 * self.aux(x) if self.training else y
+
+
+def test_what_feeds_a_part_that_runs_in_training_alone_stays_as_it_is() -> None:
+    model = trained(Auxiliary())
+    job, technique = job_of(model, torch.randn(8, 8)), PruneChannels(0.5, round_to=4)
+    smaller = technique.apply(model, job)
+    assert smaller.get_parameter("first.weight").shape == (16, 8)
+    assert smaller.get_parameter("second.weight").shape == (8, 16)
+    assert smaller.train()(torch.randn(8, 8)).shape == (8, 3)
+    told = {layer.layer: layer.reason for layer in technique.coverage(model, smaller, job).layers}
+    assert (
+        "without channels of 'first' the network does not train any more: in training mode module 'aux' relies"
+        in (told["first"])
+    )
+    with pytest.raises(
+        TechniqueError, match="'first' can't be pruned: without channels of 'first' the network does not"
+    ):
+        PruneChannels(0.0, round_to=4, ratios=(("first", 0.5),)).apply(model, job)
+
+
+def test_a_network_that_does_not_train_as_it_is_need_not_when_it_is_smaller() -> None:
+    class Served(nn.Sequential):
+        def train(self, mode: bool = True) -> Served:
+            if mode:
+                raise RuntimeError("it is served only")
+            super().train(mode)
+            return self
+
+    model = Served(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+    assert PruneChannels().apply(model, job_of(model, torch.randn(4, 8))).get_submodule("0").out_features == 16

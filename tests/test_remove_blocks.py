@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -163,26 +164,71 @@ def test_shared_blocks_go_under_all_their_names() -> None:
 
 
 class Peeks(nn.Module):
-    """Reads an attribute of its first block, which the identity does not have."""
+    """Reads an attribute of one or either of its blocks, which the identity does not have."""
 
-    def __init__(self) -> None:
+    def __init__(self, either: bool) -> None:
         super().__init__()
         self.first, self.second, self.head = Block(3, 3, 1, False), Block(3, 3, 1, False), nn.Linear(3, 2)
+        self.either = either
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(self.second(self.first(x)).mean((2, 3)) / self.first.stride)
+        looked_into = self.second if self.either and isinstance(self.first, Passthrough) else self.first
+        y: Tensor = self.head(self.second(self.first(x)).mean((2, 3)) / looked_into.stride)
         return y
 
 
-def test_a_block_that_others_look_into_is_passed_over() -> None:
-    model = trained(Peeks())
-    job = job_of(model, images())
-    smaller = RemoveBlocks(count=1).apply(model, job)
+NO_STRIDE = r"AttributeError: 'Passthrough' object has no attribute 'stride'"
+
+
+def test_a_block_that_others_look_into_is_no_candidate_and_coverage_says_why() -> None:
+    model = trained(Peeks(either=False))
+    job, technique = job_of(model, images()), RemoveBlocks(count=1)
+    assert RemoveBlocks.candidates(model, job) == ("second",)
+    smaller = technique.apply(model, job)
     assert isinstance(smaller.get_submodule("second"), Passthrough)
-    with pytest.raises(TechniqueError, match=r"only 1 blocks can be removed .*without 'first'"):
+    reasons = {change.layer: change.reason for change in technique.coverage(model, smaller, job).layers}
+    told = f"block 'first' can't give way to the identity, since then the network does not run ({NO_STRIDE})"
+    assert reasons["first.conv1"] == f"its {told}"
+    with pytest.raises(TechniqueError, match="count=2, but only 1 block of the network can be removed: give a smaller"):
         RemoveBlocks(count=2).apply(model, job)
-    with pytest.raises(TechniqueError, match="without blocks first the network does not run"):
+    with pytest.raises(TechniqueError, match=re.escape(f"{told}: leave it out of blocks.")):
         RemoveBlocks(blocks=("first",)).apply(model, job)
+
+
+def test_blocks_of_which_either_can_go_are_both_candidates_and_do_not_go_together() -> None:
+    model = trained(Peeks(either=True))
+    job = job_of(model, images())
+    assert RemoveBlocks.candidates(model, job) == ("first", "second")
+    with pytest.raises(TechniqueError, match=r"only 1 block can be removed \(without '(first|second)': .*'stride'\)"):
+        RemoveBlocks(count=2).apply(model, job)
+    with pytest.raises(TechniqueError, match="without blocks first, second the network does not run"):
+        RemoveBlocks(blocks=("first", "second")).apply(model, job)
+
+
+def encoder(layers: int) -> nn.Module:
+    """As torch builds it: it looks into its first layer."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    return trained(nn.Sequential(nn.TransformerEncoder(layer, layers, enable_nested_tensor=False), nn.Linear(8, 3)))
+
+
+def test_the_first_layer_of_an_encoder_is_no_candidate() -> None:
+    model = encoder(3)
+    job = job_of(model, torch.randn(4, 6, 8))
+    assert RemoveBlocks.candidates(model, job) == ("0.layers.1", "0.layers.2")
+    assert [part.technique.blocks for part in RemoveBlocks().parts(model, job)] == [("0.layers.1",), ("0.layers.2",)]
+    RemoveBlocks(count=2).apply(model, job)
+
+
+def test_where_no_block_can_go_the_reason_is_that_of_the_block() -> None:
+    model = encoder(1)
+    job = job_of(model, torch.randn(4, 6, 8))
+    told = "^block '0.layers.0' can't give way to the identity, since then the network does not run .*'self_attn'"
+    with pytest.raises(TechniqueError, match=rf"{told}\)\.$"):
+        next(RemoveBlocks.variants(model, job))
+    with pytest.raises(TechniqueError, match=rf"{told}\)\.$"):
+        next(RemoveBlocks().parts(model, job))
+    with pytest.raises(TechniqueError, match=rf"{told}\): leave RemoveBlocks out\.$"):
+        RemoveBlocks().apply(model, job)
 
 
 def branch(width: int = 8) -> nn.Sequential:
@@ -285,8 +331,11 @@ def test_a_branch_of_which_python_reads_the_shape_is_not_offered_but_the_others_
     job = job_of(model, inputs)
     assert RemoveBlocks.candidates(model, job) == ("second",)
     torch.testing.assert_close(RemoveBlocks().apply(model, job)(inputs), silenced(model, "second")(inputs))
-    with pytest.raises(TechniqueError, match="block 'first' can't give way to nothing"):
+    with pytest.raises(TechniqueError, match="block 'first' can't give way to nothing, since then the network does"):
         RemoveBlocks(blocks=("first",)).apply(model, job)
+    technique = RemoveBlocks()
+    reasons = {c.layer: c.reason for c in technique.coverage(model, technique.apply(model, job), job).layers}
+    assert "its block 'first' can't give way to nothing, since then the network does" in reasons["first.1"]
 
 
 def test_a_removed_branch_is_not_exported() -> None:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from paring.data.batches import model_call
+from paring.errors import in_words
 from paring.graph.branches import first_of, uses_of
 from paring.graph.macs import weighted_layers
 from paring.types import Inputs
@@ -97,61 +98,85 @@ def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def removable_blocks(model: nn.Module, inputs: Inputs) -> StandIns:
-    """The blocks that can go and what stands in for each, in the order of the network; none lies in another.
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks that can go with what stands in for each, and for each that looks like one why it can't."""
+
+    removable: StandIns
+    refused: Mapping[str, str]
+
+
+def blocks_of(model: nn.Module, inputs: Inputs) -> Blocks:
+    """The blocks of a network, in its order; none lies in another.
 
     Blocks that pass their input on when their weights are zero, so are residual, come first: of several within each
     other the innermost; the identity stands in for them. Then branches, whose output is added at every call to what
-    their input came from, and used for nothing else: the outermost, and nothing stands in for them, where that does
-    what zeros do. Where a module keeps its shape, holds two weighted layers, is given what nothing else reads and has
-    nothing to do with either, it counts too: again the innermost.
+    their input came from, and used for nothing else: the outermost, and nothing stands in for them. Where a module
+    keeps its shape, holds two weighted layers, is given what nothing else reads and has nothing to do with either, it
+    counts too: again the innermost. Of all of these those can go that are not refused (`refusals`).
     """
     keeping, uses = shape_keeping_modules(model, inputs), uses_of(model, inputs)
     branches = uses.branches()
     residual = _innermost([name for name in keeping if name not in branches and _passes_on(keeping[name])])
-    added = neutral(model, inputs, outermost(_apart(branches, residual)))
     plain = _innermost([name for name, call in keeping.items() if _is_plain(call) and uses.in_line(name)])
     chosen: StandIns = {
         **dict.fromkeys([*residual, *_apart(plain, [*residual, *branches])], Passthrough),
-        **dict.fromkeys(added, Nothing),
+        **dict.fromkeys(outermost(_apart(branches, residual)), Nothing),
     }
-    return {name: chosen[name] for name, _ in model.named_modules() if name in chosen}
+    refused = refusals(model, inputs, chosen)
+    names = [name for name, _ in model.named_modules() if name in chosen and name not in refused]
+    return Blocks({name: chosen[name] for name in names}, refused)
 
 
 def stand_ins(model: nn.Module, inputs: Inputs) -> StandIns:
-    """What can take the place of any module that keeps the shape of its input, or is a branch: see `neutral`."""
+    """What can take the place of any module that keeps the shape of its input, or is a branch: see `refusals`."""
     branches = uses_of(model, inputs).branches()
     return {**dict.fromkeys(shape_keeping_modules(model, inputs), Passthrough), **dict.fromkeys(branches, Nothing)}
 
 
-def neutral(model: nn.Module, inputs: Inputs, branches: Sequence[str]) -> list[str]:
-    """The branches in whose place nothing gives what zeros of their shape give: code may read that shape.
+def refusals(model: nn.Module, inputs: Inputs, blocks: StandIns) -> dict[str, str]:
+    """Why blocks can't give way to their stand-ins, for each of which that holds: code may look into what it calls.
 
-    As a rule all of them do, which is seen at once; else each is looked at alone.
+    As a rule all of them can, which is seen at once; else each is looked at alone.
     """
-    if not branches or _is_neutral(model, inputs, branches):
-        return list(branches)
-    return [name for name in branches if _is_neutral(model, inputs, [name])]
+    if not blocks or not _failure(model, inputs, blocks):
+        return {}
+    failures = {name: _failure(model, inputs, {name: stand_in}) for name, stand_in in blocks.items()}
+    kinds = {name: "nothing" if blocks[name] is Nothing else "the identity" for name in blocks}
+    return {
+        name: f"can't give way to {kinds[name]}, since then the network {failure}"
+        for name, failure in failures.items()
+        if failure
+    }
 
 
-def _is_neutral(model: nn.Module, inputs: Inputs, branches: Sequence[str]) -> bool:
-    """Whether the network runs without these, and gives what it gives with zeros for their outputs."""
-    smaller = without_blocks(model, dict.fromkeys(branches, Nothing))
-    handles = [
-        model.get_submodule(name).register_forward_hook(lambda module, args, output: torch.zeros_like(output))
-        for name in branches
-    ]
+def _failure(model: nn.Module, inputs: Inputs, blocks: StandIns) -> str:
+    """What is wrong with the network once these gave way; empty where nothing is.
+
+    It has to run, and nothing in place of a branch has to do what zeros of the branch's shape do.
+    """
     try:
-        with torch.no_grad():
-            found, expected = (tree_leaves(model_call(network, inputs)) for network in (smaller, model))
-        for value, reference in zip(found, expected, strict=True):
+        found = _outputs(without_blocks(model, blocks), inputs)
+    except Exception as error:  # It is anybody's code.
+        return f"does not run ({in_words(error)})"
+    added = [name for name, stand_in in blocks.items() if stand_in is Nothing]
+    if not added:
+        return ""
+    zeroed = without_blocks(model, {name: blocks[name] for name in blocks if name not in added})
+    for name in added:
+        zeroed.get_submodule(name).register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    try:
+        for value, reference in zip(found, _outputs(zeroed, inputs), strict=True):
             torch.testing.assert_close(value, reference, rtol=1e-3, atol=1e-4, equal_nan=True)
-    except Exception:  # It is anybody's code.
-        return False
-    finally:
-        for handle in handles:
-            handle.remove()
-    return True
+    except Exception:  # Anybody's code again, and anything may be among the outputs.
+        return "does something else than with zeros there, as where code reads the shape of what it gives"
+    return ""
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Any]:
+    """All that a network gives, however nested, in order."""
+    with torch.no_grad():
+        return tree_leaves(model_call(model, inputs))
 
 
 def without_blocks(model: nn.Module, blocks: StandIns) -> nn.Module:

@@ -21,6 +21,7 @@ from paring.graph.channels import (
     proven_removal,
     run,
     trace,
+    training_failure,
 )
 from paring.graph.copies import copied
 from paring.graph.weights import NORMS
@@ -60,7 +61,7 @@ class ChannelPlan:
 
     def without(self, removal: Removal) -> nn.Module:
         """The smaller network, proven. TechniqueError where it does not do what the original does."""
-        smaller = proven_removal(self.traced, self.model, self._probes, self.groups, removal)
+        smaller = proven_removal(self.traced, self.model, self._probes, self.groups, removal, self._trains)
         if self.model is not self.original:
             put_back_(smaller, self.model, self.original)
         return smaller
@@ -68,6 +69,11 @@ class ChannelPlan:
     @cached_property
     def _probes(self) -> tuple[Inputs, ...]:
         return probes(self.model, self.inputs, self.job.calibrate)
+
+    @cached_property
+    def _trains(self) -> bool:
+        """Whether the original runs in training mode: one that does not need not do so when it is smaller."""
+        return not training_failure(self.model, self.inputs)
 
     def refusal(self, group: ChannelGroup, rows: tuple[int, ...]) -> str:
         """Why the channels of this group alone can't be removed; empty where they can."""

@@ -50,9 +50,10 @@ class PruneChannels(ModuleTechnique):
     Coupled channels are found on the traced graph (after Fang et al. 2023, DepGraph; there by rules for module types
     and by whole layers, here by operator and by single channels). Channels that can't be followed are left alone, with
     the reason in the coverage. The result is checked, in double precision, on calibration rows and on random ones in
-    their range: it gives what the original gives with the removed channels at zero. A group that fails this check is
-    left alone too; TechniqueError where none is left, or where `ratios` asked for it. `nn.MultiheadAttention` is taken
-    apart for that, into layers `query`, `key`, `value` and `out_proj`, and put back where it lost nothing.
+    their range: it gives what the original gives with the removed channels at zero, and still runs in training mode if
+    the original does. A group that fails this check is left alone too; TechniqueError where none is left, or where
+    `ratios` asked for it. `nn.MultiheadAttention` is taken apart for that, into layers `query`, `key`, `value` and
+    `out_proj`, and put back where it lost nothing.
     """
 
     ratio: float = 0.5

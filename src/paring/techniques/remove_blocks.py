@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -15,12 +15,13 @@ from paring.data.checks import check_loss
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.blocks import (
+    Blocks,
     Nothing,
     Passthrough,
     StandIns,
-    neutral,
+    blocks_of,
     outermost,
-    removable_blocks,
+    refusals,
     stand_ins,
     within,
     without_blocks,
@@ -69,15 +70,14 @@ class RemoveBlocks(ModuleTechnique):
     @classmethod
     def candidates(cls, model: nn.Module, job: Job) -> tuple[str, ...]:
         """Qualified names of the blocks that the identity or nothing can stand in for, in the order of the network."""
-        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
-        return tuple(removable_blocks(_evaluated(model), inputs))
+        return tuple(_blocks(model, job).removable)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network without the blocks. TechniqueError names what can't be removed, and what can."""
         network = _evaluated(model)
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
         if not self.blocks:
-            return _greedy(network, job, removable_blocks(network, inputs), self.count or 1)
+            return _greedy(network, job, blocks_of(network, inputs), self.count or 1)
         result = without_blocks(network, _standing_in(network, self.blocks, inputs))
         try:
             with torch.no_grad():
@@ -92,31 +92,32 @@ class RemoveBlocks(ModuleTechnique):
         """Every weighted layer: gone with its block, or why it was kept."""
         network = _evaluated(before)
         inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
-        candidates = removable_blocks(network, inputs)
+        blocks = blocks_of(network, inputs)
         modules = after.named_modules(remove_duplicate=False)
         gone = [name for name, module in modules if isinstance(module, Passthrough | Nothing)]
         changes = []
         for layer, cost in layer_costs(network, inputs).items():
             block = next((name for name in gone if within(layer, name)), None)
-            reason = f"removed with block {block!r}" if block is not None else _kept_because(layer, candidates)
+            reason = f"removed with block {block!r}" if block is not None else _kept_because(layer, blocks)
             changes.append(LayerChange(layer, block is not None, reason, cost.parameters, cost.macs))
         return Coverage(str(self), tuple(changes))
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
         """One block, two, and so on up to half of those that can be removed. TechniqueError where none can."""
-        most = math.ceil(len(cls.candidates(model, job)) / 2)
+        blocks = _blocks(model, job)
+        most = math.ceil(len(blocks.removable) / 2)
         for count in range(1, min(most, MOST_VARIANTS) + 1):
             yield cls(count=count)
         if not most:
-            raise TechniqueError(f"{NO_BLOCK}.")
+            raise TechniqueError(f"{_why_none(blocks)}.")
 
     def parts(self, model: nn.Module, job: Job) -> Iterator[Part[Self]]:
         """Each block that can be removed. TechniqueError where none can."""
-        candidates = self.candidates(model, job)
-        if not candidates:
-            raise TechniqueError(f"{NO_BLOCK}.")
-        for block in candidates:
+        blocks = _blocks(model, job)
+        if not blocks.removable:
+            raise TechniqueError(f"{_why_none(blocks)}.")
+        for block in blocks.removable:
             yield Part(replace(self, blocks=(block,), count=None), block, 1.0)
 
     def joined(self, other: Self) -> Self:
@@ -129,10 +130,24 @@ def _evaluated(model: nn.Module) -> nn.Module:
     return copied(model).eval()
 
 
-def _kept_because(layer: str, candidates: Iterable[str]) -> str:
+def _blocks(model: nn.Module, job: Job) -> Blocks:
+    """The blocks of a network on the first rows that may be observed."""
+    inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
+    return blocks_of(_evaluated(model), inputs)
+
+
+def _why_none(blocks: Blocks) -> str:
+    """Why no block can be removed."""
+    return "; ".join(f"block {block!r} {reason}" for block, reason in blocks.refused.items()) or NO_BLOCK
+
+
+def _kept_because(layer: str, blocks: Blocks) -> str:
     """Why a layer is still there."""
-    if any(within(layer, block) for block in candidates):
+    if any(within(layer, block) for block in blocks.removable):
         return "its block was kept"
+    refused = next((block for block in blocks.refused if within(layer, block)), None)
+    if refused is not None:
+        return f"its block {refused!r} {blocks.refused[refused]}"
     return "is in no block that passes its input on in the same shape or is added to it"
 
 
@@ -142,27 +157,22 @@ def _standing_in(model: nn.Module, blocks: tuple[str, ...], inputs: Inputs) -> S
     possible = {id(model.get_submodule(name)): stand_in for name, stand_in in stand_ins(model, inputs).items()}
     for block in blocks:
         if id(model.get_submodule(block)) not in possible:
-            fitting = ", ".join(removable_blocks(model, inputs)) or "no block of this network"
+            fitting = ", ".join(blocks_of(model, inputs).removable) or "no block of this network"
             raise TechniqueError(
                 f"block {block!r} does not keep the shape and type of its input; {fitting} would, or is added to it."
             )
     found = {block: possible[id(model.get_submodule(block))] for block in outermost(blocks)}
-    added = [block for block, stand_in in found.items() if stand_in is Nothing]
-    gone = neutral(model, inputs, added)
-    for block in added:
-        if block not in gone:
-            raise TechniqueError(
-                f"block {block!r} can't give way to nothing, since then the network does something else than with "
-                "zeros there, as where code reads the shape of what it gives: leave it out of blocks."
-            )
+    for block, reason in refusals(model, inputs, found).items():
+        raise TechniqueError(f"block {block!r} {reason}: leave it out of blocks.")
     return found
 
 
-def _greedy(model: nn.Module, job: Job, candidates: StandIns, count: int) -> nn.Module:
+def _greedy(model: nn.Module, job: Job, blocks: Blocks, count: int) -> nn.Module:
     """Remove the least important block, judge the rest again, `count` times."""
+    candidates = blocks.removable
     if count > len(candidates):
-        most = f"count={count}, but only {len(candidates)} blocks of the network can be removed: give a smaller count."
-        raise TechniqueError(most if candidates else f"{NO_BLOCK}: leave RemoveBlocks out.")
+        most = f"count={count}, but only {_number(candidates)} of the network can be removed: give a smaller count."
+        raise TechniqueError(most if candidates else f"{_why_none(blocks)}: leave RemoveBlocks out.")
     batches = first_rows(job.calibrate, JUDGED_ROWS)
     cost = _cost(model, batches, job)
     gone: tuple[str, ...] = ()
@@ -180,11 +190,16 @@ def _greedy(model: nn.Module, job: Job, candidates: StandIns, count: int) -> nn.
                 job.say(f"RemoveBlocks: the network does not run without {block!r} ({error})")
         if not costs:
             told = "; ".join(f"without {block!r}: {reason}" for block, reason in failures.items())
-            raise TechniqueError(f"count={count}, but only {len(gone)} blocks can be removed ({told}).")
+            raise TechniqueError(f"count={count}, but only {_number(gone)} can be removed ({told}).")
         best = min(costs, key=lambda block: (costs[block], block))
         gone = (*gone, best)
         job.say(f"RemoveBlocks: {best!r} goes, at {costs[best]:.4g}")
     return without_blocks(model, {name: candidates[name] for name in gone})
+
+
+def _number(blocks: Sized) -> str:
+    """How many blocks, in words."""
+    return f"{len(blocks)} block{'' if len(blocks) == 1 else 's'}"
 
 
 def _cost(model: nn.Module, batches: Sequence[Batch], job: Job) -> Callable[[nn.Module], float]:

@@ -2,7 +2,7 @@
 
 from paring.graph.channels.groups import ChannelGroup, Member, channel_groups, frozen_layers, groups_of
 from paring.graph.channels.probes import probes
-from paring.graph.channels.proof import proven_removal
+from paring.graph.channels.proof import proven_removal, training_failure
 from paring.graph.channels.remove import remove_channels
 from paring.graph.channels.sizes import Removal
 from paring.graph.channels.trace import Trace, trace
@@ -22,4 +22,5 @@ __all__ = [
     "remove_channels",
     "run",
     "trace",
+    "training_failure",
 ]

@@ -8,13 +8,12 @@ from itertools import combinations, islice
 import torch
 from torch import nn
 
-from paring.data.batches import model_call
-from paring.errors import TechniqueError
+from paring.errors import TechniqueError, in_words
 from paring.graph.channels.groups import ChannelGroup
 from paring.graph.channels.remove import remove_channels
 from paring.graph.channels.sizes import Attribute, Removal, resized_attributes, undocumented
 from paring.graph.channels.trace import Trace
-from paring.graph.channels.verify import check_removal
+from paring.graph.channels.verify import check_removal, run, without_channels
 from paring.graph.copies import copied
 from paring.types import Inputs
 
@@ -22,15 +21,20 @@ MOST_CHOICES = 32
 
 
 def proven_removal(
-    traced: Trace, model: nn.Module, probes: Sequence[Inputs], groups: Sequence[ChannelGroup], removal: Removal
+    traced: Trace,
+    model: nn.Module,
+    probes: Sequence[Inputs],
+    groups: Sequence[ChannelGroup],
+    removal: Removal,
+    trains: bool,
 ) -> nn.Module:
     """The network without these channels. TechniqueError where it does not do what it did with them at zero.
 
-    A number that a class of one's own keeps, and that equals a size by its value alone, is rewritten only where the
-    proof fails without that, or where the smaller network would not run in a training as the original does.
+    Nor may it fail in training mode where the original `trains`: a part that runs in training alone, as an auxiliary
+    head does, is not in the trace. A number that a class of one's own keeps, and that equals a size by its value alone,
+    is rewritten only where the proof fails without that.
     """
     own_sizes = undocumented(model, resized_attributes(model, groups, removal))
-    trains = bool(own_sizes) and _trains(model, probes[0])
 
     def without(own_sizes: Sequence[Attribute]) -> nn.Module | TechniqueError:
         smaller = remove_channels(model, groups, removal, own_sizes)
@@ -39,27 +43,31 @@ def proven_removal(
                 check_removal(traced, model, smaller, inputs, groups, removal)
         except TechniqueError as error:
             return error
-        if trains and not _trains(smaller, probes[0]):
-            return TechniqueError("the smaller network does not run in training mode")
+        failure = training_failure(smaller, probes[0]) if trains else ""
+        if failure:
+            told = f"the network does not train any more: in training mode {failure}"
+            return TechniqueError(f"{without_channels(removal)} {told}")
         return smaller
 
     result = without(())
     if isinstance(result, nn.Module):
         return result
-    smaller = _fewest(without, own_sizes)
+    smaller = _fewest(without, own_sizes) if own_sizes else None
     if smaller is None:
         raise result
     return smaller
 
 
-def _trains(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether a forward in training mode runs."""
+def training_failure(model: nn.Module, inputs: Inputs) -> str:
+    """Why a forward in training mode fails; empty where it runs."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model_call(copied(model).train(), inputs)
-    except Exception:  # It is anybody's code.
-        return False
-    return True
+        with torch.random.fork_rng(devices=[]):
+            run(copied(model).train(), inputs)
+    except TechniqueError as error:
+        return str(error)
+    except Exception as error:  # `train` may be anybody's code, too.
+        return in_words(error)
+    return ""
 
 
 def _fewest(without: Callable[[Sequence[Attribute]], object], attributes: Sequence[Attribute]) -> nn.Module | None:

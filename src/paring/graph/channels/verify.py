@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -14,13 +15,15 @@ from torch.utils.hooks import RemovableHandle
 from paring.data.batches import mapped, model_call, tensors_of
 from paring.errors import TechniqueError
 from paring.graph.channels.atoms import Slot
+from paring.graph.channels.decided import Deciding, is_continuous
 from paring.graph.channels.groups import ChannelGroup
 from paring.graph.channels.precision import InDouble, in_double, widened
 from paring.graph.channels.sizes import Removal, removed_indices
 from paring.graph.channels.trace import Trace, state
 from paring.types import Inputs
 
-Outputs: TypeAlias = tuple[Tensor, ...]
+Outputs: TypeAlias = tuple[tuple[Tensor, ...], ...]
+"""Each output of a network, and behind it what it was decided by, as labels are by scores."""
 
 MASK = 1e4
 """So many times the usual size of outputs is no output, but what a mask has put there."""
@@ -137,17 +140,26 @@ def check_removal(
     groups: Iterable[ChannelGroup],
     removal: Removal,
 ) -> None:
-    """Raise TechniqueError where the smaller network does not give what the original gives with the channels off."""
+    """Raise TechniqueError where the smaller network does not give what the original gives with the channels off.
+
+    Labels of a few rows hide a wrong network, and so do truth values: the scores that they were decided by must be what
+    they were too.
+    """
     found, expected, tolerance = _outputs(traced, model, smaller, inputs, removed_indices(groups, removal))
-    without = "without channels of " + ", ".join(repr(name) for name, rows in removal.items() if rows)
+    without = without_channels(removal)
     if len(found) != len(expected):
         raise TechniqueError(f"{without} the network gives {len(found)} outputs, not {len(expected)}")
-    for index, (value, reference) in enumerate(zip(found, expected, strict=True)):
-        if value.shape != reference.shape:
-            shapes = f"shape {tuple(value.shape)}, not {tuple(reference.shape)}"
-            raise TechniqueError(f"{without} output {index} has {shapes}")
-        if reference.is_floating_point() and not _close(value, reference, tolerance):
+    for index, (values, references) in enumerate(zip(found, expected, strict=True)):
+        shapes, original = ([tuple(tensor.shape) for tensor in tensors] for tensors in (values, references))
+        if shapes[0] != original[0]:
+            raise TechniqueError(f"{without} output {index} has shape {shapes[0]}, not {original[0]}")
+        if shapes != original or not all(map(partial(_close, tolerance=tolerance), values, references)):
             raise TechniqueError(f"{without} output {index} is not what it is with those channels at zero")
+
+
+def without_channels(removal: Removal) -> str:
+    """How a sentence on a removal begins."""
+    return "without channels of " + ", ".join(repr(name) for name, rows in removal.items() if rows)
 
 
 def _outputs(
@@ -161,18 +173,32 @@ def _outputs(
     wide, double = mapped(inputs, widened), in_double(smaller)
     try:
         with InDouble():
-            return run(double, wide), switched_off(traced, model, wide, gone), EXACT
+            found = _decided(lambda: run(double, wide))
+            return found, _decided(lambda: switched_off(traced, model, wide, gone)), EXACT
     except Exception:
-        found, expected = run(smaller, inputs), switched_off(traced, model, inputs, gone)
-        types = [output.dtype for output in expected if output.is_floating_point()]
+        found = _decided(lambda: run(smaller, inputs))
+        expected = _decided(lambda: switched_off(traced, model, inputs, gone))
+        types = [tensor.dtype for tensors in expected for tensor in tensors if is_continuous(tensor)]
         return found, expected, max((torch.finfo(dtype).eps ** 0.5 for dtype in types), default=0.0)
+
+
+def _decided(forward: Callable[[], tuple[Tensor, ...]]) -> Outputs:
+    """The outputs of a forward, each with what it was decided by."""
+    with Deciding() as deciding:
+        outputs = forward()
+    return tuple((output, *deciding.deciders(output)) for output in outputs)
 
 
 def _close(value: Tensor, reference: Tensor, tolerance: float) -> bool:
     """Equal up to the rounding of another order of summation, which is a share of the largest value.
 
-    What masks put there, such as -1e9 among logits, is compared with itself and hides no difference of the others.
+    Integers and truth values are equal or are not; of complex numbers both parts are looked at. What masks put there,
+    such as -1e9 among logits, is compared with itself and hides no difference of the others.
     """
+    if not is_continuous(reference):
+        return torch.equal(value, reference)
+    if reference.is_complex():
+        value, reference = (torch.view_as_real(tensor.resolve_conj()) for tensor in (value, reference))
     sizes = reference.detach().double().abs()
     sizes = sizes[sizes.isfinite() & (sizes > 0)]
     usual = sizes[sizes <= MASK * sizes.median()] if sizes.numel() else sizes

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from paring.data.batches import first_rows, model_call, sample, tensors_of
+from paring.data.batches import first_rows, model_call, tensors_of
 from paring.data.checks import check_loss
 from paring.data.job import Job
 from paring.errors import TechniqueError
@@ -34,7 +34,6 @@ from paring.techniques.base import ModuleTechnique, Part
 from paring.types import Batch, Coverage, Inputs, LayerChange, Task
 
 JUDGED_ROWS = 256
-SAMPLE_ROWS = 2
 MOST_VARIANTS = 8
 NO_BLOCK = "no block of the network keeps the shape of its input and passes it on, and none is added to its own input"
 
@@ -75,13 +74,12 @@ class RemoveBlocks(ModuleTechnique):
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """The network without the blocks. TechniqueError names what can't be removed, and what can."""
         network = _evaluated(model)
-        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
         if not self.blocks:
-            return _greedy(network, job, blocks_of(network, inputs), self.count or 1)
-        result = without_blocks(network, _standing_in(network, self.blocks, inputs))
+            return _greedy(network, job, blocks_of(network, job.sample), self.count or 1)
+        result = without_blocks(network, _standing_in(network, self.blocks, job.sample))
         try:
             with torch.no_grad():
-                model_call(result, inputs)
+                model_call(result, job.sample)
         except Exception as error:
             raise TechniqueError(
                 f"without blocks {', '.join(self.blocks)} the network does not run: {error}."
@@ -91,12 +89,11 @@ class RemoveBlocks(ModuleTechnique):
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Every weighted layer: gone with its block, or why it was kept."""
         network = _evaluated(before)
-        inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
-        blocks = blocks_of(network, inputs)
+        blocks = blocks_of(network, job.sample)
         modules = after.named_modules(remove_duplicate=False)
         gone = [name for name, module in modules if isinstance(module, Passthrough | Nothing)]
         changes = []
-        for layer, cost in layer_costs(network, inputs).items():
+        for layer, cost in layer_costs(network, job.sample).items():
             block = next((name for name in gone if within(layer, name)), None)
             reason = f"removed with block {block!r}" if block is not None else _kept_because(layer, blocks)
             changes.append(LayerChange(layer, block is not None, reason, cost.parameters, cost.macs))
@@ -132,8 +129,7 @@ def _evaluated(model: nn.Module) -> nn.Module:
 
 def _blocks(model: nn.Module, job: Job) -> Blocks:
     """The blocks of a network on the first rows that may be observed."""
-    inputs, _ = sample(first_rows(job.calibrate, SAMPLE_ROWS))
-    return blocks_of(_evaluated(model), inputs)
+    return blocks_of(_evaluated(model), job.sample)
 
 
 def _why_none(blocks: Blocks) -> str:

@@ -219,14 +219,16 @@ def trained(entry: Entry, task: Task, timing: Timing, splits: tuple[Sentences, S
     model = training.apply(model, job)
     training_s = time.monotonic() - begin_s
     timing.exported(model, entry.name)
-    certificate = certify(answers(timing.original, test), answers(model, test), confidence=0.95)
+    original, smaller = answers(timing.original, test), answers(model, test)
+    certificate = certify(original, smaller, confidence=0.95)
     row = {
         "way": entry.way,
         "wanted": entry.wanted,
         "recipe": " + ".join(map(str, (*entry.recipe, training))),
         "training_s": training_s,
         "dev": accuracy(model, (dev.ids, dev.mask), dev.labels),
-        "test": 100 * float(np.mean(answers(model, test))),
+        "original": 100 * float(np.mean(original)),
+        "test": 100 * float(np.mean(smaller)),
         "drop": 100 * certificate.drop,
         "bound": 100 * certificate.upper_bound,
     }
@@ -244,16 +246,17 @@ def as_markdown(values: dict[str, Any]) -> str:
     lines = [
         "# MiniLM on SST-2, fewer heads, neurons and layers, in ONNX Runtime fp32",
         "",
-        f"The original: {values['original']:.2f} % of the 1,821 test sentences. Batches of {BATCH} x {LENGTH} tokens,",
-        f"{THREADS} threads, one seed. Drops in points, with the bound that holds at 95 %.",
+        "Shares of the 1,821 test sentences, drops in points, with the bound that holds at 95 %. Batches of",
+        f"{BATCH} x {LENGTH} tokens, {THREADS} threads, one seed. A classifier that was trained anew is another original: each",
+        "row has its own.",
         "",
-        "| what may go | wanted | speed-up | dev, % | test, % | drop | at most | training | recipe |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| what may go | wanted | speed-up | dev, % | original, % | test, % | drop | at most | training | recipe |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in values["rows"]:
         time_of = row["speedup"]
         speed = f"{time_of['ratio']:.2f}x ({time_of['low']:.2f}-{time_of['high']:.2f})"
-        figures = [f"{row[name]:.2f}" for name in ("dev", "test", "drop", "bound")]
+        figures = [f"{row[name]:.2f}" for name in ("dev", "original", "test", "drop", "bound")]
         cells = [row["way"], f"{row['wanted']:g}x", speed, *figures, f"{row['training_s']:.0f} s", row["recipe"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -263,9 +266,9 @@ def as_lines(values: dict[str, Any]) -> list[Line]:
     """A line for each way, from the original on."""
     found = []
     for way in WAYS:
-        points = sorted((row["speedup"]["ratio"], row["test"]) for row in values["rows"] if row["way"] == way)
+        points = sorted((row["speedup"]["ratio"], -row["drop"]) for row in values["rows"] if row["way"] == way)
         if points:
-            found.append(Line(way, ((1.0, values["original"]), *points)))
+            found.append(Line(way, ((1.0, 0.0), *points)))
     return found
 
 
@@ -294,13 +297,10 @@ def main() -> None:
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     new = {(row["way"], row["wanted"]) for row in timings}
     every = [*(row for row in kept if (row["way"], row["wanted"]) not in new), *timings]
-    values = {
-        "original": accuracy(model, (test.ids, test.mask), test.labels),
-        "rows": sorted(every, key=lambda row: (list(WAYS).index(row["way"]), row["wanted"])),
-    }
+    values = {"rows": sorted(every, key=lambda row: (list(WAYS).index(row["way"]), row["wanted"]))}
     write_json(RESULTS, values)
     RESULTS.with_suffix(".md").write_text(as_markdown(values))
-    drawing = drawn(as_lines(values), "speed-up, measured", "test sentences right, %")
+    drawing = drawn(as_lines(values), "speed-up, measured", "test sentences, points beside the original")
     RESULTS.with_suffix(".svg").write_text(drawing)
 
 

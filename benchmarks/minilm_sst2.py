@@ -246,9 +246,9 @@ def as_markdown(values: dict[str, Any]) -> str:
     lines = [
         "# MiniLM on SST-2, fewer heads, neurons and layers, in ONNX Runtime fp32",
         "",
-        "Shares of the 1,821 test sentences, drops in points, with the bound that holds at 95 %. Batches of",
-        f"{BATCH} x {LENGTH} tokens, {THREADS} threads, one seed. A classifier that was trained anew is another original: each",
-        "row has its own.",
+        "Shares of the 1,821 test sentences, drops in points, with the bound that holds at 95 %. Batches",
+        f"of {BATCH} x {LENGTH} tokens, {THREADS} threads, one seed. A classifier that was trained anew is another",
+        "original: each row has its own.",
         "",
         "| what may go | wanted | speed-up | dev, % | original, % | test, % | drop | at most | training | recipe |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -11,7 +11,7 @@ from paring.tune.candidate import Candidate
 from paring.tune.racer import Racer
 from paring.tune.ranking import LUCK
 from paring.tune.scene import Scene, Steps
-from paring.tune.trainers import Trainer, is_training, tell_unmended, trainers
+from paring.tune.trainers import Trainer, is_training, shrinkers, tell_unmended, trainers
 from paring.tune.trial import Trial
 
 STRUCTURE_VARIANTS = 6
@@ -28,10 +28,16 @@ NO_GAIN = "it mends what a smaller network lost, and none that was measured gain
 
 
 def planned(scene: Scene) -> list[Recipe]:
-    """What will be probed as far as it is known beforehand: parts, and combinations of what does not divide.
+    """What will be raced as far as it is known beforehand: parts, combinations of what does not divide, and trainings.
 
-    None without a training to follow; and without any structure there is no training, which is told.
+    A training that makes the network smaller itself is raced from the original. A structure needs another training to
+    follow; and without any structure there is no such training, which is told.
     """
+    return [*_in_front(scene), *((trainer.technique,) for trainer in shrinkers(scene))]
+
+
+def _in_front(scene: Scene) -> list[Recipe]:
+    """The structures that a training would follow."""
     if not trainers(scene):
         return []
     parts = [divided(scene, technique) for technique in scene.techniques]

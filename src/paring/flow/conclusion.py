@@ -79,7 +79,7 @@ class Ending:
             request.all_techniques(),
             request.recipes,
             self.prepared.usable_backends(),
-            request.budget.objective,
+            request.budget.wants,
             graph_only=isinstance(request.task.model, Path),
             train_data=request.task.train is not None,
         )

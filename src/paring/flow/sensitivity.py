@@ -97,7 +97,7 @@ def dividing(techniques: Sequence[Any] | None, target: Target) -> tuple[Any, ...
             named, name = sorted(each.__name__ for each in known), getattr(kind, "__name__", quoted(technique))
             raise InputError(f"{name} {why}: name techniques that do ({', '.join(named)}).")
     # What would not be proposed for its speed is measured nevertheless, since it was named.
-    return tuple(technique() if useless(technique, "latency") else technique for technique in techniques)
+    return tuple(technique() if useless(technique, ("latency",)) else technique for technique in techniques)
 
 
 def check_module(model: object) -> None:

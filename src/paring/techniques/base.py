@@ -28,7 +28,7 @@ class Technique:
     """Common to both kinds. A subclass is a frozen dataclass that checks its settings in `__post_init__`.
 
     `improves` holds the objectives that it can serve on the runtimes there are: the search proposes settings of its own
-    for no other. An object is tried whatever the objective.
+    where the budget has one of these as its objective, or a limit of it. An object is tried whatever the budget.
     """
 
     improves: ClassVar[tuple[Objective, ...]] = OBJECTIVES

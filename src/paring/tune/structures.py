@@ -8,7 +8,7 @@ from itertools import product
 from paring.techniques.base import ModuleTechnique, Recipe, Technique
 from paring.tune.allocation import OnePart, allocated, divided, ends_s
 from paring.tune.candidate import Candidate
-from paring.tune.racer import Racer
+from paring.tune.racer import Racer, small_enough
 from paring.tune.ranking import LUCK
 from paring.tune.scene import Scene, Steps
 from paring.tune.trainers import Trainer, is_training, shrinkers, tell_unmended, trainers
@@ -76,7 +76,8 @@ def _untrained(scene: Scene, structures: Sequence[Recipe], tail: Candidate, trai
             # One that was tried alone before may have been given up on its drop: training is what mends that.
             if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
                 cost, deviation = scene.ranking.cost(trial), trial.drop_deviation or 0.0
-                racers.append(Racer(structure, trainer, cost, trial.drop, deviation))
+                too_large = scene.ranking.too_large(trial)
+                racers.append(Racer(structure, trainer, cost, trial.drop, deviation, too_large=too_large))
     return racers
 
 
@@ -97,7 +98,11 @@ def _settings(scene: Scene, technique: Technique | type[Technique]) -> list[Modu
 
 
 def _worth_racing(scene: Scene, trials: Sequence[Trial], racers: Sequence[Racer]) -> list[Racer]:
-    """Those that gain enough and that no other one beats in both cost and harm, the cheapest first."""
+    """Those that gain enough and that no other one beats in both cost and harm, the cheapest first.
+
+    Where some hold the limit of bytes, none that does not: it might beat them in cost, and could be no answer.
+    """
+    racers = small_enough(racers)
     best = scene.ranking.best(trials)
     limit = LUCK * LEAST_GAIN * scene.ranking.cost(best) if best else float("inf")
     kept: list[Racer] = []

@@ -157,7 +157,7 @@ def test_a_training_with_nothing_to_mend_is_told(tmp_path: Path) -> None:
     rows = [sleepy.rows(1500)]
     plan = planned(Task(sleepy.network(), rows, train=rows), PruneChannels, RemoveBlocks, FineTune, out=tmp_path)
     assert {row["stage"] for row in plan["tried"]} == {"baseline"}
-    assert reasons(plan)["FineTune"] == "it mends what a smaller network lost, and nothing makes this one smaller."
+    assert reasons(plan)["FineTune"] == "it makes nothing smaller itself, and nothing makes a smaller network for it."
 
 
 def test_trainings_that_make_the_network_smaller_are_planned_from_the_original(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def test_with_nothing_to_make_smaller_a_training_is_told_and_not_tried() -> None
     explore(there)
     assert not trainings(there)
     assert there.scene.not_tried["Rigid"] == "it proposes no settings of its own for this network."
-    assert there.scene.not_tried["Teach"] == "it mends what a smaller network lost, and nothing makes this one smaller."
+    reason = "it makes nothing smaller itself, and nothing makes a smaller network for it."
+    assert there.scene.not_tried["Teach"] == reason
 
 
 def test_where_no_smaller_network_gains_enough_a_training_is_told_and_not_tried() -> None:
@@ -156,7 +157,7 @@ def test_where_no_smaller_network_gains_enough_a_training_is_told_and_not_tried(
     there.luck = 1.5
     explore(there)
     assert not trainings(there)
-    reason = "it mends what a smaller network lost, and none that was measured gained enough to be worth it."
+    reason = "it makes nothing smaller itself, and no smaller network that was measured gained enough to be worth it."
     assert there.scene.not_tried["Teach"] == there.scene.not_tried["Coach"] == reason
 
 

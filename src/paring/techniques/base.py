@@ -140,7 +140,7 @@ class TrainingTechnique(ModuleTechnique):
 
     One of its fields is `epochs`, the passes over the training data. The search chooses them for the settings that
     `variants` proposes; of an object that was passed it keeps them, as far as the time limit holds them. One that
-    `shrinks` makes the network smaller itself; any other mends what a smaller network lost.
+    `shrinks` makes the network smaller itself; any other is tried with a technique that does.
     """
 
     shrinks: ClassVar[bool] = False

@@ -71,7 +71,7 @@ def out_of_place(
         elif only_mends(kind_of(technique)) and not shrinks:
             yield (
                 told(technique),
-                "it mends what a smaller network lost, and no technique that makes one was asked for.",
+                "it makes nothing smaller itself: it is tried with a technique that does, and none was asked for.",
             )
         elif isinstance(technique, type) and not train_data:
             yield told(technique), "it is tried with training behind it, and the task has no `train` data."

@@ -23,8 +23,8 @@ PARTS_SHARES = (0.1, 0.5)
 LEAST_GAIN = 0.95
 """A structure is raced only if it costs at most this share of the best recipe without training."""
 
-NO_STRUCTURE = "it mends what a smaller network lost, and nothing makes this one smaller."
-NO_GAIN = "it mends what a smaller network lost, and none that was measured gained enough to be worth it."
+NO_STRUCTURE = "it makes nothing smaller itself, and nothing makes a smaller network for it."
+NO_GAIN = "it makes nothing smaller itself, and no smaller network that was measured gained enough to be worth it."
 
 
 def planned(scene: Scene) -> list[Recipe]:

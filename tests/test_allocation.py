@@ -184,7 +184,7 @@ def test_a_latency_that_is_wanted_is_among_the_steps_however_far_it_goes() -> No
 
 
 def test_with_a_limit_on_latency_the_search_tries_a_structure_that_should_hold_it() -> None:
-    there = world(techniques=(Int, Without, Teach), budget=Budget(max_latency_ms=0.132))
+    there = world(techniques=(Int, Without, Teach), budget=Budget(max_latency_ms=0.3))
     explore(there)
     assert structures(there)[-1] == "abce"
 

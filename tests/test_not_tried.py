@@ -42,7 +42,7 @@ def test_what_can_not_propose_is_told_and_the_rest_runs(result: Result) -> None:
         "Untraceable": "layer 'fc' can't be traced.",
         "Foldered": "folder=PosixPath('cache') of Foldered can't be stored as JSON: "
         "give a plain finite number, a text, a truth value, None, or a list or dict of these.",
-        "FineTune": "it mends what a smaller network lost, and nothing makes this one smaller.",
+        "FineTune": "it makes nothing smaller itself, and nothing makes a smaller network for it.",
         "undecided": "proposing its settings raised OSError: no table of cores.",
     }
     page = unescape(result.report.read_text())

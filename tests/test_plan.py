@@ -14,12 +14,22 @@ from torch import nn
 from typer.testing import CliRunner
 
 from paring.cli.app import app
+from paring.data.job import Job
 from paring.errors import TaskError
 from paring.flow.plan import make_plan
 from paring.flow.request import Request
-from paring.techniques import FineTune, HalfPrecision, PruneChannels, RemoveBlocks
+from paring.techniques import (
+    FineTune,
+    GradualPruning,
+    HalfPrecision,
+    IterativePruning,
+    PruneChannels,
+    PruneWeights,
+    RemoveBlocks,
+)
 from paring.techniques.base import Technique
-from paring.types import Budget, Task
+from paring.tune.trainers import TRAINER_VARIANTS
+from paring.types import Budget, Objective, Task
 from tests import sleepy
 from tests.refusing import Bug, Half, Untraceable
 
@@ -48,10 +58,11 @@ def typed(folder: Path, *arguments: str, task: str = "task") -> str:
     return finished.stdout
 
 
-def planned(task: Task, *techniques: Technique | type[Technique], out: Path) -> dict[str, Any]:
-    return make_plan(
-        Request(task, Budget(), out, techniques=techniques, backends=[sleepy.Absent(), sleepy.Sleepy()], threads=1)
-    )
+def planned(
+    task: Task, *techniques: Technique | type[Technique], out: Path, objective: Objective = "latency"
+) -> dict[str, Any]:
+    budget, backends = Budget(objective=objective), [sleepy.Absent(), sleepy.Sleepy()]
+    return make_plan(Request(task, budget, out, techniques=techniques, backends=backends, threads=1))
 
 
 def reasons(plan: dict[str, Any]) -> dict[str, str]:
@@ -146,4 +157,25 @@ def test_a_training_with_nothing_to_mend_is_told(tmp_path: Path) -> None:
     rows = [sleepy.rows(1500)]
     plan = planned(Task(sleepy.network(), rows, train=rows), PruneChannels, RemoveBlocks, FineTune, out=tmp_path)
     assert {row["stage"] for row in plan["tried"]} == {"baseline"}
-    assert reasons(plan)["FineTune"] == "it mends what a smaller network lost, and nothing makes this one smaller."
+    assert reasons(plan)["FineTune"] == "it makes nothing smaller itself, and nothing makes a smaller network for it."
+
+
+def test_trainings_that_make_the_network_smaller_are_planned_from_the_original(tmp_path: Path) -> None:
+    rows = [sleepy.rows(1500)]
+    network, prune = sleepy.network(), PruneWeights(0.5)
+    task = Task(network, rows, train=rows)
+    gradual, rounds = GradualPruning(prune=prune, epochs=3), IterativePruning(prune=prune, epochs=4)
+    plan = planned(task, gradual, rounds, GradualPruning, FineTune, out=tmp_path, objective="size")
+    trained = [row for row in plan["tried"] if row["stage"] == "training"]
+    variants = [str(variant) for variant in GradualPruning.variants(network, Job.of(task))]
+    assert {row["recipe"] for row in trained} == {str(gradual), str(rounds), *variants[:TRAINER_VARIANTS]}
+    assert {row["backend"] for row in trained} == {"the best so far"}
+    assert plan["notes"][1].endswith("training takes what is left of it.")
+
+
+def test_a_training_that_makes_the_network_smaller_is_planned_beside_structures(tmp_path: Path) -> None:
+    rows = [sleepy.rows(1500)]
+    prune, gradual = PruneWeights(0.5), GradualPruning(prune=PruneWeights(0.9), epochs=3)
+    plan = planned(Task(sleepy.network(), rows, train=rows), prune, gradual, FineTune, out=tmp_path)
+    trained = [row["recipe"] for row in plan["tried"] if row["stage"] == "training"]
+    assert trained == [str(prune), str(gradual)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from paring.flow.reasons import NOT_COME_TO, WithoutWinner, missed
 from paring.techniques import FineTune, HalfPrecision, PruneChannels, PruneWeights
 from paring.tune import Candidate, Miss, Ranking, Speedup, Trial
 from paring.tune.proposing import any_fits
-from paring.types import Budget
+from paring.types import Budget, Objective
 from tests.sleepy import Cheapen
 from tests.sleepy_backend import Sleepy
 
@@ -95,11 +96,13 @@ def test_what_fits_a_task_needs_a_backend_that_reads_it_and_data_to_train_on() -
     class Modules(Sleepy):
         format = "torch"
 
-    def fits(*asked: Any, backend: type[Sleepy] = Modules, **task: bool) -> bool:
+    def fits(
+        *asked: Any, backend: type[Sleepy] = Modules, wants: Sequence[Objective] = ("latency",), **task: bool
+    ) -> bool:
         techniques = [each for each in asked if not isinstance(each, tuple)]
         recipes = [each for each in asked if isinstance(each, tuple)]
         told = {"graph_only": False, "train_data": False, **task}
-        return any_fits(techniques, recipes, [backend], "latency", **told)
+        return any_fits(techniques, recipes, [backend], wants, **told)
 
     assert not fits(HalfPrecision, PruneChannels, FineTune)
     assert fits(HalfPrecision, backend=Sleepy)
@@ -107,6 +110,7 @@ def test_what_fits_a_task_needs_a_backend_that_reads_it_and_data_to_train_on() -
     assert fits(PruneChannels(ratio=0.5))
     assert not fits(PruneChannels(ratio=0.5), graph_only=True)
     assert not fits(PruneWeights, FineTune, train_data=True)
+    assert fits(PruneWeights, FineTune, train_data=True, wants=("latency", "size"))
     trained = (PruneWeights(sparsity=0.5), FineTune())
     assert fits(trained, train_data=True)
     assert not fits(trained)

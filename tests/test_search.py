@@ -125,7 +125,7 @@ def test_why_graph_techniques_are_not_tried_on_a_backend_that_reads_no_graphs_is
 
 
 def test_why_a_training_with_nothing_to_mend_is_not_tried_is_told() -> None:
-    reason = "it mends what a smaller network lost, and no technique that makes one was asked for."
+    reason = "it makes nothing smaller itself: it is tried with a technique that does, and none was asked for."
     assert world(techniques=(Int, Teach), backends=(Fast,)).scene.not_tried == {"Teach": reason}
     assert world(techniques=(Int, Teach, Narrow), backends=(Fast,)).scene.not_tried == {}
 

@@ -16,7 +16,7 @@ from paring.cli.chosen import chosen
 from paring.errors import BudgetError, InputError, TaskError, TechniqueError
 from paring.flow.sensitivity import Sensitivity, check_module
 from paring.report import write_report, write_survey
-from paring.techniques import PruneChannels
+from paring.techniques import FineTune, PruneChannels
 from paring.techniques.remove_blocks import NO_BLOCK
 from paring.tune.allocation import Step
 from paring.tune.survey import Survey, Target
@@ -182,6 +182,15 @@ def test_a_technique_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         surveyed(tmp_path, techniques=["Int8Static"])
     with pytest.raises(InputError, match=r"PruneWeights divides into parts of which no runtime here gains any time: "):
         surveyed(tmp_path, techniques=["PruneWeights"], speedup=2.0)
+
+
+def test_a_recipe_is_refused_by_what_it_says(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refusal:
+        surveyed(tmp_path, techniques=[(PruneChannels(0.25), FineTune(epochs=2))])
+    assert str(refusal.value) == (
+        "PruneChannels(ratio=0.25) + FineTune(epochs=2) is a recipe, and the parts of single techniques are measured: "
+        "name techniques that divide into parts (PruneChannels, RemoveBlocks), separated by commas."
+    )
 
 
 def test_a_network_without_blocks_is_told_so_and_nothing_of_trainings(tmp_path: Path) -> None:

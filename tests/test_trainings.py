@@ -13,7 +13,23 @@ from paring.data.job import Job
 from paring.tune import trainers
 from paring.tune.training import RACE_EPOCHS
 from paring.types import Budget
-from tests.worlds import Careful, Clumsy, Coach, Int, Narrow, Press, Rounds, Spoilt, Teach, Wane, World, explore, world
+from tests.worlds import (
+    Careful,
+    Clumsy,
+    Coach,
+    Fade,
+    Hollow,
+    Int,
+    Narrow,
+    Press,
+    Rounds,
+    Spoilt,
+    Teach,
+    Wane,
+    World,
+    explore,
+    world,
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,8 @@ def test_with_nothing_to_make_smaller_a_training_is_told_and_not_tried() -> None
     explore(there)
     assert not trainings(there)
     assert there.scene.not_tried["Rigid"] == "it proposes no settings of its own for this network."
-    assert there.scene.not_tried["Teach"] == "it mends what a smaller network lost, and nothing makes this one smaller."
+    reason = "it makes nothing smaller itself, and nothing makes a smaller network for it."
+    assert there.scene.not_tried["Teach"] == reason
 
 
 def test_where_no_smaller_network_gains_enough_a_training_is_told_and_not_tried() -> None:
@@ -140,7 +157,7 @@ def test_where_no_smaller_network_gains_enough_a_training_is_told_and_not_tried(
     there.luck = 1.5
     explore(there)
     assert not trainings(there)
-    reason = "it mends what a smaller network lost, and none that was measured gained enough to be worth it."
+    reason = "it makes nothing smaller itself, and no smaller network that was measured gained enough to be worth it."
     assert there.scene.not_tried["Teach"] == there.scene.not_tried["Coach"] == reason
 
 
@@ -194,6 +211,43 @@ def test_it_is_not_proposed_for_an_objective_that_it_does_not_serve() -> None:
     explore(there)
     assert not any(isinstance(one, Wane) for candidate in there.asked for one in candidate.recipe)
     assert there.scene.not_tried["Wane"] == "no runtime here gains size by it: it serves the objective latency."
+
+
+@pytest.mark.parametrize("techniques", [(Int, Hollow, Teach), (Int, Fade), (Int, Hollow, Teach, Fade)])
+def test_what_gains_bytes_alone_is_proposed_for_a_limit_of_bytes(techniques: tuple[Any, ...]) -> None:
+    there = world(techniques=techniques, budget=Budget(max_size_bytes=600))
+    search = explore(there)
+    assert not there.scene.not_tried.keys() & {"Hollow", "Fade", "Teach"}
+    best = there.scene.ranking.best(search.trials)
+    assert best is not None
+    assert best.size_bytes == 500, "the one of a quarter is faster by luck, and too large"
+    long = {c.recipe[0] for c in there.asked if any(training in c.recipe for training in long_ones(there))}
+    assert Hollow(0.25) not in long
+    assert not any(isinstance(one, Fade) and one.ratio == 0.25 for one in long)
+
+
+@pytest.mark.parametrize("budget", [Budget(), Budget(max_memory_bytes=600), Budget(max_latency_ms=600)])
+def test_it_is_not_proposed_without_a_limit_of_bytes(budget: Budget) -> None:
+    there = world(techniques=(Int, Hollow, Teach, Fade), budget=budget)
+    explore(there)
+    assert not any(isinstance(one, Hollow | Fade) for candidate in there.asked for one in candidate.recipe)
+    wanted = " or ".join(budget.wants)
+    reason = f"no runtime here gains {wanted} by it: it serves the objective size."
+    assert there.scene.not_tried["Hollow"] == there.scene.not_tried["Fade"] == reason
+
+
+def test_where_nothing_holds_the_limit_of_bytes_what_is_nearest_is_trained_nevertheless() -> None:
+    there = world(techniques=(Int, Hollow, Teach), budget=Budget(max_size_bytes=100))
+    explore(there)
+    assert long_ones(there)
+
+
+def test_a_limit_on_time_or_memory_is_served_beside_another_objective() -> None:
+    there = world(techniques=(Int, Wane), budget=Budget(objective="size", max_latency_ms=0.5))
+    explore(there)
+    assert any(isinstance(one, Wane) for candidate in there.asked for one in candidate.recipe)
+    assert Budget(objective="size", max_latency_ms=1, max_memory_bytes=1).wants == ("size", "latency", "memory")
+    assert Budget(max_size_bytes=1, max_latency_ms=1).wants == ("latency", "size")
 
 
 def test_a_training_that_prunes_in_rounds_takes_the_place_of_a_pruning_where_it_is_better() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,14 +14,15 @@ import paring
 from paring.backends.base import Backend
 from paring.flow.zeros import zeros_told
 from paring.report import summary
-from paring.techniques import FineTune, Int8Static, PruneChannels, PruneWeights
+from paring.techniques import FineTune, GradualPruning, Int8Static, IterativePruning, PruneChannels, PruneWeights
 from paring.techniques.base import Recipe
 from paring.tune import Candidate, Speedup, Trial
 from paring.types import Budget, Task
-from tests.sleepy import Drowsy, Sleepy
+from tests.sleepy import Cheapen, Drowsy, Sleepy
 from tests.test_report_page import Reader, kept, rendered, result, rows
 
 PRUNE, TAIL = PruneWeights(sparsity=0.9), Int8Static()
+GRADUAL = GradualPruning(prune=PRUNE, epochs=3)
 OPEN, SURE, SLOWER = Speedup(1.02, 0.97, 1.07), Speedup(1.2, 1.1, 1.3), Speedup(0.8, 0.7, 0.9)
 
 
@@ -38,8 +41,9 @@ class Run:
         self.trials.append(replace(trial, size_bytes=size, speedup=speedup, sparse=sparse))
         self.candidates[candidate.key] = candidate
 
-    def told(self) -> str:
-        return zeros_told(self.trials, self.candidates).replace("\u202f", " ")
+    def told(self, *shown: int) -> str:
+        """Where the trials of these numbers are shown to the user."""
+        return zeros_told(self.trials, self.candidates, [self.trials[at] for at in shown]).replace("\u202f", " ")
 
 
 def run(recipe: Recipe, speedup: Speedup = OPEN, without: Recipe = (TAIL,)) -> str:
@@ -56,6 +60,69 @@ def test_zeros_that_save_bytes_and_no_time_are_told_with_their_figures() -> None
         "sleepy does not skip zeros."
     )
     assert "and no time (0.80× the speed" in run((PRUNE, TAIL), SLOWER)
+
+
+def test_an_interval_that_can_not_tell_is_no_verdict() -> None:
+    assert run((PRUNE, TAIL), Speedup(0.88, 0.31, 2.46)) == (
+        "Zeros of PruneWeights(sparsity=0.9) saved 62 % of the bytes, and no gain in time could be measured: "
+        "the speed with them lies within 0.30–2.47×."
+    )
+    assert "and no time (0.95× the speed" in run((PRUNE, TAIL), Speedup(0.95, 0.31, 1.05))
+
+
+def test_a_runtime_that_was_measured_closely_is_told_before_one_that_was_not() -> None:
+    there = Run()
+    for backend, least, speedup in ((Sleepy(), 300, OPEN), (Drowsy(), 200, Speedup(0.88, 0.31, 2.46))):
+        there.tried((), 1000, OPEN, backend, sparse=False)
+        there.tried((PRUNE,), least, speedup, backend)
+    assert there.told().startswith("Zeros of PruneWeights(sparsity=0.9) saved 70 % of the bytes and no time")
+    assert there.told().endswith(": sleepy does not skip zeros.")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"),
+    [
+        ((PRUNE, TAIL), "PruneWeights(sparsity=0.9)"),
+        ((PruneChannels(0.25), PRUNE, FineTune(epochs=3)), "PruneWeights(sparsity=0.9)"),
+        ((IterativePruning(prune=PRUNE), TAIL), str(IterativePruning(prune=PRUNE))),
+        ((PRUNE, GRADUAL, TAIL), f"PruneWeights(sparsity=0.9) and {GRADUAL}"),
+    ],
+)
+def test_an_answer_with_zeros_and_no_twin_is_told_what_is_known_of_zeros(recipe: Recipe, named: str) -> None:
+    there = Run()
+    there.tried((), 1000, OPEN, sparse=False)
+    there.tried(recipe, 200, SURE)
+    assert there.told(0) == there.told() == ""
+    assert there.told(0, 1) == (
+        f"Zeros of {named} save bytes, and no runtime that paring knows is faster by them: "
+        "a gain in speed comes from the rest of the recipe."
+    )
+
+
+def test_what_was_measured_on_a_runtime_is_not_told_again_without_figures() -> None:
+    there = Run()
+    there.tried((), 1000, OPEN, sparse=False)
+    there.tried((PRUNE,), 300, OPEN)
+    there.tried((PRUNE, TAIL), 200, OPEN)
+    there.tried((PRUNE, TAIL), 200, OPEN, Drowsy())
+    assert there.told(2) == there.told()
+    assert there.told(2, 3).startswith(f"{there.told()} Zeros of PruneWeights(sparsity=0.9) save bytes, and no runtime")
+    there.trials[1] = replace(there.trials[1], speedup=SURE)
+    assert there.told(2, 3) == "", "a runtime was faster by them"
+
+
+def test_a_recipe_without_zeros_of_its_own_is_told_nothing() -> None:
+    there = Run()
+    there.tried((TAIL,), 200, SURE)
+    there.tried((IterativePruning(prune=PruneChannels(0.5)), TAIL), 200, SURE)
+    assert there.told(0, 1) == ""
+
+
+def test_techniques_that_make_zeros_together_are_held_against_the_recipe_without_both() -> None:
+    there = Run()
+    there.tried((), 1000, OPEN, sparse=False)
+    there.tried((PRUNE, GRADUAL, FineTune(epochs=2)), 300, OPEN)
+    assert there.told().startswith(f"Zeros of PruneWeights(sparsity=0.9) and {GRADUAL} saved 70 % of the bytes and no")
 
 
 def test_where_a_runtime_is_faster_for_sure_nothing_is_said() -> None:
@@ -112,16 +179,27 @@ def test_the_page_and_the_terminal_say_the_same_sentence() -> None:
         assert told in Reader(rendered(answer, rows())).text()
 
 
-def test_a_run_tells_the_files_that_leave_out_their_zeros(tmp_path: Path) -> None:
+def found_of(recipe: Recipe, out: Path, **budget: Any) -> paring.Result:
+    """A run of this recipe alone."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 3)).eval()
     points = torch.randn(900, 16)
     with torch.no_grad():
         data = [(points, model(points).argmax(1))]
-    budget, asked = Budget(objective="size"), [(PRUNE,)]
-    found = paring.optimize(
-        Task(model, data), budget, out=tmp_path, time_limit_s=60, techniques=asked, backends=[Sleepy], progress=False
+    task, asked = Task(model, data), [recipe]
+    return paring.optimize(
+        task, Budget(**budget), out=out, time_limit_s=60, techniques=asked, backends=[Sleepy], progress=False
     )
+
+
+def test_a_run_tells_the_files_that_leave_out_their_zeros(tmp_path: Path) -> None:
+    found = found_of((PRUNE,), tmp_path, objective="size")
     assert {trial.recipe_text: trial.sparse for trial in found.trials} == {"original": False, str(PRUNE): True}
     candidates = [Candidate(recipe, Sleepy(), "training") for recipe in ((), (PRUNE,))]
     assert found.values["zeros"] == zeros_told(found.trials, {each.key: each for each in candidates})
+
+
+def test_a_run_whose_answer_holds_zeros_beside_what_makes_it_faster_says_which_is_which(tmp_path: Path) -> None:
+    found = found_of((PRUNE, Cheapen()), tmp_path, max_drop=0.9)
+    assert found.status == "improved"
+    assert found.values["zeros"].startswith("Zeros of PruneWeights(sparsity=0.9) save bytes, and no runtime")

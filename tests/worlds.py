@@ -248,6 +248,26 @@ class Wane(Teach):
     improves: ClassVar[tuple[Objective, ...]] = ("latency",)
 
 
+@dataclass(frozen=True)
+class Hollow(Narrow):
+    """Gains bytes alone; what is left of the time is luck, and the mildest has most of it."""
+
+    improves: ClassVar[tuple[Objective, ...]] = ("size",)
+
+
+@dataclass(frozen=True)
+class Fade(Teach):
+    """The same, as it trains."""
+
+    shrinks: ClassVar[bool] = True
+    improves: ClassVar[tuple[Objective, ...]] = ("size",)
+
+    @classmethod
+    def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
+        for ratio in (0.25, 0.5, 0.75):
+            yield cls(ratio=ratio)
+
+
 @dataclass
 class World:
     """A machine on which everything is known: speeds multiply, training takes the drop away."""
@@ -263,7 +283,7 @@ class World:
     """Beginnings of recipes that were made once: they are there for every backend, and to go on from."""
 
     def measure(self, candidate: Candidate, number: int) -> Trial:
-        ratio, drop, for_good, spent_s = 1.0, 0.0, 0.0, 1.0
+        ratio, size, drop, for_good, spent_s = 1.0, 1000.0, 0.0, 0.0, 1.0
         if candidate.backend.name == "slow":
             ratio *= 0.3
         if candidate.backend.name == "crawling":
@@ -279,6 +299,12 @@ class World:
                     ratio, drop = ratio * 1.8, drop + 0.05 / (1 + epochs)
                     spent_s += 0.0 if part in self.trained else 4.0 * epochs
                     self.trained.append(part)
+                case Fade(epochs=epochs, ratio=share) if Fade not in map(type, candidate.recipe[: at - 1]):
+                    ratio, size, drop = ratio * (1.02 - share / 50), size * (1 - share), drop + share / 5 / (1 + epochs)
+                    spent_s += 0.0 if part in self.trained else 4.0 * epochs
+                    self.trained.append(part)
+                case Hollow(ratio=share):
+                    ratio, size, drop = ratio * (1.02 - share / 50), size * (1 - share), drop + share / 5
                 case Rounds(epochs=epochs, skill=skill, inside=Narrow(ratio=share)):
                     ratio, drop = ratio / (1 - share / 2), (drop + share / 5) / (1 + skill * epochs)
                     spent_s += 0.0 if part in self.trained else 4.0 * epochs
@@ -312,7 +338,7 @@ class World:
             drop=drop,
             drop_deviation=0.05,
             rows=1000,
-            size_bytes=1000,
+            size_bytes=round(size),
             wall_time_s=spent_s,
         )
 

@@ -167,6 +167,16 @@ class Budget:
             if value is not None and not (is_number(value) and value > 0):
                 raise BudgetError(f"{limit}={quoted(value)} must be a finite number above 0, or None for no limit.")
 
+    @property
+    def wants(self) -> tuple[Objective, ...]:
+        """What a technique can serve it by: the objective, and whatever has a limit."""
+        limits: dict[Objective, float | None] = {
+            "latency": self.max_latency_ms,
+            "size": self.max_size_bytes,
+            "memory": self.max_memory_bytes,
+        }
+        return tuple(dict.fromkeys((self.objective, *(of for of, limit in limits.items() if limit is not None))))
+
 
 NEEDS_MODULE = "the task is a graph: it needs the network as an nn.Module."
 """Why a technique of modules is not tried on a task that is an .onnx file."""

@@ -79,7 +79,7 @@ class Ending:
             request.all_techniques(),
             request.recipes,
             self.prepared.usable_backends(),
-            request.budget.objective,
+            request.budget.wants,
             graph_only=isinstance(request.task.model, Path),
             train_data=request.task.train is not None,
         )
@@ -187,7 +187,7 @@ def conclude(
         findings = Findings.won(chosen)
     else:
         findings = Findings.without_winner(ending.kept(), ranking, trials, chosen)
-    zeros = zeros_told(trials, candidates)
+    zeros = zeros_told(trials, candidates, [findings.best, *ending.family()])
     findings = replace(findings, over_source=ending.over_source(findings.best), zeros=zeros)
     root = prepared.folder.root
     best = None

@@ -32,9 +32,9 @@ def make_plan(request: Request) -> dict[str, Any]:
     """The candidates that are known beforehand, what can't be tried and why, and how long it would take.
 
     What comes after them depends on what they show: more settings around the leaders, then, with training data,
-    structures that are pruned and trained for as long as the time limit allows. The original is run on as many rows as
-    tell how long one takes. Raises BudgetError where the rows of `evaluate` can't certify the budget or are too many
-    for the time limit, BackendError where no backend runs the original.
+    structures that are pruned and trained, and trainings that prune, for as long as the time limit allows. The original
+    is run on as many rows as tell how long one takes. Raises BudgetError where the rows of `evaluate` can't certify the
+    budget or are too many for the time limit, BackendError where no backend runs the original.
     """
     begin_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="paring-") as folder:
@@ -50,8 +50,8 @@ def make_plan(request: Request) -> dict[str, Any]:
         known_s = time.monotonic() - begin_s
         stages = (first_baselines(scene), asked_recipes(scene), first_techniques(scene), other_baselines(scene))
         known = {candidate.key: candidate for stage in stages for asked in stage for candidate in asked}
-        structures = planned(scene)
-    trained = [{"stage": "training", "recipe": described(s), "backend": "the best so far"} for s in structures]
+        trainings = planned(scene)
+    trained = [{"stage": "training", "recipe": described(r), "backend": "the best so far"} for r in trainings]
     not_tried = request.unusable(probes) | scene.not_tried
     more = any(candidate.recipe for candidate in known.values()) and _has_other_settings(scene)
     told = times.told(len(known), known_s, request, training=bool(trained), more=more)

@@ -82,22 +82,26 @@ def sensitivity(
 def dividing(techniques: Sequence[Any] | None, target: Target) -> tuple[Any, ...]:
     """These, or all that are installed and divide into parts that gain time.
 
-    Raises InputError for one that does not divide, or whose parts gain no time where some is wanted.
+    Raises InputError for a recipe, for one that does not divide, or whose parts gain no time where some is wanted.
     """
     known = [each for each in installed("technique") if divides(each) and "latency" in each.improves]
     if techniques is None:
         return tuple(known)
+    named = ", ".join(sorted(each.__name__ for each in known))
     for technique in techniques:
+        if isinstance(technique, tuple):
+            told = f"{typed(technique)} is a recipe, and the parts of single techniques are measured"
+            raise InputError(f"{told}: name techniques that divide into parts ({named}), separated by commas.")
         kind = kind_of(technique)
         is_technique = isinstance(kind, type) and issubclass(kind, Technique)
         why = "does not divide into parts" if not (is_technique and divides(kind)) else ""
         if not why and target.wanted and "latency" not in kind.improves:
             why = "divides into parts of which no runtime here gains any time"
         if why:
-            named, name = sorted(each.__name__ for each in known), getattr(kind, "__name__", quoted(technique))
-            raise InputError(f"{name} {why}: name techniques that do ({', '.join(named)}).")
+            name = getattr(kind, "__name__", quoted(technique))
+            raise InputError(f"{name} {why}: name techniques that do ({named}).")
     # What would not be proposed for its speed is measured nevertheless, since it was named.
-    return tuple(technique() if useless(technique, "latency") else technique for technique in techniques)
+    return tuple(technique() if useless(technique, ("latency",)) else technique for technique in techniques)
 
 
 def check_module(model: object) -> None:

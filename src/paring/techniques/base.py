@@ -28,7 +28,7 @@ class Technique:
     """Common to both kinds. A subclass is a frozen dataclass that checks its settings in `__post_init__`.
 
     `improves` holds the objectives that it can serve on the runtimes there are: the search proposes settings of its own
-    for no other. An object is tried whatever the objective.
+    where the budget has one of these as its objective, or a limit of it. An object is tried whatever the budget.
     """
 
     improves: ClassVar[tuple[Objective, ...]] = OBJECTIVES
@@ -140,7 +140,7 @@ class TrainingTechnique(ModuleTechnique):
 
     One of its fields is `epochs`, the passes over the training data. The search chooses them for the settings that
     `variants` proposes; of an object that was passed it keeps them, as far as the time limit holds them. One that
-    `shrinks` makes the network smaller itself; any other mends what a smaller network lost.
+    `shrinks` makes the network smaller itself; any other is tried with a technique that does.
     """
 
     shrinks: ClassVar[bool] = False

@@ -140,7 +140,8 @@ class Refinement:
 def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> list[Candidate]:
     """The graph recipes and backends that end a trained recipe, the cheapest first and one for each backend.
 
-    Feasible ones, where there are any; none that costs so much more than the first that training would not turn it.
+    Feasible ones, where there are any, else such as keep the accuracy: a smaller network in front of them may hold the
+    other limits. None that costs so much more than the first that training would not turn it.
     Where the objective is bytes, those that a quick figure shows slower than the original come behind: as long as
     nothing makes the network faster, they could not take its place.
     Then come the options of the first one's backend that were about as fast: on a smaller network the order among them
@@ -149,7 +150,7 @@ def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Seq
     ranking = scene.ranking
     pool = [t for t in trials if t.key in candidates and t.speedup is not None]
     originals = [t for t in pool if not t.recipe]
-    pool = [t for t in pool if ranking.feasible(t)] or pool
+    pool = list(filter(ranking.feasible, pool)) or list(filter(ranking.keeps_accuracy, pool)) or pool
     slow = {t.key: ranking.seems_too_slow(t, originals) for t in pool}
     pool = [t for t in pool if not candidates[t.key].module_part]
     pool = sorted(pool, key=lambda t: (slow[t.key], ranking.cost(t)))

@@ -48,10 +48,10 @@ def kind_of(technique: Technique | type[Technique]) -> type[Technique]:
 
 
 def out_of_place(
-    techniques: Sequence[Technique | type[Technique]], objective: Objective, *, graph_only: bool, train_data: bool
+    techniques: Sequence[Technique | type[Technique]], wants: Sequence[Objective], *, graph_only: bool, train_data: bool
 ) -> Iterator[tuple[str, str]]:
-    """Techniques that the task or the objective rules out, whatever the network: each name with the reason."""
-    useful = [technique for technique in techniques if not useless(technique, objective)]
+    """Techniques that the task or the budget rules out, whatever the network: each name with the reason."""
+    useful = [technique for technique in techniques if not useless(technique, wants)]
     module_kinds = [kind for kind in map(kind_of, useful) if issubclass(kind, ModuleTechnique)]
     trains = any(issubclass(kind, TrainingTechnique) for kind in module_kinds)
     shrinks = not all(map(only_mends, module_kinds))
@@ -61,9 +61,9 @@ def out_of_place(
             if not alone and isinstance(technique, type):
                 yield told(technique), "it only serves another technique of graphs, and none was asked for."
             continue
-        if useless(technique, objective):
-            served = " or ".join(technique.improves)
-            yield told(technique), f"no runtime here gains {objective} by it: it serves the objective {served}."
+        if useless(technique, wants):
+            wanted, served = " or ".join(wants), " or ".join(technique.improves)
+            yield told(technique), f"no runtime here gains {wanted} by it: it serves the objective {served}."
         elif graph_only:
             yield told(technique), NEEDS_MODULE
         elif issubclass(kind_of(technique), TrainingTechnique) and not train_data:
@@ -71,7 +71,7 @@ def out_of_place(
         elif only_mends(kind_of(technique)) and not shrinks:
             yield (
                 told(technique),
-                "it mends what a smaller network lost, and no technique that makes one was asked for.",
+                "it makes nothing smaller itself: it is tried with a technique that does, and none was asked for.",
             )
         elif isinstance(technique, type) and not train_data:
             yield told(technique), "it is tried with training behind it, and the task has no `train` data."
@@ -92,7 +92,7 @@ def any_fits(
     techniques: Sequence[Technique | type[Technique]],
     recipes: Sequence[Recipe],
     backends: Sequence[Backend | type[Backend]],
-    objective: Objective,
+    wants: Sequence[Objective],
     *,
     graph_only: bool,
     train_data: bool,
@@ -101,7 +101,7 @@ def any_fits(
 
     A recipe that ends in a graph is none where nobody reads graphs.
     """
-    ruled_out = {name for name, _ in out_of_place(techniques, objective, graph_only=graph_only, train_data=train_data)}
+    ruled_out = {name for name, _ in out_of_place(techniques, wants, graph_only=graph_only, train_data=train_data)}
     fitting = [kind_of(technique) for technique in techniques if told(technique) not in ruled_out]
     read = any(backend.format == "onnx" for backend in backends)
     unfitting = {name for name, _ in unfit(recipes, graph_only=graph_only, train_data=train_data)}
@@ -114,9 +114,9 @@ def only_mends(kind: type[Technique]) -> bool:
     return issubclass(kind, TrainingTechnique) and not kind.shrinks
 
 
-def useless(technique: Technique | type[Technique], objective: Objective) -> bool:
-    """Whether settings of its own would not serve the objective; an object is somebody's choice."""
-    return isinstance(technique, type) and objective not in technique.improves
+def useless(technique: Technique | type[Technique], wants: Sequence[Objective]) -> bool:
+    """Whether settings of its own would serve nothing that the budget wants; an object is somebody's choice."""
+    return isinstance(technique, type) and not set(wants).intersection(technique.improves)
 
 
 def _role(technique: Technique | type[Technique]) -> Role | None:

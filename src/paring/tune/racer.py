@@ -19,7 +19,8 @@ SLOWEST_LEARNING, FASTEST_LEARNING = 0.2, 1.5
 class Racer:
     """A structure with what is known of it: its cost, and its drop after so many epochs (0: untrained).
 
-    A long training starts from `start`: the structure, or what a long training has made of it, in `kept_epochs`.
+    A long training starts from `start`: the structure, or what a long training has made of it, in `kept_epochs`. One
+    that is `too_large` breaks the budget's limit of bytes on disk, which no training changes.
     """
 
     start: Recipe
@@ -30,6 +31,7 @@ class Racer:
     epochs: int = 0
     kept_epochs: int = 0
     epoch_s: float = 0.0
+    too_large: bool = False
 
     @property
     def most_epochs(self) -> int:
@@ -65,6 +67,11 @@ class Racer:
         variance, regained = self.deviation**2, span * max(0.0, self.drop - drop)
         least = variance * max(0.0, drop) / self.drop if drop < self.drop else 0.0
         return float(max(variance - regained, least) ** 0.5)
+
+
+def small_enough(racers: Sequence[Racer]) -> Sequence[Racer]:
+    """Those that hold the limit of bytes; all of them where none does."""
+    return [racer for racer in racers if not racer.too_large] or racers
 
 
 def milder(racers: Sequence[Racer], at: int) -> int | None:

@@ -120,6 +120,10 @@ class Ranking:
         known = [(of, value, limit) for of, value, limit in found if value is not None and limit is not None]
         return [Miss(of, value, limit) for of, value, limit in known if value > limit]
 
+    def too_large(self, trial: Trial) -> bool:
+        """Whether it breaks the limit of bytes on disk: of all figures the one that is neither noisy nor trained."""
+        return any(miss.of == "size" for miss in self.misses(trial))
+
     def feasible(self, trial: Trial) -> bool:
         """Whether the trial would probably be certified and holds every other limit."""
         return (

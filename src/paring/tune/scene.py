@@ -57,7 +57,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         graph_only, train_data = self.model is None, self.job.task.train is not None
-        told = out_of_place(self.techniques, self.budget.objective, graph_only=graph_only, train_data=train_data)
+        told = out_of_place(self.techniques, self.budget.wants, graph_only=graph_only, train_data=train_data)
         self.not_tried.update(told)
         self.not_tried.update(unfit(self.recipes, graph_only=graph_only, train_data=train_data))
         self.not_tried.update(unread(self.techniques, self.backends))
@@ -96,13 +96,13 @@ class Scene:
     def module_parts(self, technique: Any) -> list[Part[ModuleTechnique]]:
         """What a module technique divides into, a class with its default settings; none without a module."""
         model, kind = self.model, kind_of(technique)
-        if model is None or not divides(kind) or useless(technique, self.budget.objective):
+        if model is None or not divides(kind) or useless(technique, self.budget.wants):
             return []
         return offered(kind.__name__, lambda: _object(technique).parts(model, self.job), self.not_tried)
 
     def _offered(self, technique: type[Offered], offers: Callable[[], Iterable[Offered]]) -> list[Offered]:
         """What a technique proposes; one that proposes nothing is told as well."""
-        if useless(technique, self.budget.objective):
+        if useless(technique, self.budget.wants):
             return []
         found = offered(technique.__name__, offers, self.not_tried)
         if not found:

@@ -8,10 +8,10 @@ from itertools import product
 from paring.techniques.base import ModuleTechnique, Recipe, Technique
 from paring.tune.allocation import OnePart, allocated, divided, ends_s
 from paring.tune.candidate import Candidate
-from paring.tune.racer import Racer
+from paring.tune.racer import Racer, small_enough
 from paring.tune.ranking import LUCK
 from paring.tune.scene import Scene, Steps
-from paring.tune.trainers import Trainer, is_training, tell_unmended, trainers
+from paring.tune.trainers import Trainer, is_training, shrinkers, tell_unmended, trainers
 from paring.tune.trial import Trial
 
 STRUCTURE_VARIANTS = 6
@@ -23,15 +23,21 @@ PARTS_SHARES = (0.1, 0.5)
 LEAST_GAIN = 0.95
 """A structure is raced only if it costs at most this share of the best recipe without training."""
 
-NO_STRUCTURE = "it mends what a smaller network lost, and nothing makes this one smaller."
-NO_GAIN = "it mends what a smaller network lost, and none that was measured gained enough to be worth it."
+NO_STRUCTURE = "it makes nothing smaller itself, and nothing makes a smaller network for it."
+NO_GAIN = "it makes nothing smaller itself, and no smaller network that was measured gained enough to be worth it."
 
 
 def planned(scene: Scene) -> list[Recipe]:
-    """What will be probed as far as it is known beforehand: parts, and combinations of what does not divide.
+    """What will be raced as far as it is known beforehand: parts, combinations of what does not divide, and trainings.
 
-    None without a training to follow; and without any structure there is no training, which is told.
+    A training that makes the network smaller itself is raced from the original. A structure needs another training to
+    follow; and without any structure there is no such training, which is told.
     """
+    return [*_in_front(scene), *((trainer.technique,) for trainer in shrinkers(scene))]
+
+
+def _in_front(scene: Scene) -> list[Recipe]:
+    """The structures that a training would follow."""
     if not trainers(scene):
         return []
     parts = [divided(scene, technique) for technique in scene.techniques]
@@ -70,7 +76,8 @@ def _untrained(scene: Scene, structures: Sequence[Recipe], tail: Candidate, trai
             # One that was tried alone before may have been given up on its drop: training is what mends that.
             if trial.outcome in ("measured", "stopped-early") and trial.drop is not None:
                 cost, deviation = scene.ranking.cost(trial), trial.drop_deviation or 0.0
-                racers.append(Racer(structure, trainer, cost, trial.drop, deviation))
+                too_large = scene.ranking.too_large(trial)
+                racers.append(Racer(structure, trainer, cost, trial.drop, deviation, too_large=too_large))
     return racers
 
 
@@ -91,7 +98,11 @@ def _settings(scene: Scene, technique: Technique | type[Technique]) -> list[Modu
 
 
 def _worth_racing(scene: Scene, trials: Sequence[Trial], racers: Sequence[Racer]) -> list[Racer]:
-    """Those that gain enough and that no other one beats in both cost and harm, the cheapest first."""
+    """Those that gain enough and that no other one beats in both cost and harm, the cheapest first.
+
+    Where some hold the limit of bytes, none that does not: it might beat them in cost, and could be no answer.
+    """
+    racers = small_enough(racers)
     best = scene.ranking.best(trials)
     limit = LUCK * LEAST_GAIN * scene.ranking.cost(best) if best else float("inf")
     kept: list[Racer] = []

@@ -20,7 +20,7 @@ from paring.errors import TrainDataError
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import leading_tails
 from paring.tune.proposing import kind_of
-from paring.tune.racer import Racer, learnt_rate, milder
+from paring.tune.racer import Racer, learnt_rate, milder, small_enough
 from paring.tune.ranking import LUCK
 from paring.tune.rivals import rivals
 from paring.tune.scene import Rounds, Scene, Steps
@@ -200,8 +200,9 @@ class Training:
             if trial.outcome == "measured" and trial.drop is not None:
                 epoch_s = max(MINIMUM_EPOCH_S, self._training_s(trial, len(racer.start)) / epochs)
                 deviation, total = trial.drop_deviation or 0.0, racer.kept_epochs + epochs
-                cost = self.scene.ranking.cost(trial)
-                return replace(racer, cost=cost, drop=trial.drop, deviation=deviation, epochs=total, epoch_s=epoch_s)
+                cost, too_large = self.scene.ranking.cost(trial), self.scene.ranking.too_large(trial)
+                known = replace(racer, cost=cost, drop=trial.drop, deviation=deviation, too_large=too_large)
+                return replace(known, epochs=total, epoch_s=epoch_s)
         return None
 
     def _training_s(self, trial: Trial, at: int) -> float:
@@ -253,7 +254,7 @@ class Training:
         owed = LUCK * ranking.cost(sure) if sure else 0.0
         pool = [
             r
-            for r in raced
+            for r in small_enough(raced)
             if (r.cost < limit or (r.is_owed and r.cost <= owed)) and self._affordable(1.0, r) >= r.fewest_epochs
         ]
         promising = [r for r in pool if self._promising(r, rate)]

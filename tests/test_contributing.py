@@ -152,7 +152,7 @@ def test_both_are_used_as_objects(tmp_path: Path) -> None:
     result = paring.optimize(
         sleepy.task(),
         out=tmp_path,
-        time_limit_s=120,
+        time_limit_s=600,
         techniques=[ZeroSmall()],
         backends=[Reference()],
         threads=1,

@@ -55,6 +55,34 @@ def test_what_a_module_computes_itself_is_its_own() -> None:
     assert layer_costs(Own(), torch.randn(2, 4)) == {"": LayerCost(20, 20), "inner": LayerCost(18, 15)}
 
 
+class Listed(nn.Module):
+    """A vision transformer's shape: a parameter of the network's own, and layers in a list, which has no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(1, 4))
+        self.layers = nn.ModuleList([nn.ModuleList([nn.Linear(4, 4)]), nn.Linear(4, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers[1](self.layers[0][0](x + self.places))  # type: ignore[index]
+        return y
+
+
+def test_what_layers_in_a_list_compute_is_theirs() -> None:
+    assert layer_costs(Listed(), torch.randn(2, 4)) == {
+        "": LayerCost(4, 0),
+        "layers.0.0": LayerCost(20, 16),
+        "layers.1": LayerCost(20, 16),
+    }
+
+
+def test_a_weight_that_layers_share_counts_once() -> None:
+    table, head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+    head.weight = table.weight
+    costs = layer_costs(nn.Sequential(table, head), torch.zeros(2, 3, dtype=torch.long))
+    assert costs == {"0": LayerCost(28, 0), "1": LayerCost(0, 3 * 28)}
+
+
 def test_fused_encoder_layers_are_counted_and_the_switch_is_put_back() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     costs = layer_costs(layer, torch.randn(2, 5, 8))

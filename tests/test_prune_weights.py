@@ -168,7 +168,10 @@ def test_a_pattern_that_does_not_divide_a_layer_leaves_it_alone_and_says_so() ->
     ("first", "says"),
     [
         (nn.Linear(4, 4), "layers names 'head', which shares its weight with 'body': name that one."),
-        (nn.Embedding(4, 4), "layers names 'head', whose weight 'body' looks up: use a layer that does (neck)"),
+        (
+            nn.Embedding(4, 4),
+            "layers names 'head', whose values are looked up, added or scale: use a layer that does (neck)",
+        ),
     ],
 )
 def test_a_layer_with_the_weight_of_another_one_is_told_whose_it_is(first: nn.Linear | nn.Embedding, says: str) -> None:

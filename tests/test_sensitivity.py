@@ -13,6 +13,7 @@ from torch import nn
 
 import paring
 from paring.cli.chosen import chosen
+from paring.cli.tables import print_sensitivity
 from paring.errors import BudgetError, InputError, TaskError, TechniqueError
 from paring.flow.sensitivity import Sensitivity, check_module
 from paring.report import write_report, write_survey
@@ -200,6 +201,20 @@ def test_a_network_without_blocks_is_told_so_and_nothing_of_trainings(tmp_path: 
     with pytest.raises(TechniqueError) as refusal:
         paring.sensitivity(without, out=tmp_path, techniques=["RemoveBlocks"], backends=[Lanes()], progress=False)
     assert str(refusal.value) == f"no part of the network could be measured (RemoveBlocks: {NO_BLOCK})."
+
+
+def test_nothing_is_said_of_trainings_where_the_time_ended(tmp_path: Path) -> None:
+    survey = surveyed(tmp_path, techniques=["RemoveBlocks", "PruneChannels"])
+    assert not [row for row in survey.values["not_tried"] if "training" in row["reason"]]
+
+
+@pytest.mark.parametrize(("trains", "end"), [(True, ' + FineTune"'), (False, ')"')])
+def test_the_recipe_is_printed_with_the_training_that_mends_it(
+    survey: Sensitivity, capsys: pytest.CaptureFixture[str], trains: bool, end: str
+) -> None:
+    print_sensitivity({**survey.values, "train_data": trains})
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "--techniques" in line)
+    assert line.endswith(end)
 
 
 def test_what_the_zeros_of_each_layer_cost_is_told_by_name(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,6 +84,40 @@ def test_a_criterion_of_inputs_is_not_asked_about_what_is_no_matrix() -> None:
     sparse = PruneWeights(0.5, criterion="wanda").apply(model, job_of(model, torch.randn(4, 5, 8)))
     assert zero_share(sparse.get_parameter("layer.weight").detach()) == 0.5
     assert sparse.get_parameter("places").all()
+
+
+class Rooted(nn.Module):
+    """A weight of the network's own, a layer, and a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 6)
+        self.weight = nn.Parameter(torch.randn(6, 8))
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.layer(self.table(ids) @ self.weight)
+
+
+@pytest.mark.parametrize("setting", ["layers", "sparsities"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("laier", "names 'laier', which holds no weights: use a layer that does (layer, '', the network itself)."),
+        ("table", "names 'table', whose values are looked up, added or scale: use a layer that does (layer, "),
+    ],
+)
+def test_unknown_names_are_refused_where_the_network_itself_is_a_layer(setting: str, name: str, says: str) -> None:
+    model = trained(Rooted())
+    prune = PruneWeights(**{setting: (name,) if setting == "layers" else ((name, 0.5),)})  # type: ignore[arg-type]
+    with pytest.raises(TechniqueError, match=re.escape(says)):
+        prune.apply(model, job_of(model, torch.randint(0, 9, (4, 3))))
+
+
+def test_the_network_itself_can_be_named() -> None:
+    model = trained(Rooted())
+    sparse = PruneWeights(0.5, layers=("",)).apply(model, job_of(model, torch.randint(0, 9, (4, 3))))
+    assert {name for name, each in sparse.named_parameters() if (each == 0).any()} == {"weight"}
 
 
 class InputsFirst(nn.Module):

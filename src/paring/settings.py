@@ -61,11 +61,10 @@ def _in_words(kind: Any) -> str:
         return " or ".join(map(_in_words, inner))
     if origin is Literal:
         return " or ".join(map(repr, inner))
+    if origin is tuple and inner[1:] == (...,):
+        example = " as ('a', 'b')" if inner[0] is str else ""
+        return f"a tuple{example}, each item {_in_words(inner[0])}"
     if origin is tuple:
-        return (
-            f"a tuple, each item {_in_words(inner[0])}"
-            if inner[1:] == (...,)
-            else f"({', '.join(map(_in_words, inner))})"
-        )
+        return f"({', '.join(map(_in_words, inner))})"
     names = {float: "a finite float", int: "an int", str: "a str", bool: "True or False", NoneType: "None"}
     return names.get(kind) or ("a function" if origin is Callable else f"an object of {(origin or kind).__name__}")

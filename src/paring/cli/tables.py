@@ -48,7 +48,12 @@ def print_sensitivity(found: Mapping[str, Any]) -> None:
     unit = ScoreUnit(0 <= found["original"]["score"] <= 1)
     title = f"Parts, each alone, on {found['backend']}; drops on {found['rows']} rows, untrained"
     rows = [
-        [p["layer"], p["technique"], *map(units.percent, (p["share"], p["time_saved"])), unit.drop(p["drop"])]
+        [
+            units.layer(p["layer"]),
+            p["technique"],
+            *map(units.percent, (p["share"], p["time_saved"])),
+            unit.drop(p["drop"]),
+        ]
         for p in found["parts"]
     ]
     _print(title, ("layer", "technique", "removed", "time saved", "drop"), rows)
@@ -56,7 +61,8 @@ def print_sensitivity(found: Mapping[str, Any]) -> None:
         _print("Joined", ("speed-up", "drop", "recipe"), [_joined(join, unit) for join in found["joins"]])
     if found["recipe"]:
         wanted = units.ratio(found["wanted_speedup"])
-        print(f'{wanted} at the least harm, which a training has to mend: --techniques "{found["recipe"]}"')
+        training = " + FineTune" if found["train_data"] else ""
+        print(f'{wanted} at the least harm, which a training has to mend: --techniques "{found["recipe"]}{training}"')
     for row in found["not_tried"]:
         print(f"{row['what']}: {row['reason']}")
 

@@ -19,6 +19,7 @@ from paring.techniques.base import Recipe, Technique, divides
 from paring.tune import Candidate, Trial
 from paring.tune.allocation import Shown
 from paring.tune.proposing import kind_of, useless
+from paring.tune.proposing import told as named
 from paring.tune.survey import Survey, Target
 from paring.types import Budget, Task
 
@@ -116,7 +117,11 @@ def survey(request: Request, target: Target) -> Sensitivity:
     with prepared_run(request) as (prepared, told):
         with prepared.runner() as runner:
             hunt = Hunt(prepared, runner, told, certifies=False)
-            found = Survey(hunt.scene(), target)
+            scene = hunt.scene()
+            for technique in scene.techniques:
+                # What is measured here needs no training behind it, as it would in a search.
+                scene.not_tried.pop(named(technique), None)
+            found = Survey(scene, target)
             hunt.follow(found)
         reached = hunt.candidates[found.reached.key] if found.reached else None
         values = _values(request, found, reached, prepared.not_tried)
@@ -129,9 +134,6 @@ def survey(request: Request, target: Target) -> Sensitivity:
 def _values(request: Request, found: Survey, reached: Candidate | None, not_tried: dict[str, str]) -> dict[str, Any]:
     """What sensitivity.json holds. Raises TechniqueError where nothing was measured."""
     original = found.original
-    # What is measured here needs no training behind it, as it would in a search.
-    shown = {each.part.technique.name for each in found.shown}
-    not_tried = {what: reason for what, reason in not_tried.items() if what not in shown}
     if original is None or not found.shown:
         failed = [f"{t.recipe_text}: {t.reason}" for t in found.trials if t.part and t.outcome == "failed"]
         reasons = [*(f"{what}: {reason}" for what, reason in not_tried.items()), *failed[:1]]
@@ -149,6 +151,7 @@ def _values(request: Request, found: Survey, reached: Candidate | None, not_trie
         "wanted_speedup": wanted,
         "joins": [_join(found, recipe, trial) for recipe, trial in found.told_joins],
         "recipe": typed(reached.recipe) if reached else None,
+        "train_data": request.task.train is not None,
         "reason": _reason(found, wanted) if wanted and not reached else "",
         "not_tried": [{"what": what, "reason": reason} for what, reason in not_tried.items()],
     }

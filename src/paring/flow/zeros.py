@@ -32,7 +32,8 @@ def zeros_told(trials: Sequence[Trial], candidates: Mapping[str, Candidate], sho
     another, the first of those `shown` to the user that holds zeros is told what holds of zeros everywhere.
     """
     most: dict[str, _Zeros] = {}
-    for zeros in _found({trial.key: trial for trial in trials}, candidates):
+    # Of files that leave out as much, one that the user is shown is told.
+    for zeros in _found({trial.key: trial for trial in (*shown, *trials)}, candidates):
         if zeros.saved > 0:
             most[zeros.backend] = max(most.get(zeros.backend, zeros), zeros, key=lambda each: each.saved)
     known = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,16 +34,24 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
 def layer_costs(model: nn.Module, inputs: Inputs) -> dict[str, LayerCost]:
     """Cost of every weighted layer, in the order of the network, from one forward of the sample's first row.
 
-    Convolutions and matrix products count, wherever they run: those in a module's own forward are that module's.
+    Convolutions and matrix products count, wherever they run: those in a module's own forward are that module's. A
+    weight that several layers share counts once, in the first of them.
     """
     model_macs = _macs(model, inputs)
     costs: dict[str, LayerCost] = {}
+    counted: set[int] = set()
     for name, module in weighted_layers(model).items():
-        prefix = f"{name}." if name else ""
-        inside = sum(model_macs.get(prefix + child, 0) for child, _ in module.named_children())
-        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        costs[name] = LayerCost(parameters, max(model_macs.get(name, 0) - inside, 0))
+        own = [parameter for parameter in module.parameters(recurse=False) if id(parameter) not in counted]
+        counted |= set(map(id, own))
+        macs = model_macs.get(name, 0) - _inside(name, module, model_macs)
+        costs[name] = LayerCost(sum(parameter.numel() for parameter in own), max(macs, 0))
     return costs
+
+
+def _inside(name: str, module: nn.Module, model_macs: Mapping[str, int]) -> int:
+    """MACs of the modules that a module calls; one that has no forward, as a list has none, stands for its own."""
+    children = ((f"{name}.{child}" if name else child, each) for child, each in module.named_children())
+    return sum(model_macs.get(child) or _inside(child, each, model_macs) for child, each in children)
 
 
 @contextmanager

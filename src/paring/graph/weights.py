@@ -208,20 +208,23 @@ def check_layers(asked: Collection[str], known: Collection[str], model: nn.Modul
         if layer in known:
             continue
         owner = _owner(layer, model)
-        if owner in known:
+        if owner is not None and owner in known:
             raise TechniqueError(f"{setting} names {layer!r}, which shares its weight with {owner!r}: name that one.")
-        close = ", ".join(difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.0)) or "none has any"
-        what = f"whose weight {owner!r} looks up" if owner else "which holds no weights"
+        matches = difflib.get_close_matches(layer, sorted(known), n=3, cutoff=0.0)
+        close = ", ".join(each or "'', the network itself" for each in matches) or "none has any"
+        what = "which holds no weights"
+        if owner is not None or any(name.rpartition(".")[0] == layer for name, _ in model.named_parameters()):
+            what = "whose values are looked up, added or scale"
         raise TechniqueError(f"{setting} names {layer!r}, {what}: use a layer that does ({close}).")
 
 
-def _owner(layer: str, model: nn.Module) -> str:
-    """The layer by whose name a weight goes that this one holds too; empty where there is none."""
+def _owner(layer: str, model: nn.Module) -> str | None:
+    """The layer by whose name a weight goes that this one holds too; None where there is none."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name.rpartition(".")[0] == layer and names[id(parameter)] != name:
             return names[id(parameter)].rpartition(".")[0]
-    return ""
+    return None
 
 
 def check_modules(asked: Collection[str], model: nn.Module, setting: str) -> None:

@@ -53,7 +53,7 @@ def _left_alone(coverage: Coverage) -> list[str]:
     layers: dict[str, list[str]] = {}
     for layer in coverage.layers:
         if not layer.changed:
-            layers.setdefault(layer.reason or "no reason was recorded", []).append(layer.layer)
+            layers.setdefault(layer.reason or "no reason was recorded", []).append(units.layer(layer.layer))
     told = []
     for reason, names in sorted(layers.items(), key=lambda item: -len(item[1])):
         shown = ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
@@ -75,7 +75,7 @@ def _by_layer(coverages: Sequence[Coverage]) -> Markup:
         cells = [el("td", None, *_cell(layers.get(name))) for layers in by_name]
         shares = (whole[name].parameters / parameters, whole[name].macs / macs)
         cells += [el("td", {"class": "number"}, units.percent(share)) for share in shares]
-        body.append(el("tr", None, el("th", {"scope": "row", "class": "recipe"}, name), *cells))
+        body.append(el("tr", None, el("th", {"scope": "row", "class": "recipe"}, units.layer(name)), *cells))
     grid = el("table", None, el("thead", None, el("tr", None, *head)), el("tbody", None, *body))
     scroll = el("div", {"class": "scroll", "role": "region", "aria-label": "Coverage by layer", "tabindex": 0}, grid)
     summary = el("summary", None, f"All {units.counted(len(names), 'layer')}, one by one")

@@ -85,7 +85,7 @@ def _told(taken: Taken, goal: Goal, unit: ScoreUnit) -> Markup:
 
 
 def _name(layer: str) -> Markup:
-    return el("code", {"class": "recipe"}, layer)
+    return el("code", {"class": "recipe"}, units.layer(layer))
 
 
 def _caption(sensitivity: Sensitivity, sheet: Sheet, goal: Goal) -> list[str]:
@@ -106,7 +106,7 @@ def _caption(sensitivity: Sensitivity, sheet: Sheet, goal: Goal) -> list[str]:
 
 def _table(sensitivity: Sensitivity, goal: Goal, unit: ScoreUnit) -> Markup:
     columns: list[Column[Taken]] = [
-        Column("Layer", lambda t: t.layer, style="recipe"),
+        Column("Layer", lambda t: units.layer(t.layer), style="recipe"),
         Column("Technique", lambda t: t.technique, style="word"),
         Column("Taken", lambda t: units.percent(t.share), lambda t: t.share),
         Column(f"{goal.saved.capitalize()} saved", saved_told, lambda t: t.gain.ratio if t.gain else None),

@@ -72,6 +72,11 @@ def interval(low: float, high: float) -> str:
     return f"{_floor(low, step):.{digits}f}–{_ceil(high, step):.{digits}f}"
 
 
+def layer(name: str) -> str:
+    """A layer's qualified name, as people read it: that of the network itself is empty."""
+    return name or "(the network itself)"
+
+
 def percent(share: float) -> str:
     """A share between 0 and 1: 0.95 -> 95 %. Only all is 100 %, and only nothing is 0 %."""
     value = share * 100

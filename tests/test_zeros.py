@@ -99,6 +99,16 @@ def test_an_answer_with_zeros_and_no_twin_is_told_what_is_known_of_zeros(recipe:
     )
 
 
+def test_of_files_that_leave_out_as_much_the_one_that_is_shown_is_told() -> None:
+    there = Run()
+    there.tried((), 1000, Speedup(1.0, 0.999, 1.001), sparse=False)
+    rounds = [IterativePruning(prune=PRUNE, epochs=epochs) for epochs in (1, 5)]
+    for technique in rounds:
+        there.tried((technique,), 200, OPEN)
+    assert there.told(1).startswith(f"Zeros of {rounds[0]} saved")
+    assert there.told(2).startswith(f"Zeros of {rounds[1]} saved")
+
+
 def test_what_was_measured_on_a_runtime_is_not_told_again_without_figures() -> None:
     there = Run()
     there.tried((), 1000, OPEN, sparse=False)

@@ -162,11 +162,13 @@ def spread_rows(batches: Iterable[Batch], rows: int, name: str = "the data") -> 
         return first_rows(batches, rows, name)
     picked = [batches[at * len(batches) // min(rows, len(batches))] for at in range(min(rows, len(batches)))]
     kept: list[Batch] = []
+    missing = rows
     for left, (inputs, targets) in zip(range(len(picked), 0, -1), checked_batches(picked, name), strict=False):
         size = rows_in(inputs)
-        wanted = min(size, math.ceil((rows - sum(rows_in(each) for each, _ in kept)) / left))
-        places = torch.arange(wanted) * size // max(wanted, 1)
+        wanted = min(size, math.ceil(missing / left))
+        places = torch.arange(wanted) * size // wanted
         kept.append((mapped(inputs, lambda v, at=places: v[at]), mapped(targets, lambda v, at=places: v[at])))
+        missing -= wanted
     return tuple(kept)
 
 

@@ -19,7 +19,7 @@ from paring.techniques.base import Recipe, Technique, divides
 from paring.tune import Candidate, Trial
 from paring.tune.allocation import Shown
 from paring.tune.proposing import kind_of, useless
-from paring.tune.proposing import told as named
+from paring.tune.proposing import told as name_of
 from paring.tune.survey import Survey, Target
 from paring.types import Budget, Task
 
@@ -120,7 +120,7 @@ def survey(request: Request, target: Target) -> Sensitivity:
             scene = hunt.scene()
             for technique in scene.techniques:
                 # What is measured here needs no training behind it, as it would in a search.
-                scene.not_tried.pop(named(technique), None)
+                scene.not_tried.pop(name_of(technique), None)
             found = Survey(scene, target)
             hunt.follow(found)
         reached = hunt.candidates[found.reached.key] if found.reached else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -52,16 +54,21 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = func.overloadpacket
         if packet is _aten.convolution and not args[6]:
-            self._note(args[1], lambda parameter, used: "convolution" if used.shape == parameter.shape else None)
+            self._note(args[1], _as_filters)
         for right, at in enumerate(_FACTORS.get(packet, ())):
-            self._note(args[at], lambda parameter, used, right=right: _way_round(parameter, used, bool(right)))
+            self._note(args[at], partial(_way_round, right=bool(right)))
         return func(*args, **(kwargs or {}))
 
-    def _note(self, used: Tensor, layout_of: Any) -> None:
+    def _note(self, used: Tensor, layout_of: Callable[[Tensor, Tensor], Layout | None]) -> None:
         name, parameter = self._known.get(used.untyped_storage().data_ptr(), ("", None))
         layout = None if parameter is None else layout_of(parameter, used)
         if layout:
             self.found.setdefault(name, set()).add(layout)
+
+
+def _as_filters(parameter: Tensor, used: Tensor) -> Layout | None:
+    """Of what a convolution reads: its filters as they are."""
+    return "convolution" if used.shape == parameter.shape else None
 
 
 def _way_round(parameter: Tensor, used: Tensor, right: bool) -> Layout | None:

@@ -169,8 +169,8 @@ def matrices(model: nn.Module, inputs: Inputs | None = None, *, vectors: bool = 
     """
     asked = [each for each in _parameters(model) if each[1].is_floating_point()]
     known = {name: _known_layout(name, parameter, module) for name, parameter, module in asked}
-    open_ = any(known[name] is None and parameter.ndim > 1 for name, parameter, _ in asked)
-    used = products(model, inputs) if open_ and inputs is not None else {}
+    unclear = any(known[name] is None and parameter.ndim > 1 for name, parameter, _ in asked)
+    used = products(model, inputs) if unclear and inputs is not None else {}
     found = (Matrix(n, n.rpartition(".")[0], module, known[n] or used.get(n, "vector")) for n, _, module in asked)
     return tuple(matrix for matrix in found if vectors or not matrix.is_vector)
 

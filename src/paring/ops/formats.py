@@ -1,0 +1,146 @@
+"""Number formats of at most 8 bits: which numbers their codes stand for, and which of those lies nearest to a number.
+
+A format is a set of levels at scale 1. What brings a tensor's values into their reach, a scale for each tensor, channel
+or block, is chosen elsewhere. Formats whose levels are all integers run in int8 kernels whatever their width, since
+their codes can be looked up once when a network is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from paring.errors import TechniqueError
+
+Array = npt.NDArray[Any]
+WIDEST_INTEGER = 127
+
+
+@dataclass(frozen=True)
+class Format:
+    """`levels`, ascending and each once, at most 2^bits: the numbers that codes 0, 1, ... stand for."""
+
+    name: str
+    bits: int
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not (2 <= len(self.levels) <= 2**self.bits and all(np.diff(self.levels) > 0)):
+            raise ValueError(f"{self.name}: {len(self.levels)} levels must ascend and fit {self.bits} bits.")
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that both signs reach; of a format without negative levels the largest level."""
+        low, high = self.levels[0], self.levels[-1]
+        return high if low >= 0 else min(-low, high)
+
+    @property
+    def is_integral(self) -> bool:
+        """Whether every level is an integer that int8 holds with either sign."""
+        return all(level == int(level) and abs(level) <= WIDEST_INTEGER for level in self.levels)
+
+    @cached_property
+    def values(self) -> Array:
+        """The levels, shape (levels,), float32."""
+        return np.array(self.levels, np.float32)
+
+    @cached_property
+    def _middles(self) -> Array:
+        levels = np.array(self.levels)
+        return (levels[1:] + levels[:-1]) / 2
+
+    def encode(self, values: Array) -> Array:
+        """uint8 codes of the nearest levels, same shape; a tie goes to the level of even rank, counted from zero.
+
+        So integers round half to even, and floats to the even mantissa, as IEEE 754 has it. Values out of reach, also
+        infinite ones, become the level at that end. ValueError where there is a NaN.
+        """
+        given = np.asarray(values, np.float64)
+        if np.isnan(given).any():
+            raise ValueError(f"NaN has no {self.name}.")
+        below, above = (np.searchsorted(self._middles, given, side=side) for side in ("left", "right"))
+        zero = self.levels.index(0.0) if 0.0 in self.levels else 0
+        return np.where((below - zero) % 2 == 0, below, above).astype(np.uint8)
+
+    def decode(self, codes: Array) -> Array:
+        """float32 levels of the codes, same shape."""
+        return self.values[codes]
+
+
+def integers(bits: int, *, signed: bool = True) -> Format:
+    """All of so many bits: -2^(bits-1) .. 2^(bits-1) - 1, or 0 .. 2^bits - 1."""
+    low = -(2 ** (bits - 1)) if signed else 0
+    return Format(f"{'' if signed else 'u'}int{bits}", bits, tuple(float(low + code) for code in range(2**bits)))
+
+
+def odd_integers(bits: int) -> Format:
+    """The odd integers -(2^bits - 1) .. 2^bits - 1: as many levels on either side of 0, and none of them wasted.
+
+    Uniform levels that are symmetric about 0; with one bit the binary -1 and 1.
+    """
+    return Format(f"odd{bits}", bits, tuple(float(level) for level in range(1 - 2**bits, 2**bits, 2)))
+
+
+def floats(exponent_bits: int, mantissa_bits: int, *, codes_for_special: int) -> Format:
+    """The finite numbers of a float format with a sign, subnormals and the usual bias.
+
+    Micikevicius et al. 2022, FP8 Formats for Deep Learning, table 1; OCP Microscaling Formats 1.0, section 5.3. Of the
+    codes of each sign the `codes_for_special` largest stand for infinity and NaN.
+    """
+    bias = 2 ** (exponent_bits - 1) - 1
+    positive = []
+    for exponent, mantissa in product(range(2**exponent_bits), range(2**mantissa_bits)):
+        fraction = mantissa / 2**mantissa_bits
+        positive.append(2.0 ** (max(exponent, 1) - bias) * (fraction + (exponent > 0)))
+    finite = positive[: len(positive) - codes_for_special]
+    levels = (*(-level for level in reversed(finite[1:])), *finite)
+    return Format(f"e{exponent_bits}m{mantissa_bits}", 1 + exponent_bits + mantissa_bits, levels)
+
+
+def powers_of_two(bits: int) -> Format:
+    """0 and the powers 1, 2, 4, ... of either sign. Zhou et al. 2017, INQ, section 2.1; there with a free exponent."""
+    powers = [2.0**exponent for exponent in range(2 ** (bits - 1) - 1)]
+    return Format(f"pow{bits}", bits, (*(-power for power in reversed(powers)), 0.0, *powers))
+
+
+NORMAL_FLOAT_4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334),
+    *(-0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+"""Quantiles of the normal distribution. Dettmers et al. 2023, QLoRA, appendix E."""
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            *(integers(bits, signed=signed) for bits in range(2, 9) for signed in (True, False)),
+            *(odd_integers(bits) for bits in range(1, 7)),
+            *(powers_of_two(bits) for bits in range(2, 5)),
+            Format("ternary", 2, (-1.0, 0.0, 1.0)),
+            Format("nf4", 4, NORMAL_FLOAT_4),
+            floats(4, 3, codes_for_special=1),
+            floats(5, 2, codes_for_special=4),
+            floats(2, 3, codes_for_special=0),
+            floats(3, 2, codes_for_special=0),
+            floats(2, 1, codes_for_special=0),
+        )
+    }
+)
+"""By name: int2 to int8, uint2 to uint8, odd1 (binary) to odd6, pow2 to pow4, ternary, nf4, e4m3 and other floats."""
+
+
+def format_of(name: str) -> Format:
+    """The format of that name. TechniqueError names the closest known ones."""
+    if name not in FORMATS:
+        close = ", ".join(difflib.get_close_matches(name, FORMATS, n=3, cutoff=0.0))
+        raise TechniqueError(f"format {name!r} is unknown: choose {close}.")
+    return FORMATS[name]

@@ -53,7 +53,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cifar10_resnet20.json"
 OUT = HERE.parent / "out" / "benchmarks" / "cifar10_resnet20"
 TASK = f"{HERE.parent / 'examples' / 'cifar10_resnet20.py'}"
-POST_TRAINING = ("Int8Static", "HalfPrecision", "Int8Dynamic", "SmoothQuant", "MixedPrecision")
+POST_TRAINING = ("StaticQuantization", "HalfPrecision", "DynamicQuantization", "SmoothQuant", "MixedPrecision")
 COMPARISON_S = 40.0
 ALONE_S = 30.0
 

@@ -55,7 +55,7 @@ def test_what_is_written_is_read_back(artifact: Artifact) -> None:
         ({"batch_size": 0}, "batch_size=0 must be 1 or more"),
         ({"options": []}, "options=[] must be of type dict"),
         ({"measurements": None}, "measurements=None"),
-        ({"recipe": "Int8Static"}, "recipe='Int8Static'"),
+        ({"recipe": "StaticQuantization"}, "recipe='StaticQuantization'"),
         ({"budget": {"objective": "speed"}}, "objective='speed' is unknown"),
         ({"budget": {"max_drop": None}}, "max_drop=None must be 0 or more"),
         ({"budget": None}, "its budget is None"),

@@ -423,7 +423,7 @@ def test_rows_for_another_graph(tmp_path: Path, net: Path, inputs: Any, says: st
     [
         ("PruneChannels", "PruneChannels"),
         ("PruneWeights(0.5),FineTune", "PruneWeights, FineTune"),
-        ("PruneChannels(0.5) + Int8Static, RemoveBlocks(count=1)", "RemoveBlocks, PruneChannels"),
+        ("PruneChannels(0.5) + StaticQuantization, RemoveBlocks(count=1)", "RemoveBlocks, PruneChannels"),
     ],
 )
 @pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
@@ -434,7 +434,9 @@ def test_techniques_of_modules_for_a_graph(
     run = ["optimize", net, "--data", tmp_path / "rows.npz", "--out", tmp_path / "out", *plan]
     sentence = told(*run, "--techniques", techniques)
     assert f"net.onnx is a graph, and what was asked for begins with a change of the nn.Module ({named}): " in sentence
-    assert sentence.endswith("or choose from Int8Static, HalfPrecision, Int8Dynamic, SmoothQuant, MixedPrecision.")
+    assert sentence.endswith(
+        "or choose from StaticQuantization, HalfPrecision, DynamicQuantization, SmoothQuant, MixedPrecision."
+    )
 
 
 def test_a_graph_that_is_none(tmp_path: Path) -> None:

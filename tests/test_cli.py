@@ -69,7 +69,7 @@ def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
         (["examples/digits.py", "--confidence", "1.5"], "confidence=1.5"),
         (["examples/digits.py", "--time-limit", "soon"], "'soon' is not a time, for example 90s, 20m or 1.5h."),
         (["examples/digits.py", "--max-size", "small"], "'small' is not a size"),
-        (["examples/digits.py", "--techniques", "Int8Statik"], "did you mean Int8Static"),
+        (["examples/digits.py", "--techniques", "StaticQuantisation"], "did you mean StaticQuantization"),
         (["examples/digits.py", "--backends", "openvin"], "did you mean openvino"),
         (["examples/digits.py", "--threads", "0"], "threads=0 must be a whole number of 1 or more"),
         (["examples/digits.py", "--batch-size", "x"], "Invalid value for '--batch-size'"),

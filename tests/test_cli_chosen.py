@@ -19,32 +19,32 @@ from paring.errors import ParingError
 from paring.techniques import (
     FineTune,
     GradualPruning,
-    Int8Static,
     IterativePruning,
     MixedPrecision,
     PruneChannels,
     PruneWeights,
     RegularisedTraining,
+    StaticQuantization,
 )
 from paring.techniques.base import Technique, described
 from paring.types import Task
 
 
 def test_names_are_classes_and_names_with_settings_are_objects() -> None:
-    found = chosen("technique", "prune-channels, FineTune(epochs=5, learning_rate=0.1),int8static")
-    assert found == [PruneChannels, FineTune(epochs=5, learning_rate=0.1), Int8Static]
+    found = chosen("technique", "prune-channels, FineTune(epochs=5, learning_rate=0.1),staticquantization")
+    assert found == [PruneChannels, FineTune(epochs=5, learning_rate=0.1), StaticQuantization]
     assert chosen("technique", None) is None
     assert chosen("backend", "onnxruntime(threads=1)") == [OnnxRuntime(threads=1)]
 
 
 def test_a_recipe_is_one_after_the_other() -> None:
-    found = chosen("technique", "PruneChannels(ratio=0.25)+FineTune(epochs=2) + Int8Static, Int8Static")
-    assert found == [(PruneChannels(0.25), FineTune(epochs=2), Int8Static()), Int8Static]
+    found = chosen("technique", "PruneChannels(ratio=0.25)+FineTune(epochs=2) + StaticQuantization, StaticQuantization")
+    assert found == [(PruneChannels(0.25), FineTune(epochs=2), StaticQuantization()), StaticQuantization]
 
 
 @pytest.mark.parametrize("join", [" -> ", "->", " → ", "+", " + "])
 def test_the_arrows_of_reports_join_a_recipe_too(join: str) -> None:
-    recipe = (IterativePruning(prune=PruneChannels(0.3), rounds=2), FineTune(epochs=2), Int8Static("mse"))
+    recipe = (IterativePruning(prune=PruneChannels(0.3), rounds=2), FineTune(epochs=2), StaticQuantization("mse"))
     assert described(recipe) == " -> ".join(map(str, recipe))
     assert chosen("technique", join.join(map(str, recipe))) == [recipe]
 
@@ -53,7 +53,7 @@ def test_settings_may_come_without_their_names_as_in_python() -> None:
     assert chosen("technique", "PruneChannels(0.3, round_to=4)") == [PruneChannels(0.3, round_to=4)]
     found = chosen("technique", "IterativePruning(3, 0.1, prune=PruneChannels(0.3, taylor))")
     assert found == [IterativePruning(3, 0.1, prune=PruneChannels(0.3, "taylor"))]
-    assert chosen("technique", "MixedPrecision(Int8Static, 2)") == [MixedPrecision(Int8Static(), 2)]
+    assert chosen("technique", "MixedPrecision(StaticQuantization, 2)") == [MixedPrecision(StaticQuantization(), 2)]
 
 
 def test_what_a_technique_asks_for_can_be_pasted() -> None:
@@ -102,7 +102,7 @@ OTHER: dict[str, object] = {
     "percentile": 99.5,
     "per_channel": False,
     "placement": "inputs-only",
-    "int8": Int8Static("mse", exclude=("a",)),
+    "int8": StaticQuantization("mse", exclude=("a",)),
     "float_layers": 3,
 }
 """A value of every setting of every technique that is not its default."""
@@ -143,14 +143,14 @@ def test_defaults_stay_unsaid_but_for_what_is_pruned_or_quantized() -> None:
         "PruneWeights",
         "RegularisedTraining",
     ]
-    assert str(MixedPrecision()) == "MixedPrecision(int8=Int8Static)"
+    assert str(MixedPrecision()) == "MixedPrecision(int8=StaticQuantization)"
     assert str(GradualPruning()) == "GradualPruning(prune=PruneWeights(sparsity=0.8, scope=global))"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (" , ", "--techniques is empty: name at least one of Int8Static"),
+        (" , ", "--techniques is empty: name at least one of StaticQuantization"),
         ("FineTune(epochs=5", "--techniques 'FineTune(epochs=5' has brackets that don't match"),
         ("FineTune)(", "has brackets that don't match"),
         ("FineTune(epochs=5)x", "'FineTune(epochs=5)x' goes on after its settings: separate techniques by commas"),

@@ -18,8 +18,8 @@ from paring.flow.folder import RunFolder
 from paring.flow.pace import Pace
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import absolute_maxima
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision
+from paring.techniques.static_quantization import StaticQuantization
 from tests import sleepy
 from tests.quantization_nets import job, residual_net, rows
 
@@ -59,7 +59,7 @@ def test_what_follows_a_training_may_use_the_grace() -> None:
         ended.check_time()
 
 
-@pytest.mark.parametrize("technique", [Int8Static(), MixedPrecision()], ids=str)
+@pytest.mark.parametrize("technique", [StaticQuantization(), MixedPrecision()], ids=str)
 def test_calibration_ends_with_the_time(technique: GraphTechnique) -> None:
     ended = replace(job(rows(16, 3, 8, 8)), deadline_s=time.monotonic() - 5)
     with pytest.raises(TimeUpError):
@@ -71,7 +71,7 @@ def test_calibration_ends_with_the_time(technique: GraphTechnique) -> None:
 def test_the_search_for_sensitive_layers_looks_at_the_clock_for_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
     monkeypatch.setattr(Job, "check_time", lambda self: looks.append(1))
-    Int8Static().apply(residual_net(), job(rows(16, 3, 8, 8)))
+    StaticQuantization().apply(residual_net(), job(rows(16, 3, 8, 8)))
     calibrating = len(looks)
     assert calibrating
     MixedPrecision().apply(residual_net(), job(rows(16, 3, 8, 8)))

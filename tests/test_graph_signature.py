@@ -16,7 +16,7 @@ from paring.errors import TaskError
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.graph.signature import graph_signature, read_graph
-from paring.techniques.int8_dynamic import Int8Dynamic
+from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.tune import Candidate
 from paring.types import Task, TensorSpec
 from tests.command_line import refused, typed
@@ -104,7 +104,7 @@ def test_techniques_are_given_the_graph_with_the_shapes_of_its_outputs(tmp_path:
     batch = ({"x": torch.ones(9, 6)}, torch.zeros(9, dtype=torch.int64))
     task = Task(file, [batch])
     networks = Networks(Job.of(task), task_signature(task), tmp_path)
-    candidate = Candidate((Int8Dynamic(least_parameters=0),), OnnxRuntime(), "post-training")
+    candidate = Candidate((DynamicQuantization(least_parameters=0),), OnnxRuntime(), "post-training")
     made = onnx.load(networks.build(candidate).network)
     assert [output.type.tensor_type.HasField("shape") for output in made.graph.output] == [True]
 

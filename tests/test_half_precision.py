@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from paring.backends.precision import EXECUTION_PRECISION_KEY
 from paring.errors import TechniqueError
 from paring.techniques.half_precision import HalfPrecision
-from paring.techniques.int8_static import Int8Static
+from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     attention_block,
     constant,
@@ -98,7 +98,7 @@ def test_integers_and_small_constants_are_left_alone() -> None:
 
 def test_what_static_int8_left_in_float_shrinks_after_it() -> None:
     ids = np.random.default_rng(0).integers(0, 50, (16, 6))
-    integer = Int8Static().apply(attention_block(), job(ids))
+    integer = StaticQuantization().apply(attention_block(), job(ids))
     graph = HalfPrecision("fp16").apply(integer, job(ids))
     assert graph.ByteSize() < integer.ByteSize()
     assert relative_error(run(graph, ids)[0], run(attention_block(), ids)[0]) < 0.06

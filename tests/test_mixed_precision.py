@@ -11,8 +11,8 @@ from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph
 from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.quantization import Range, affine
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision, distance
+from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     Array,
     constant,
@@ -52,7 +52,7 @@ def fragile_net() -> onnx.ModelProto:
 @pytest.mark.parametrize("placement", ["every-edge", "inputs-only"])
 def test_the_fragile_layer_is_found_and_floating_it_helps(placement: str) -> None:
     model, x = fragile_net(), rows(64, 8)
-    int8 = Int8Static(placement=placement)  # type: ignore[arg-type]
+    int8 = StaticQuantization(placement=placement)  # type: ignore[arg-type]
     technique = MixedPrecision(int8, 1)
     graph = technique.apply(model, job(x))
     onnx.checker.check_model(graph, full_check=True)
@@ -65,11 +65,11 @@ def test_the_fragile_layer_is_found_and_floating_it_helps(placement: str) -> Non
 
 
 def test_it_equals_int8_with_the_same_layers_excluded() -> None:
-    technique = MixedPrecision(Int8Static("mse"), 2)
+    technique = MixedPrecision(StaticQuantization("mse"), 2)
     graph = technique.apply(residual_net(), job(X))
     floated = tuple(layer.layer for layer in technique.coverage(residual_net(), graph, job(X)).layers if layer.reason)
     assert len(floated) == 2
-    expected = Int8Static("mse", exclude=floated).apply(residual_net(), job(X))
+    expected = StaticQuantization("mse", exclude=floated).apply(residual_net(), job(X))
     np.testing.assert_array_equal(run(graph, X[:5])[0], run(expected, X[:5])[0])
 
 
@@ -89,7 +89,7 @@ def test_switches_float_one_layer_at_a_time() -> None:
     np.testing.assert_allclose(answers(NO_LAYER), run(model, x)[0], rtol=1e-5, atol=1e-5)
     for number, name in enumerate(names):
         others = tuple(other for other in names if other != name)
-        alone = Int8Static(placement="inputs-only", exclude=others).apply(model, job(x))
+        alone = StaticQuantization(placement="inputs-only", exclude=others).apply(model, job(x))
         np.testing.assert_allclose(answers(number), run(alone, x, optimized=False)[0], rtol=1e-3, atol=2e-3)
 
 
@@ -102,15 +102,15 @@ def test_distance_is_relative_and_skips_integers() -> None:
 
 def test_too_many_float_layers_are_refused() -> None:
     with pytest.raises(TechniqueError, match="float_layers=0"):
-        MixedPrecision(Int8Static(), 0)
+        MixedPrecision(StaticQuantization(), 0)
     with pytest.raises(TechniqueError, match=r"float_layers=4 .* has 4 such layers"):
-        MixedPrecision(Int8Static(), 4).apply(residual_net(), job(X))
+        MixedPrecision(StaticQuantization(), 4).apply(residual_net(), job(X))
     broken = residual_net()
     weight = constant(broken, "w2").copy()
     weight[0, 0, 0, 0] = np.nan
     next(t for t in broken.graph.initializer if t.name == "w2").CopyFrom(numpy_helper.from_array(weight, "w2"))
     with pytest.raises(TechniqueError, match="'w2' holds NaN"):
-        MixedPrecision(Int8Static(), 1).apply(broken, job(X))
+        MixedPrecision(StaticQuantization(), 1).apply(broken, job(X))
 
 
 def test_variants_leave_most_layers_in_integers() -> None:

@@ -20,7 +20,7 @@ from paring.data.job import Job
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.techniques.base import Recipe
-from paring.techniques.int8_static import Int8Static
+from paring.techniques.static_quantization import StaticQuantization
 from paring.tune import Candidate
 from paring.types import Arrays, Task
 
@@ -59,7 +59,12 @@ def arrays(networks: Networks) -> Arrays:
 
 @pytest.mark.parametrize(
     ("backend", "recipe", "tolerance"),
-    [(OnnxRuntime(), (), 1e-4), (OpenVINO(), (), 1e-4), (Torch(), (), 1e-4), (OnnxRuntime(), (Int8Static(),), 0.2)],
+    [
+        (OnnxRuntime(), (), 1e-4),
+        (OpenVINO(), (), 1e-4),
+        (Torch(), (), 1e-4),
+        (OnnxRuntime(), (StaticQuantization(),), 0.2),
+    ],
     ids=["onnxruntime", "openvino", "torch", "int8"],
 )
 def test_answers_come_under_the_names_of_the_user(

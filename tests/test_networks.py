@@ -24,10 +24,10 @@ from paring.flow.trials import TrialRunner
 from paring.techniques import calibration
 from paring.techniques.base import Recipe
 from paring.techniques.fine_tune import FineTune
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.iterative_pruning import IterativePruning
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.static_quantization import StaticQuantization
 from paring.train.weights import save_weights, with_weights
 from paring.tune import Candidate
 from paring.tune.candidate import digest, recipe_json
@@ -212,7 +212,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_every_calibration_starts_from_the_same_pass_over_the_rows(passes: list[int]) -> None:
     graph, shared = residual_net(), job(rows(8, 3, 8, 8))
-    techniques = [Int8Static("mse"), Int8Static("min-max"), MixedPrecision(Int8Static("mse"), 1)]
+    techniques = [
+        StaticQuantization("mse"),
+        StaticQuantization("min-max"),
+        MixedPrecision(StaticQuantization("mse"), 1),
+    ]
     found = [technique.apply(graph, shared) for technique in techniques]
     assert len(passes) == 1
     assert found == [technique.apply(graph, job(rows(8, 3, 8, 8))) for technique in techniques]
@@ -224,9 +228,9 @@ def test_another_graph_or_placement_is_observed_anew(passes: list[int]) -> None:
     changed = residual_net()
     changed.graph.initializer[0].raw_data = bytes(len(changed.graph.initializer[0].raw_data))
     for graph, technique in [
-        (residual_net(), Int8Static()),
-        (changed, Int8Static()),
-        (residual_net(), Int8Static(placement="inputs-only")),
+        (residual_net(), StaticQuantization()),
+        (changed, StaticQuantization()),
+        (residual_net(), StaticQuantization(placement="inputs-only")),
     ]:
         technique.apply(graph, shared)
     assert len(passes) == 3

@@ -9,7 +9,7 @@ import pytest
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph
 from paring.graph.opset import modernized, opset
-from paring.techniques import HalfPrecision, Int8Dynamic, Int8Static
+from paring.techniques import DynamicQuantization, HalfPrecision, StaticQuantization
 from paring.techniques.base import GraphTechnique
 from tests.quantization_nets import job, make, metadata, node, operators, perceptron, relative_error, rows, run, weights
 
@@ -57,7 +57,7 @@ def test_an_old_graph_answers_the_same_in_a_later_opset_and_keeps_its_weights() 
     assert old.SerializeToString() == before
 
 
-@pytest.mark.parametrize("technique", [Int8Static(), Int8Dynamic(least_parameters=0), HalfPrecision()])
+@pytest.mark.parametrize("technique", [StaticQuantization(), DynamicQuantization(least_parameters=0), HalfPrecision()])
 def test_techniques_work_on_it_and_name_the_layers_of_the_file(technique: GraphTechnique) -> None:
     old, known = old_net(), job(ROWS)
     found = technique.apply(old, known)
@@ -76,5 +76,5 @@ def test_one_that_can_not_be_converted_says_so() -> None:
     old = old_net()
     old.graph.node[3].op_type = "Sharpmax"
     with pytest.raises(TechniqueError, match=r"this graph has 11, and onnx\.version_converter fails .*Sharpmax.*again"):
-        Int8Static().apply(old, job(ROWS))
+        StaticQuantization().apply(old, job(ROWS))
     assert "Sharpmax" in operators(old)

@@ -14,14 +14,14 @@ def test_stages_notes_and_the_best_so_far_are_told_once_with_the_time_left(capsy
         told.stage("baseline")
         told.trial(1, "1.00x: original")
         told.trial(2, "1.00x: original")
-        told.trial(3, "2.00x: Int8Static")
+        told.trial(3, "2.00x: StaticQuantization")
         left_s = 65.0
         told.stage("training")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "baseline: 60:00 left",
         "  best so far, after 1 trials: 1.00x: original",
-        "  best so far, after 3 trials: 2.00x: Int8Static",
+        "  best so far, after 3 trials: 2.00x: StaticQuantization",
         "training: 1:05 left",
     ]
 
@@ -46,8 +46,8 @@ def test_a_log_file_hears_of_a_long_training_now_and_then(
 
 def test_a_terminal_shows_one_line_that_is_kept_up_to_date() -> None:
     told = TerminalProgress(lambda: 75.0)
-    told.say("Int8Static on openvino")
-    told.trial(7, "3.10x: Int8Static")
+    told.say("StaticQuantization on openvino")
+    told.trial(7, "3.10x: StaticQuantization")
     line = told._line().plain
-    for part in ("7 trials", "3.10x: Int8Static", "1:15 left", "Int8Static on openvino"):
+    for part in ("7 trials", "3.10x: StaticQuantization", "1:15 left", "StaticQuantization on openvino"):
         assert part in line

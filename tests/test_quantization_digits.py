@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from paring.data.job import Job
 from paring.graph.export import export_onnx, export_program, signature_of
 from paring.techniques.base import GraphTechnique
+from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.half_precision import HalfPrecision
-from paring.techniques.int8_dynamic import Int8Dynamic
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.mixed_precision import MixedPrecision
+from paring.techniques.static_quantization import StaticQuantization
 from paring.types import Task
 from tests.quantization_nets import operators, run
 
@@ -85,13 +85,13 @@ def trained(request: pytest.FixtureRequest) -> Trained:
 @pytest.mark.parametrize(
     "technique",
     [
-        *(Int8Static(calibration) for calibration in ("min-max", "percentile", "entropy", "mse")),
-        Int8Static("mse", placement="inputs-only"),
-        Int8Static("mse", per_channel=False),
-        Int8Dynamic(least_parameters=0),
+        *(StaticQuantization(calibration) for calibration in ("min-max", "percentile", "entropy", "mse")),
+        StaticQuantization("mse", placement="inputs-only"),
+        StaticQuantization("mse", per_channel=False),
+        DynamicQuantization(least_parameters=0),
         HalfPrecision("bf16"),
         HalfPrecision("fp16"),
-        MixedPrecision(Int8Static("mse"), 1),
+        MixedPrecision(StaticQuantization("mse"), 1),
     ],
     ids=str,
 )
@@ -108,7 +108,7 @@ def test_accuracy_is_kept(trained: Trained, technique: GraphTechnique) -> None:
 
 def test_weights_take_a_quarter_of_the_bytes(trained: Trained) -> None:
     weights = sum(int(np.prod(t.dims)) * 4 for t in trained.graph.graph.initializer if len(t.dims) > 1)
-    graph = Int8Static().apply(trained.graph, trained.job)
+    graph = StaticQuantization().apply(trained.graph, trained.job)
     stored = {t.name: len(t.raw_data) for t in graph.graph.initializer if len(t.dims) > 1 and t.data_type == 3}
     assert sum(stored.values()) == weights // 4
     # Beside weights there are 12 bytes a channel and a fixed part a node.
@@ -116,7 +116,7 @@ def test_weights_take_a_quarter_of_the_bytes(trained: Trained) -> None:
 
 
 def test_every_layer_is_between_integers(trained: Trained) -> None:
-    graph = Int8Static().apply(trained.graph, trained.job)
+    graph = StaticQuantization().apply(trained.graph, trained.job)
     made = {name: node for node in graph.graph.node for name in node.output}
     layers = [node for node in graph.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     assert len(layers) == operators(trained.graph)["Conv"] + operators(trained.graph)["Gemm"]

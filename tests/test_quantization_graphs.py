@@ -14,7 +14,7 @@ from paring.graph.onnx_graph import Graph, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons, planned
 from paring.techniques.half_precision import HalfPrecision
-from paring.techniques.int8_static import Int8Static
+from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     attention_block,
     job,
@@ -117,7 +117,7 @@ def network_with_branches() -> onnx.ModelProto:
 def test_tensors_that_subgraphs_read_keep_their_names() -> None:
     model, x = network_with_branches(), rows(4, 3, 8, 8)
     expected = run(model, x)[0]
-    for technique, tolerance in ((HalfPrecision("fp16"), 0.02), (Int8Static(), 0.15)):
+    for technique, tolerance in ((HalfPrecision("fp16"), 0.02), (StaticQuantization(), 0.15)):
         found = run(technique.apply(model, job(x)), x)[0]
         np.testing.assert_allclose(found, expected, atol=tolerance)
         assert not np.array_equal(found, expected)
@@ -126,7 +126,7 @@ def test_tensors_that_subgraphs_read_keep_their_names() -> None:
 def test_shapes_that_the_exporter_wrote_are_kept() -> None:
     model = residual_net()
     model.graph.value_info.append(helper.make_tensor_value_info("r2", TensorProto.FLOAT, ("batch", 16, 4, 4)))
-    graph = Int8Static().apply(model, job(rows(8, 3, 8, 8)))
+    graph = StaticQuantization().apply(model, job(rows(8, 3, 8, 8)))
     assert [value.name for value in graph.graph.value_info] == ["r2"]
 
 
@@ -159,7 +159,7 @@ def test_padding_with_another_value_is_no_mere_move() -> None:
     )
     assert planned(Graph(model), "every-edge").sources == ("p", "y")
     x = rows(16, 3, 8, 8)
-    found = run(Int8Static(placement="inputs-only").apply(model, job(x)), x)[0]
+    found = run(StaticQuantization(placement="inputs-only").apply(model, job(x)), x)[0]
     np.testing.assert_allclose(found, run(model, x)[0], atol=0.2)
 
 

@@ -236,7 +236,7 @@ def test_of_a_graph_the_coverage_tells_which_techniques_were_left_out() -> None:
     skipped = [{"what": what, "reason": NEEDS_MODULE} for what in ("PruneChannels", "FineTune")]
     for answer in (result(), kept()):
         assert "Left out, since" not in Reader(rendered(answer, rows())).text()
-        answer["not_tried"] = [*skipped, {"what": "Int8Static", "reason": "another one."}]
+        answer["not_tried"] = [*skipped, {"what": "StaticQuantization", "reason": "another one."}]
         assert says in Reader(rendered(answer, rows())).text()
 
 
@@ -291,12 +291,12 @@ def test_a_reason_that_fills_pages_is_folded_to_its_first_line() -> None:
 def test_the_machine_is_told_with_units_and_versions_and_the_commands_repeat_the_budget() -> None:
     answer = result()
     answer["budget"].update(max_size_bytes=2_000_000, max_memory_bytes=5e8)
-    answer.update(time_limit_s=90.0, techniques=["Int8Static", "FineTune"], backends=["openvino(streams=2)"])
+    answer.update(time_limit_s=90.0, techniques=["StaticQuantization", "FineTune"], backends=["openvino(streams=2)"])
     text = Reader(rendered(answer, rows())).text()
     for fact in ("memory16.8 GB", "onnxruntime1.31.0", "threads used2", "avx512_bf16, avx512_vnni"):
         assert fact in text
     assert "--max-drop 0.01 --confidence 0.95 --objective latency --max-size 2000000 --max-memory 500000000" in text
-    assert "--batch-size 1 --threads 2 --time-limit 90s --seed 0 --techniques Int8Static,FineTune\n" in text
+    assert "--batch-size 1 --threads 2 --time-limit 90s --seed 0 --techniques StaticQuantization,FineTune\n" in text
     assert "# from Python, with backends: openvino(streams=2)\n" in text
 
 
@@ -323,11 +323,16 @@ def test_the_repeated_command_names_the_rows_that_go_with_a_graph() -> None:
 def test_every_look_at_the_certification_rows_is_told_also_those_that_failed() -> None:
     answer = result()
     answer["finalists"] = [
-        {"recipe_text": "Int8Static", "backend_text": "openvino", "certified": True, "told": "at most 0.4 points"},
+        {
+            "recipe_text": "StaticQuantization",
+            "backend_text": "openvino",
+            "certified": True,
+            "told": "at most 0.4 points",
+        },
         {"recipe_text": "A -> B", "backend_text": "torch", "certified": False, "told": "at most 1.7 points"},
     ]
     text = Reader(rendered(answer, rows())).text()
-    assert "Certified: Int8Static on openvino: at most 0.4 points" in text
+    assert "Certified: StaticQuantization on openvino: at most 0.4 points" in text
     assert "Not certified: A → B on torch: at most 1.7 points" in text
     assert "by runs that were discarded" not in text
 

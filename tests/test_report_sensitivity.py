@@ -22,7 +22,7 @@ from paring.report.sensitivity_section import WIDTHS, sensitivity_section
 from tests.test_report_page import Reader, rendered, result, rows
 
 TAIL = 14
-"""The number of the trial that parts are put in front of: Int8Static(calibration=entropy) on onnxruntime."""
+"""The number of the trial that parts are put in front of: StaticQuantization(calibration=entropy) on onnxruntime."""
 
 BLOCK = "RemoveBlocks"
 
@@ -131,7 +131,10 @@ def test_what_is_saved_is_what_the_run_made_small(objective: str, saved: str) ->
 def test_the_words_name_what_costs_least_what_is_best_left_alone_and_what_saves_nothing() -> None:
     told = words(shown())
     assert "Each of 9 parts of the network, at 7 places, was taken away alone, untrained, in front of " in told
-    assert "Int8Static(calibration=entropy) on onnxruntime. What it saves of the time, and adds to the drop" in told
+    assert (
+        "StaticQuantization(calibration=entropy) on onnxruntime. What it saves of the time, and adds to the drop"
+        in told
+    )
     cheap = "stage.0 (all of it saves 20 % of the time and loses 0.10 points)"
     assert f"Cost least for what they save: {cheap}, down (50 % of it saves 10 % of the time and loses 0.60" in told
     assert "Best left alone: stem (25 % of it saves 3 % of the time and loses 40.00 points), stage.1 (all" in told

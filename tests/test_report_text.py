@@ -102,7 +102,8 @@ def test_infeasible_names_the_nearest_points() -> None:
     text = summary({**answer, "certificate": None, "speedup": None})
     assert text.startswith("Nothing that was tried meets the budget.\n0.05 ms is out of reach.\n")
     assert (
-        "nearest: RemoveBlocks(count=2) -> FineTune(epochs=8) -> Int8Static(calibration=entropy) on onnxruntime" in text
+        "nearest: RemoveBlocks(count=2) -> FineTune(epochs=8) -> StaticQuantization(calibration=entropy) on onnxruntime"
+        in text
     )
     assert "score 91.52 %): 0.146 ms too slow" in text
 

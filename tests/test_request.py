@@ -19,8 +19,8 @@ from paring.errors import InputError
 from paring.flow import optimize
 from paring.techniques.base import ModuleTechnique, Technique, TrainingTechnique
 from paring.techniques.fine_tune import FineTune
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.prune_channels import PruneChannels
+from paring.techniques.static_quantization import StaticQuantization
 from tests import refusing, sleepy
 from tests.worlds import Narrow
 
@@ -39,9 +39,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_names_stand_for_classes_beside_classes_and_objects(asked: Any) -> None:
     tuned = FineTune(epochs=3)
     request = asked(
-        techniques=["int8-static", PruneChannels, tuned], backends=(each for each in ("onnxruntime", Torch()))
+        techniques=["static-quantization", PruneChannels, tuned], backends=(each for each in ("onnxruntime", Torch()))
     )
-    assert request.techniques == (Int8Static, PruneChannels, tuned)
+    assert request.techniques == (StaticQuantization, PruneChannels, tuned)
     assert request.backends == (OnnxRuntime, Torch())
     assert asked().techniques is None
 
@@ -76,10 +76,16 @@ class Cheapen(sleepy.Cheapen):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"techniques": ["Int8Statik"]}, "no technique is called 'Int8Statik': did you mean Int8Static?"),
+        (
+            {"techniques": ["StaticQuantisation"]},
+            "no technique is called 'StaticQuantisation': did you mean StaticQuantization or DynamicQuantization?",
+        ),
         ({"backends": ["onnx-runtimes"]}, "no backend is called 'onnx-runtimes': did you mean onnxruntime?"),
-        ({"techniques": "Int8Static"}, "techniques='Int8Static' is no list: write techniques=[...] around it."),
-        ({"techniques": Int8Static()}, "is no list: write techniques=[...] around it."),
+        (
+            {"techniques": "StaticQuantization"},
+            "techniques='StaticQuantization' is no list: write techniques=[...] around it.",
+        ),
+        ({"techniques": StaticQuantization()}, "is no list: write techniques=[...] around it."),
         ({"backends": Torch}, "torch.Torch'> is no list: write backends=[...] around it."),
         (
             {"techniques": [7]},
@@ -99,17 +105,23 @@ class Cheapen(sleepy.Cheapen):
             {"techniques": [Endless]},
             "Endless trains and has no field `epochs`: add one, the passes over `train`.",
         ),
-        ({"backends": [Int8Static]}, "int8_static.Int8Static'>: give the name, the class or an object of a Backend."),
+        (
+            {"backends": [StaticQuantization]},
+            "static_quantization.StaticQuantization'>: give the name, the class or an object of a Backend.",
+        ),
         ({"backends": [Backend]}, "the backend Backend lacks available, load"),
         (
             {"techniques": [Cheapen, sleepy.Cheapen()]},
             "Cheapen is called 'Cheapen' like tests.test_request.Cheapen: give",
         ),
         ({"techniques": [()]}, "techniques holds an empty recipe: name its techniques, or leave it out."),
-        ({"techniques": [(PruneChannels(), Int8Static)]}, "Int8Static'>: give objects, as PruneChannels(ratio=0.5)."),
         (
-            {"techniques": [(Int8Static(), PruneChannels())]},
-            "PruneChannels changes the module and stands behind Int8Static, which changes the graph: put techniques of",
+            {"techniques": [(PruneChannels(), StaticQuantization)]},
+            "StaticQuantization'>: give objects, as PruneChannels(ratio=0.5).",
+        ),
+        (
+            {"techniques": [(StaticQuantization(), PruneChannels())]},
+            "PruneChannels changes the module and stands behind StaticQuantization, which changes the graph: put",
         ),
     ],
     ids=range(17),

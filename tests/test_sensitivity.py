@@ -179,9 +179,9 @@ def test_targets_that_make_no_sense(tmp_path: Path, options: dict[str, float], s
 
 def test_a_technique_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"Int8Static does not divide into parts: name .* \(PruneChannels, RemoveBlocks\)"
+        InputError, match=r"StaticQuantization does not divide into parts: name .* \(PruneChannels, RemoveBlocks\)"
     ):
-        surveyed(tmp_path, techniques=["Int8Static"])
+        surveyed(tmp_path, techniques=["StaticQuantization"])
     with pytest.raises(InputError, match=r"PruneWeights divides into parts of which no runtime here gains any time: "):
         surveyed(tmp_path, techniques=["PruneWeights"], speedup=2.0)
 

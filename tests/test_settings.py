@@ -12,14 +12,14 @@ from paring import registry
 from paring.errors import TechniqueError
 from paring.settings import check_types
 from paring.techniques import (
+    DynamicQuantization,
     FineTune,
     HalfPrecision,
-    Int8Dynamic,
-    Int8Static,
     MixedPrecision,
     PruneChannels,
     RemoveBlocks,
     SmoothQuant,
+    StaticQuantization,
 )
 
 SETTINGS = [
@@ -53,9 +53,9 @@ def test_no_setting_of_any_technique_takes_what_it_can_not_be(technique: Any, fi
         ),
         (RemoveBlocks, {"blocks": "layer1.0"}, "blocks='layer1.0' must be a tuple as ('a', 'b'), each item a str."),
         (RemoveBlocks, {"count": "2"}, "count='2' must be an int or None."),
-        (Int8Static, {"per_channel": 1}, "per_channel=1 must be True or False."),
-        (Int8Dynamic, {"exclude": ["fc"]}, "exclude=['fc'] must be a tuple as ('a', 'b'), each item a str."),
-        (MixedPrecision, {"int8": "mse"}, "int8='mse' must be an object of Int8Static."),
+        (StaticQuantization, {"per_channel": 1}, "per_channel=1 must be True or False."),
+        (DynamicQuantization, {"exclude": ["fc"]}, "exclude=['fc'] must be a tuple as ('a', 'b'), each item a str."),
+        (MixedPrecision, {"int8": "mse"}, "int8='mse' must be an object of StaticQuantization."),
         (SmoothQuant, {"alpha": "0.5"}, "alpha='0.5' must be a finite float, for example 0.5."),
         (HalfPrecision, {"dtype": ["bf16"]}, "dtype=['bf16'] is unknown: choose one of bf16, fp16."),
     ],
@@ -70,7 +70,7 @@ def test_the_sentence_names_the_value_and_the_remedy(technique: Any, settings: d
 def test_what_fits_passes() -> None:
     assert PruneChannels(ratio=0, criterion=lambda evidence: evidence.weight.sum(1), ratios=(("conv", 0),)).ratio == 0
     assert RemoveBlocks(blocks=("a", "b")).blocks == ("a", "b")
-    assert Int8Static(percentile=100, exclude=()).percentile == 100
+    assert StaticQuantization(percentile=100, exclude=()).percentile == 100
     assert SmoothQuant(np.float64(0.5)).alpha == 0.5
 
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from paring.errors import TechniqueError
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.smooth_quant import SmoothQuant
+from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     attention_block,
     constant,
@@ -57,7 +57,7 @@ def test_float_answers_are_unchanged_and_int8_gains(alpha: float, decomposed: bo
     onnx.checker.check_model(smooth, full_check=True)
     expected = run(model, x)[0]
     np.testing.assert_allclose(run(smooth, x)[0], expected, rtol=1e-4, atol=1e-4)
-    errors = [relative_error(run(Int8Static().apply(g, job(x)), x)[0], expected) for g in (smooth, model)]
+    errors = [relative_error(run(StaticQuantization().apply(g, job(x)), x)[0], expected) for g in (smooth, model)]
     assert errors[0] < 0.75 * errors[1]
     assert SmoothQuant(alpha).coverage(model, smooth, job(x)).changed == 1
 

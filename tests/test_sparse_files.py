@@ -27,8 +27,8 @@ from paring.errors import ArtifactError
 from paring.flow.networks import Networks
 from paring.flow.prepare import task_signature
 from paring.graph.export import export_onnx, export_program, signature_of
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.prune_weights import PruneWeights
+from paring.techniques.static_quantization import StaticQuantization
 from paring.tune.candidate import Candidate
 from paring.types import Array, Budget, Task
 from tests.command_line import typed
@@ -216,7 +216,7 @@ def test_a_run_stores_a_pruned_network_without_its_zeros(tmp_path: Path) -> None
         budget=Budget(max_drop=0.1, objective="size"),
         out=tmp_path,
         time_limit_s=25,
-        techniques=[Int8Static()],
+        techniques=[StaticQuantization()],
         backends=["onnxruntime"],
         progress=False,
     )

@@ -15,11 +15,10 @@ from paring import registry
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.techniques.base import Technique
+from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.gradual_pruning import GradualPruning
 from paring.techniques.half_precision import HalfPrecision
-from paring.techniques.int8_dynamic import Int8Dynamic
-from paring.techniques.int8_static import Int8Static
 from paring.techniques.iterative_pruning import IterativePruning
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.prune_channels import PruneChannels
@@ -27,6 +26,7 @@ from paring.techniques.prune_weights import PruneWeights
 from paring.techniques.regularised_training import RegularisedTraining
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.techniques.smooth_quant import SmoothQuant
+from paring.techniques.static_quantization import StaticQuantization
 from paring.testing.techniques import check_technique, check_variants
 from paring.types import Task
 
@@ -66,10 +66,10 @@ def job(network: nn.Module, shape: tuple[int, ...]) -> Job:
 
 
 CASES = [
-    (Int8Static(), convolutional),
-    (Int8Static("entropy", placement="inputs-only"), convolutional),
-    (Int8Static("percentile"), transformer),
-    (Int8Dynamic(least_parameters=0), transformer),
+    (StaticQuantization(), convolutional),
+    (StaticQuantization("entropy", placement="inputs-only"), convolutional),
+    (StaticQuantization("percentile"), transformer),
+    (DynamicQuantization(least_parameters=0), transformer),
     (HalfPrecision("fp16"), convolutional),
     (HalfPrecision("bf16"), transformer),
     (MixedPrecision(float_layers=2), convolutional),
@@ -117,7 +117,7 @@ class Early(HalfPrecision):
 
 def test_a_reason_why_there_are_no_variants_keeps_the_contract_and_one_behind_them_breaks_it() -> None:
     model, shape = nn.Linear(6, 3).eval(), (6,)
-    check_technique(Int8Dynamic(least_parameters=0), model, job(model, shape))
+    check_technique(DynamicQuantization(least_parameters=0), model, job(model, shape))
     graph = onnx.ModelProto()
     check_variants(Early(), lambda: Early.variants(graph, job(model, shape)))
     with pytest.raises(AssertionError, match="Late raises after 1 of its variants: no more of them"):

@@ -14,14 +14,21 @@ import paring
 from paring.backends.base import Backend
 from paring.flow.zeros import zeros_told
 from paring.report import summary
-from paring.techniques import FineTune, GradualPruning, Int8Static, IterativePruning, PruneChannels, PruneWeights
+from paring.techniques import (
+    FineTune,
+    GradualPruning,
+    IterativePruning,
+    PruneChannels,
+    PruneWeights,
+    StaticQuantization,
+)
 from paring.techniques.base import Recipe
 from paring.tune import Candidate, Speedup, Trial
 from paring.types import Budget, Task
 from tests.sleepy import Cheapen, Drowsy, Sleepy
 from tests.test_report_page import Reader, kept, rendered, result, rows
 
-PRUNE, TAIL = PruneWeights(sparsity=0.9), Int8Static()
+PRUNE, TAIL = PruneWeights(sparsity=0.9), StaticQuantization()
 GRADUAL = GradualPruning(prune=PRUNE, epochs=3)
 OPEN, SURE, SLOWER = Speedup(1.02, 0.97, 1.07), Speedup(1.2, 1.1, 1.3), Speedup(0.8, 0.7, 0.9)
 
@@ -163,7 +170,7 @@ def test_only_what_made_the_zeros_is_told_and_only_where_they_save_bytes() -> No
     there = Run()
     there.tried((PRUNE,), 900, OPEN)
     there.tried((PRUNE, TAIL), 380, OPEN)
-    assert there.told() == "", "the zeros are no work of Int8Static"
+    assert there.told() == "", "the zeros are no work of StaticQuantization"
     there.tried((TAIL,), 370, OPEN, sparse=False)
     assert there.told() == ""
     there.tried((), 1000, OPEN, sparse=False)

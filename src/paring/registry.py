@@ -26,9 +26,9 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
     {
         "technique": MappingProxyType(
             {
-                "Int8Static": "paring.techniques.int8_static:Int8Static",
+                "StaticQuantization": "paring.techniques.static_quantization:StaticQuantization",
                 "HalfPrecision": "paring.techniques.half_precision:HalfPrecision",
-                "Int8Dynamic": "paring.techniques.int8_dynamic:Int8Dynamic",
+                "DynamicQuantization": "paring.techniques.dynamic_quantization:DynamicQuantization",
                 "SmoothQuant": "paring.techniques.smooth_quant:SmoothQuant",
                 "MixedPrecision": "paring.techniques.mixed_precision:MixedPrecision",
                 "RemoveBlocks": "paring.techniques.remove_blocks:RemoveBlocks",

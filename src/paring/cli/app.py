@@ -34,7 +34,7 @@ OPTIMIZE_EPILOG = (
     "  paring optimize examples/digits.py --out out/demo\n\n"
     "  paring optimize task.py:my_task --out out/run --max-drop 0.005 --objective throughput --batch-size 64\n\n"
     "  paring optimize net.onnx --data rows.npz --out out/net --max-size 2MB --time-limit 10m\n\n"
-    "  paring optimize task.py --out out/half --techniques 'PruneChannels + FineTune(epochs=9) + Int8Static'\n\n"
+    "  paring optimize task.py --out out/half --techniques 'PruneChannels + FineTune + StaticQuantization'\n\n"
     "  paring optimize task.py --out out/own --objective size --techniques 'PruneWeights(criterion=task.py:spread)'"
 )
 

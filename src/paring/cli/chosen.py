@@ -21,7 +21,7 @@ def chosen(kind: registry.Kind, text: str | None, run: Run = registry.executed) 
     """The classes and objects of a comma-separated list; None (all) where nothing was typed.
 
     `PruneChannels, FineTune(epochs=5)` is a class, whose settings the search chooses, and an object, which is tried as
-    it is; `PruneChannels(0.5) + FineTune(epochs=5) + Int8Static` is one recipe, tried as a whole. Reports join its
+    it is; `PruneChannels(0.5) + FineTune + StaticQuantization` is one recipe, tried as a whole. Reports join its
     techniques by arrows, and these will do too. A setting may be a function, as `criterion=task.py:spread`, whose file
     `run` runs. Raises InputError for what can't be read, is not known or has no such setting.
     """

@@ -54,8 +54,8 @@ class Format:
 
     @cached_property
     def _middles(self) -> Array:
-        levels = np.array(self.levels)
-        return (levels[1:] + levels[:-1]) / 2
+        levels: Array = np.array(self.levels)
+        return np.asarray((levels[1:] + levels[:-1]) / 2)
 
     def encode(self, values: Array) -> Array:
         """uint8 codes of the nearest levels, same shape; a tie goes to the level of even rank, counted from zero.

@@ -7,11 +7,10 @@ from typing import Any
 from paring import registry
 
 __all__ = [
+    "DynamicQuantization",
     "FineTune",
     "GradualPruning",
     "HalfPrecision",
-    "Int8Dynamic",
-    "Int8Static",
     "IterativePruning",
     "MixedPrecision",
     "PruneChannels",
@@ -19,6 +18,7 @@ __all__ = [
     "RegularisedTraining",
     "RemoveBlocks",
     "SmoothQuant",
+    "StaticQuantization",
 ]
 
 

@@ -20,8 +20,8 @@ from paring.ops.ranges import Histogram
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import fingerprint, graph_inputs, observe
-from paring.techniques.int8_static import Int8Static, distinct_placements
 from paring.techniques.layer_coverage import layer_coverage
+from paring.techniques.static_quantization import StaticQuantization, distinct_placements
 from paring.types import Arrays, Coverage
 
 SENSITIVITY_ROWS = 64
@@ -36,7 +36,7 @@ class MixedPrecision(GraphTechnique):
     float graph's, relative to their variance, on at most 64 calibration rows, because that needs no labels.
     """
 
-    int8: Int8Static = field(default_factory=Int8Static)
+    int8: StaticQuantization = field(default_factory=StaticQuantization)
     float_layers: int = 1
 
     role: ClassVar[Role] = "around"
@@ -45,7 +45,7 @@ class MixedPrecision(GraphTechnique):
         check_types(self)
         if self.float_layers < 1:
             raise TechniqueError(
-                f"float_layers={self.float_layers} must be 1 or more; with none, use Int8Static alone."
+                f"float_layers={self.float_layers} must be 1 or more; with none, use StaticQuantization alone."
             )
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
@@ -101,15 +101,19 @@ class MixedPrecision(GraphTechnique):
         Raises TechniqueError where there are too few layers to choose from, or the graph is quantized already.
         """
         require_float_graph(graph, cls.__name__)
-        found = [each for p in distinct_placements(graph) for each in cls.around(Int8Static("mse", placement=p), graph)]
+        found = [
+            each
+            for p in distinct_placements(graph)
+            for each in cls.around(StaticQuantization("mse", placement=p), graph)
+        ]
         if not found:
             raise TechniqueError("fewer than 3 layers can be int8: with one of them in float hardly any is left.")
         yield from found
 
     @classmethod
     def around(cls, technique: GraphTechnique, graph: onnx.ModelProto) -> Iterator[Self]:
-        """A few layers of this Int8Static in float; less than half of them."""
-        if not isinstance(technique, Int8Static):
+        """A few layers of this StaticQuantization in float; less than half of them."""
+        if not isinstance(technique, StaticQuantization):
             return
         layers = len(planned(Graph(graph), technique.placement, technique.exclude).layers)
         for count in sorted({1, 2, max(3, layers // 8)}):

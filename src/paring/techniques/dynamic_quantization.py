@@ -1,4 +1,4 @@
-"""Int8Dynamic: linear layers in 8-bit integers whose input ranges are found at run time."""
+"""DynamicQuantization: linear layers in 8-bit integers whose input ranges are found at run time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEAST_PARAMETERS = 4096
 
 
 @dataclass(frozen=True)
-class Int8Dynamic(GraphTechnique):
+class DynamicQuantization(GraphTechnique):
     """Linear layers as DynamicQuantizeLinear and MatMulInteger; weights int8 with a scale for each output channel.
 
     No calibration, and no clipping of unseen inputs. The input's range is that of the whole batch, so an answer may

@@ -14,9 +14,9 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.export import export_onnx, export_program, signature_of
 from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
-from paring.techniques.int8_dynamic import Int8Dynamic
-from paring.techniques.int8_static import Int8Static
+from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.remove_blocks import RemoveBlocks
+from paring.techniques.static_quantization import StaticQuantization
 from paring.types import Task
 from tests.quantization_nets import (
     attention_block,
@@ -34,7 +34,7 @@ from tests.quantization_nets import (
     weights,
 )
 
-EVERY_LAYER = Int8Dynamic(least_parameters=0)
+EVERY_LAYER = DynamicQuantization(least_parameters=0)
 
 
 def test_equals_numpy_with_the_range_of_each_batch() -> None:
@@ -82,7 +82,7 @@ def test_convolutions_and_excluded_layers_stay_float_and_say_why() -> None:
     coverage = technique.coverage(residual_net(), technique.apply(residual_net(), job(x)), job(x))
     assert [layer.changed for layer in coverage.layers] == [False, False, False, True]
     assert "Conv" in coverage.layers[0].reason
-    excluded = Int8Dynamic(exclude=("Gemm_h",), least_parameters=0)
+    excluded = DynamicQuantization(exclude=("Gemm_h",), least_parameters=0)
     flat = rows(4, 64)
     layers = excluded.coverage(perceptron(), excluded.apply(perceptron(), job(flat)), job(flat)).layers
     assert [(layer.changed, layer.reason) for layer in layers] == [(False, "excluded by the settings"), (True, "")]
@@ -90,13 +90,13 @@ def test_convolutions_and_excluded_layers_stay_float_and_say_why() -> None:
 
 def test_a_quantized_graph_is_refused() -> None:
     x = rows(4, 64)
-    with pytest.raises(TechniqueError, match="Int8Dynamic needs a float graph"):
-        Int8Dynamic().apply(Int8Static().apply(perceptron(), job(x)), job(x))
+    with pytest.raises(TechniqueError, match="DynamicQuantization needs a float graph"):
+        DynamicQuantization().apply(StaticQuantization().apply(perceptron(), job(x)), job(x))
 
 
 def test_small_layers_stay_float_and_alone_are_not_worth_a_try() -> None:
     x = rows(4, 64)
-    (variant,) = Int8Dynamic.variants(perceptron(), job(x))
+    (variant,) = DynamicQuantization.variants(perceptron(), job(x))
     layers = variant.coverage(perceptron(), variant.apply(perceptron(), job(x)), job(x)).layers
     assert [(layer.changed, layer.reason) for layer in layers] == [
         (True, ""),
@@ -106,17 +106,17 @@ def test_small_layers_stay_float_and_alone_are_not_worth_a_try() -> None:
     with pytest.raises(
         TechniqueError, match=r"^no linear layer can be int8 \('MatMul_y': its 16 parameters are fewer than"
     ):
-        next(Int8Dynamic.variants(small, job(rows(4, 4))))
+        next(DynamicQuantization.variants(small, job(rows(4, 4))))
     told = (
         "('Conv_c0': Conv has no integer form here; 'Gemm_y': its 80 parameters are fewer than least_parameters=4096)."
     )
     with pytest.raises(TechniqueError, match=re.escape(told)):
-        next(Int8Dynamic.variants(residual_net(), job(rows(4, 3, 8, 8))))
+        next(DynamicQuantization.variants(residual_net(), job(rows(4, 3, 8, 8))))
 
 
 def test_fewer_than_no_parameters_are_refused() -> None:
     with pytest.raises(TechniqueError, match="least_parameters=-1 must be 0 or more"):
-        Int8Dynamic(least_parameters=-1)
+        DynamicQuantization(least_parameters=-1)
 
 
 class Block(nn.Module):
@@ -137,7 +137,7 @@ def test_what_is_proposed_for_a_network_fits_what_block_removal_leaves_of_it() -
     network = nn.Sequential(nn.Linear(16, 64), Block(), Block(), nn.Linear(64, 70), nn.Linear(70, 5)).eval()
     x = torch.randn(32, 16)
     given = Job.of(Task(network, [(x, torch.zeros(32, dtype=torch.int64))]), threads=1)
-    (proposed,) = Int8Dynamic.variants(exported(network, x), given)
+    (proposed,) = DynamicQuantization.variants(exported(network, x), given)
     left = exported(RemoveBlocks(count=1).apply(network, given), x)
     layers = proposed.coverage(left, proposed.apply(left, given), given).layers
     # The nodes are numbered anew: a name of before is another layer's now, or nobody's.

@@ -14,10 +14,10 @@ from paring.errors import TechniqueError
 from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
 from paring.ops.ranges import Calibration
 from paring.techniques.base import GraphTechnique
-from paring.techniques.int8_dynamic import Int8Dynamic
-from paring.techniques.int8_static import Int8Static
+from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.smooth_quant import SmoothQuant
+from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     Array,
     attention_block,
@@ -43,7 +43,7 @@ BOTH = pytest.mark.parametrize("placement", ["every-edge", "inputs-only"])
 @pytest.mark.parametrize("calibration", get_args(Calibration))
 def test_residual_network_keeps_its_answers_at_any_batch(placement: Any, calibration: Any) -> None:
     float_graph = residual_net()
-    graph = Int8Static(calibration=calibration, placement=placement).apply(float_graph, job(X))
+    graph = StaticQuantization(calibration=calibration, placement=placement).apply(float_graph, job(X))
     onnx.checker.check_model(graph, full_check=True)
     for batch in (1, 5):
         assert relative_error(run(graph, X[:batch])[0], run(float_graph, X[:batch])[0]) < 0.12
@@ -54,7 +54,7 @@ def test_residual_network_keeps_its_answers_at_any_batch(placement: Any, calibra
 def test_runtime_agrees_with_the_reference_of_onnx(placement: Any) -> None:
     """The same graph in ONNX's own NumPy evaluator: one rounding of an integer kernel is allowed."""
     model = version_converter.convert_version(residual_net(), 21)
-    graph = Int8Static(placement=placement).apply(model, job(X))
+    graph = StaticQuantization(placement=placement).apply(model, job(X))
     expected = ReferenceEvaluator(graph).run(None, {"x": X[:3]})[0]
     np.testing.assert_allclose(run(graph, X[:3], optimized=False)[0], expected, atol=1e-4)
     assert relative_error(run(graph, X[:3])[0], expected) < 0.05
@@ -63,7 +63,7 @@ def test_runtime_agrees_with_the_reference_of_onnx(placement: Any) -> None:
 def test_perceptron_equals_a_fake_quantized_one_in_numpy() -> None:
     x = rows(16, 64)
     model = perceptron()
-    graph = Int8Static(calibration="min-max").apply(model, job(x))
+    graph = StaticQuantization(calibration="min-max").apply(model, job(x))
     w0, b0, w1, b1 = (constant(model, name) for name in ("w0", "b0", "w1", "b1"))
 
     def fake(value: Array, seen: Array) -> Array:
@@ -80,11 +80,11 @@ def test_perceptron_equals_a_fake_quantized_one_in_numpy() -> None:
 
 
 def test_nodes_are_as_few_as_the_placement_needs() -> None:
-    every = operators(Int8Static().apply(residual_net(), job(X)))
+    every = operators(StaticQuantization().apply(residual_net(), job(X)))
     # x, r0, r1, c2, r2 and m become integers; s and p are moved as integers.
     assert every["QuantizeLinear"] == 6
     # The same without c2, which the addition takes from the convolution as it is, and s and p are computed in float.
-    inputs = operators(Int8Static(placement="inputs-only").apply(residual_net(), job(X)))
+    inputs = operators(StaticQuantization(placement="inputs-only").apply(residual_net(), job(X)))
     assert inputs["QuantizeLinear"] == 5
     # 4 weights, 3 biases, and x, r0, r1, r2, m, or these and c2, p.
     assert every["DequantizeLinear"] == 4 + 3 + 7
@@ -92,7 +92,7 @@ def test_nodes_are_as_few_as_the_placement_needs() -> None:
 
 
 def test_values_are_moved_as_integers_and_padding_is_the_zero_point() -> None:
-    graph = Int8Static().apply(residual_net(), job(X))
+    graph = StaticQuantization().apply(residual_net(), job(X))
     pad = next(n for n in graph.graph.node if n.op_type == "Pad")
     made = {name: n for n in graph.graph.node for name in n.output}
     quantizer = made[made[pad.input[0]].input[0]]
@@ -110,12 +110,12 @@ def test_padding_of_a_convolution_with_an_affine_input_is_exact() -> None:
         {"w": weights(4, 2, 3, 3), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])},
     )
     for placement in ("every-edge", "inputs-only"):
-        graph = Int8Static(placement=placement).apply(model, job(x))  # type: ignore[arg-type]
+        graph = StaticQuantization(placement=placement).apply(model, job(x))  # type: ignore[arg-type]
         assert relative_error(run(graph, x)[0], run(model, x)[0]) < 0.02
 
 
 def test_activations_without_negatives_have_zero_point_zero() -> None:
-    graph = Int8Static().apply(residual_net(), job(X))
+    graph = StaticQuantization().apply(residual_net(), job(X))
     for quantizer in (n for n in graph.graph.node if n.op_type == "QuantizeLinear"):
         zero_point = constant(graph, quantizer.input[2])
         assert zero_point.dtype == np.uint8
@@ -132,7 +132,7 @@ def test_per_channel_keeps_small_channels() -> None:
     expected = run(model, x)[0]
 
     def error(per_channel: bool) -> float:
-        found = run(Int8Static(per_channel=per_channel).apply(model, job(x)), x)[0]
+        found = run(StaticQuantization(per_channel=per_channel).apply(model, job(x)), x)[0]
         return relative_error(found[:, 0], expected[:, 0])
 
     assert error(True) < 0.1
@@ -150,7 +150,7 @@ def test_channels_of_zeros_and_tiny_channels_keep_their_bias(placement: Any) -> 
         {"y": ("n", 2, 4, 4)},
         {"w": weight, "b": np.array([0.1, 0.7, 0.9, 0.3], np.float32), "w2": weights(2, 4, 3, 3)},
     )
-    graph = Int8Static(placement=placement).apply(model, job(X))
+    graph = StaticQuantization(placement=placement).apply(model, job(X))
     assert relative_error(run(graph, X)[0], run(model, X)[0]) < 0.05
     for tensor in graph.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
@@ -181,7 +181,7 @@ def test_kinds_of_convolution(placement: Any, layer: onnx.NodeProto) -> None:
         {"w": weights(*shape), "b": weights(4, seed=3)},
     )
     x = rows(32, 4, 9, 9)
-    technique = Int8Static(placement=placement)
+    technique = StaticQuantization(placement=placement)
     graph = technique.apply(model, job(x))
     for batch in (1, 5):
         assert relative_error(run(graph, x[:batch])[0], run(model, x[:batch])[0]) < 0.06
@@ -195,7 +195,7 @@ def test_kinds_of_convolution(placement: Any, layer: onnx.NodeProto) -> None:
 def test_gemm_factors_are_folded(placement: Any) -> None:
     model = perceptron(alpha=0.5, beta=2.0)
     x = rows(64, 64)
-    graph = Int8Static(placement=placement).apply(model, job(x))
+    graph = StaticQuantization(placement=placement).apply(model, job(x))
     assert relative_error(run(graph, x)[0], run(model, x)[0]) < 0.03
 
 
@@ -203,7 +203,7 @@ def test_gemm_factors_are_folded(placement: Any) -> None:
 def test_token_ids_and_three_dimensional_activations(placement: Any) -> None:
     model = attention_block()
     ids = token_ids()
-    technique = Int8Static(placement=placement)
+    technique = StaticQuantization(placement=placement)
     graph = technique.apply(model, job(ids))
     for batch in (1, 5):
         assert relative_error(run(graph, ids[:batch])[0], run(model, ids[:batch])[0]) < 0.06
@@ -233,7 +233,7 @@ def test_several_inputs_and_outputs_and_shared_constants(placement: Any) -> None
         {"w": weights(4, 3, 3, 3), "w2": weights(2, 8, 3, 3)},
     )
     a, b = X, rows(32, 3, 8, 8, seed=9) * 2
-    graph = Int8Static(placement=placement).apply(model, job(a, b))
+    graph = StaticQuantization(placement=placement).apply(model, job(a, b))
     assert [value.name for value in graph.graph.output] == ["y", "z", "ra", "pool"]
     for found, expected in zip(run(graph, a, b), run(model, a, b), strict=True):
         assert relative_error(found, expected) < 0.06
@@ -243,17 +243,17 @@ def test_several_inputs_and_outputs_and_shared_constants(placement: Any) -> None
 
 
 def test_excluded_layers_stay_float_and_say_so() -> None:
-    technique = Int8Static(exclude=("Conv_c0",))
+    technique = StaticQuantization(exclude=("Conv_c0",))
     graph = technique.apply(residual_net(), job(X))
     first = technique.coverage(residual_net(), graph, job(X)).layers[0]
     assert (first.changed, first.reason) == (False, "excluded by the settings")
     assert next(n for n in graph.graph.node if n.name == "Conv_c0").input[1] == "w0"
     with pytest.raises(TechniqueError, match=r"'nope'.*Conv_c0"):
-        Int8Static(exclude=("nope",)).apply(residual_net(), job(X))
+        StaticQuantization(exclude=("nope",)).apply(residual_net(), job(X))
 
 
 def test_coverage_counts_parameters_and_macs_of_a_row() -> None:
-    technique = Int8Static()
+    technique = StaticQuantization()
     coverage = technique.coverage(residual_net(), technique.apply(residual_net(), job(X)), job(X))
     assert coverage.changed == 4
     assert coverage.share("macs") == coverage.share("parameters") == 1.0
@@ -264,7 +264,7 @@ def test_coverage_counts_parameters_and_macs_of_a_row() -> None:
 def test_a_weight_that_can_be_overridden_or_is_half_stays_float() -> None:
     model = perceptron()
     model.graph.input.append(helper.make_tensor_value_info("w0", TensorProto.FLOAT, (64, 96)))
-    technique = Int8Static()
+    technique = StaticQuantization()
     layers = technique.coverage(model, technique.apply(model, job(rows(4, 64))), job(rows(4, 64))).layers
     assert [layer.changed for layer in layers] == [False, True]
     assert "overridden" in layers[0].reason
@@ -280,26 +280,26 @@ def test_constants_in_nodes_and_nodes_without_names() -> None:
     for item in model.graph.node:
         item.name = ""
     x = rows(16, 64)
-    technique = Int8Static()
+    technique = StaticQuantization()
     graph = technique.apply(model, job(x))
     assert relative_error(run(graph, x)[0], run(perceptron(), x)[0]) < 0.03
     assert technique.coverage(model, graph, job(x)).changed == 2
 
 
 def test_bad_graphs_are_refused_by_name() -> None:
-    quantized = Int8Static().apply(perceptron(), job(rows(4, 64)))
+    quantized = StaticQuantization().apply(perceptron(), job(rows(4, 64)))
     with pytest.raises(TechniqueError, match=r"QuantizeLinear .* quantized already"):
-        Int8Static().apply(quantized, job(rows(4, 64)))
+        StaticQuantization().apply(quantized, job(rows(4, 64)))
     broken = perceptron()
     weight = constant(broken, "w1").copy()
     weight[3, 4] = np.nan
     next(t for t in broken.graph.initializer if t.name == "w1").CopyFrom(numpy_helper.from_array(weight, "w1"))
     with pytest.raises(TechniqueError, match=r"'w1' holds NaN"):
-        Int8Static().apply(broken, job(rows(4, 64)))
+        StaticQuantization().apply(broken, job(rows(4, 64)))
     with pytest.raises(TechniqueError, match="'x' holds NaN"):
-        Int8Static().apply(perceptron(), job(np.full((4, 64), np.nan, np.float32)))
+        StaticQuantization().apply(perceptron(), job(np.full((4, 64), np.nan, np.float32)))
     with pytest.raises(TechniqueError, match=r"takes 1 inputs .* has 2"):
-        Int8Static().apply(perceptron(), job(rows(4, 64), rows(4, 64)))
+        StaticQuantization().apply(perceptron(), job(rows(4, 64), rows(4, 64)))
 
 
 @pytest.mark.parametrize(
@@ -313,25 +313,25 @@ def test_bad_graphs_are_refused_by_name() -> None:
 )
 def test_bad_settings_are_quoted(settings: dict[str, Any], quoted: str) -> None:
     with pytest.raises(TechniqueError, match=quoted):
-        Int8Static(**settings)
+        StaticQuantization(**settings)
 
 
 def test_variants_exist_only_where_a_layer_can_be_integer() -> None:
-    found = list(Int8Static.variants(residual_net(), job(X)))
+    found = list(StaticQuantization.variants(residual_net(), job(X)))
     assert {(v.calibration, v.placement) for v in found} >= {("mse", "every-edge"), ("mse", "inputs-only")}
     assert len(found) == len(set(found))
     # Without convolutions and additions both placements are the same.
-    flat = list(Int8Static.variants(perceptron(), job(rows(4, 64))))
+    flat = list(StaticQuantization.variants(perceptron(), job(rows(4, 64))))
     assert [(v.calibration, v.placement) for v in flat] == [
         (c, "every-edge") for c in ("mse", "min-max", "entropy", "percentile")
     ]
     bare = make([node("Relu", "x", "y")], {"x": ("n", 4)}, {"y": ("n", 4)}, {})
     with pytest.raises(TechniqueError, match=r"^no layer can be int8 \(the network has no such layers\)\.$"):
-        next(Int8Static.variants(bare, job(rows(4, 4))))
+        next(StaticQuantization.variants(bare, job(rows(4, 4))))
 
 
-@pytest.mark.parametrize("technique", [Int8Static, Int8Dynamic, MixedPrecision, SmoothQuant])
+@pytest.mark.parametrize("technique", [StaticQuantization, DynamicQuantization, MixedPrecision, SmoothQuant])
 def test_that_a_graph_is_quantized_already_is_the_reason_for_no_variants(technique: type[GraphTechnique]) -> None:
-    quantized = Int8Static(exclude=("Conv_c0",)).apply(residual_net(), job(X))
+    quantized = StaticQuantization(exclude=("Conv_c0",)).apply(residual_net(), job(X))
     with pytest.raises(TechniqueError, match=rf"^{technique.__name__} needs a float graph.* is quantized already"):
         next(technique.variants(quantized, job(X)))

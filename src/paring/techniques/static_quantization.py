@@ -1,4 +1,4 @@
-"""Int8Static: weights and activations as 8-bit integers, their ranges calibrated beforehand."""
+"""StaticQuantization: weights and activations as 8-bit integers, their ranges calibrated beforehand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from paring.types import Coverage
 
 
 @dataclass(frozen=True)
-class Int8Static(GraphTechnique):
+class StaticQuantization(GraphTechnique):
     """Weights int8, symmetric, a scale for each output channel; activations uint8, affine, a scale for each tensor.
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"

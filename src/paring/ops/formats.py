@@ -1,4 +1,4 @@
-"""Number formats of at most 8 bits: which numbers their codes stand for, and which of those lies nearest to a number.
+"""Number formats of at most 16 bits: which numbers their codes stand for, and which of those lies nearest to a number.
 
 A format is a set of levels at scale 1. What brings a tensor's values into their reach, a scale for each tensor, channel
 or block, is chosen elsewhere. Formats whose levels are all integers run in int8 kernels whatever their width, since
@@ -8,7 +8,7 @@ their codes can be looked up once when a network is loaded.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -21,7 +21,6 @@ import numpy.typing as npt
 from paring.errors import TechniqueError
 
 Array = npt.NDArray[Any]
-WIDEST_INTEGER = 127
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,16 @@ class Format:
 
     @property
     def is_integral(self) -> bool:
-        """Whether every level is an integer that int8 holds with either sign."""
-        return all(level == int(level) and abs(level) <= WIDEST_INTEGER for level in self.levels)
+        """Whether every level is an integer that int8 or uint8 holds: integer kernels can run it."""
+        low, high = self.levels[0], self.levels[-1]
+        fits = low >= -128 and high <= (127 if low < 0 else 255)
+        return fits and all(level == int(level) for level in self.levels)
+
+    @cached_property
+    def step(self) -> float | None:
+        """The distance from each level to the next; None where it differs."""
+        steps = np.diff(self.levels)
+        return float(steps[0]) if (steps == steps[0]).all() else None
 
     @cached_property
     def values(self) -> Array:
@@ -58,17 +65,25 @@ class Format:
         return np.asarray((levels[1:] + levels[:-1]) / 2)
 
     def encode(self, values: Array) -> Array:
-        """uint8 codes of the nearest levels, same shape; a tie goes to the level of even rank, counted from zero.
+        """Codes of the nearest levels, same shape; a tie goes to the level of even rank, counted from zero.
 
-        So integers round half to even, and floats to the even mantissa, as IEEE 754 has it. Values out of reach, also
-        infinite ones, become the level at that end. ValueError where there is a NaN.
+        They are uint8, of more than 8 bits uint16. So integers round half to even, and floats to the even mantissa, as
+        IEEE 754 has it. Values out of reach, also infinite ones, become the level at that end. ValueError where there
+        is a NaN.
         """
-        given = np.asarray(values, np.float64)
+        given = np.asarray(values)
         if np.isnan(given).any():
             raise ValueError(f"NaN has no {self.name}.")
-        below, above = (np.searchsorted(self._middles, given, side=side) for side in ("left", "right"))
+        kind = np.uint8 if self.bits <= 8 else np.uint16
         zero = self.levels.index(0.0) if 0.0 in self.levels else 0
-        return np.where((below - zero) % 2 == 0, below, above).astype(np.uint8)
+        if self.step is not None:
+            first = self.levels[zero]
+            # What float32 holds it may not hold any more where something is added.
+            exact = given if first == 0 else given.astype(np.float64) - first
+            ranks = np.rint(exact / self.step)
+            return (np.clip(ranks, -zero, len(self.levels) - 1 - zero) + zero).astype(kind)
+        below, above = (np.searchsorted(self._middles, given, side=side) for side in ("left", "right"))
+        return np.where((below - zero) % 2 == 0, below, above).astype(kind)
 
     def decode(self, codes: Array) -> Array:
         """float32 levels of the codes, same shape."""
@@ -84,7 +99,7 @@ def integers(bits: int, *, signed: bool = True) -> Format:
 def odd_integers(bits: int) -> Format:
     """The odd integers -(2^bits - 1) .. 2^bits - 1: as many levels on either side of 0, and none of them wasted.
 
-    Uniform levels that are symmetric about 0; with one bit the binary -1 and 1.
+    Uniform levels that are symmetric about 0; one bit has -1 and 1, which are binary weights.
     """
     return Format(f"odd{bits}", bits, tuple(float(level) for level in range(1 - 2**bits, 2**bits, 2)))
 
@@ -111,6 +126,15 @@ def powers_of_two(bits: int) -> Format:
     return Format(f"pow{bits}", bits, (*(-power for power in reversed(powers)), 0.0, *powers))
 
 
+def sums_of_powers(name: str, bits: int, *terms: Iterable[int]) -> Format:
+    """Additive powers of two: sums of one number of each of the `terms`, of either sign, in units of the smallest.
+
+    Li et al. 2020, Additive Powers-of-Two Quantization, eq. 5.
+    """
+    positive = sorted({sum(chosen) for chosen in product(*terms)})
+    return Format(name, bits, tuple(map(float, (*(-level for level in reversed(positive[1:])), *positive))))
+
+
 NORMAL_FLOAT_4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334),
     *(-0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
@@ -122,9 +146,12 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         each.name: each
         for each in (
-            *(integers(bits, signed=signed) for bits in range(2, 9) for signed in (True, False)),
-            *(odd_integers(bits) for bits in range(1, 7)),
+            *(integers(bits, signed=signed) for bits in (*range(2, 9), 16) for signed in (True, False)),
+            *(odd_integers(bits) for bits in range(2, 7)),
             *(powers_of_two(bits) for bits in range(2, 5)),
+            sums_of_powers("apot4", 4, (0, 1, 4, 8), (0, 2)),
+            sums_of_powers("apot5", 5, (0, 2, 8, 32), (0, 1, 4, 16)),
+            Format("binary", 1, (-1.0, 1.0)),
             Format("ternary", 2, (-1.0, 0.0, 1.0)),
             Format("nf4", 4, NORMAL_FLOAT_4),
             floats(4, 3, codes_for_special=1),
@@ -135,7 +162,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         )
     }
 )
-"""By name: int2 to int8, uint2 to uint8, odd1 (binary) to odd6, pow2 to pow4, ternary, nf4, e4m3 and other floats."""
+"""By name: int2 to int8 and int16, uint2 to uint8 and uint16, binary, ternary, odd2 to odd6, pow2 to pow4 (powers of
+two), apot4 and apot5, nf4, and e4m3 and other floats."""
 
 
 def format_of(name: str) -> Format:

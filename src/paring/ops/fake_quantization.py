@@ -129,7 +129,7 @@ def dorefa_activations(values: Tensor, bits: int) -> Tensor:
 class _Uniform(Function):
     """Levels low..high, less the zero point, times the step.
 
-    Plain arithmetic throughout: on a CPU a mask of booleans costs some ten times as much as a product.
+    Plain arithmetic, and in place where it can be: on a CPU masks of booleans and new tensors are what costs.
     """
 
     @staticmethod
@@ -146,7 +146,7 @@ class _Uniform(Function):
         ctx.save_for_backward(values, step, offset, zero_point)
         ctx.ends, ctx.margin, ctx.gradient_scale = ends, margin, gradient_scale
         scaled, divisor = _scaled(values, step)
-        codes = _codes(scaled, zero_point, *ends)
+        codes = _clip_(scaled.round_(), zero_point, *ends)
         if zero_point is not None:
             codes.sub_(zero_point)
         return codes.mul_(divisor).to(values.dtype)
@@ -157,14 +157,14 @@ class _Uniform(Function):
         values, step, offset, zero_point = ctx.saved_tensors
         low, high = ctx.ends
         scaled, _ = _scaled(values, step)
-        codes = _codes(scaled, zero_point, low, high) if ctx.needs_input_grad[1] else None
+        codes = _clip_(scaled.round(), zero_point, low, high) if ctx.needs_input_grad[1] else None
         if zero_point is not None:
             scaled.add_(zero_point)
         grad = grads[0].to(scaled.dtype)
         inside = where_inside(grad, scaled, low - ctx.margin, high + ctx.margin)
         of_step = of_offset = None
         if codes is not None:
-            of_step = _of_scale(grad, inside, codes, scaled.clamp_(low, high), step, ctx.gradient_scale)
+            of_step = _of_scale(codes.mul_(grad), inside, scaled.clamp_(low, high), step, ctx.gradient_scale)
         if ctx.needs_input_grad[2]:
             of_offset = (grad - inside).sum_to_size(offset.shape).mul_(ctx.gradient_scale).to(offset.dtype)
         return inside.to(values.dtype), of_step, of_offset, None, None, None, None
@@ -191,15 +191,16 @@ class _Leveled(Function):
         inside = where_inside(grad, scaled, *ctx.ends)
         of_scale = None
         if taken is not None:
-            of_scale = _of_scale(grad, inside, taken, scaled.clamp_(*ctx.ends), scale, ctx.gradient_scale)
+            of_scale = _of_scale(grad * taken, inside, scaled.clamp_(*ctx.ends), scale, ctx.gradient_scale)
         return inside.to(values.dtype), of_scale, None, None
 
 
-def _of_scale(
-    grad: Tensor, inside: Tensor, taken: Tensor, clipped: Tensor, scale: Tensor, gradient_scale: float
-) -> Tensor:
-    """The sum over what shares a scale of grad * (taken - clipped inside, taken outside); `inside` is 0 outside."""
-    total = (grad * taken).addcmul_(inside, clipped, value=-1).sum_to_size(scale.shape)
+def _of_scale(of_levels: Tensor, inside: Tensor, clipped: Tensor, scale: Tensor, gradient_scale: float) -> Tensor:
+    """The sum over what shares a scale of gradient * (level - value inside, level outside); `of_levels` is overwritten.
+
+    `of_levels` is gradient * level, `inside` the gradient inside and 0 outside.
+    """
+    total = of_levels.addcmul_(inside, clipped, value=-1).sum_to_size(scale.shape)
     return (total * gradient_scale).to(scale.dtype)
 
 
@@ -216,12 +217,11 @@ def _scaled(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return given / divisor, divisor
 
 
-def _codes(scaled: Tensor, zero_point: Tensor | None, low: int, high: int) -> Tensor:
-    """Integers low..high."""
-    codes = scaled.round()
+def _clip_(rounded: Tensor, zero_point: Tensor | None, low: int, high: int) -> Tensor:
+    """Integers to codes low..high, in place."""
     if zero_point is not None:
-        codes.add_(zero_point)
-    return codes.clamp_(low, high)
+        rounded.add_(zero_point)
+    return rounded.clamp_(low, high)
 
 
 def nearest_(scaled: Tensor, levels: Levels) -> Tensor:

@@ -1,0 +1,271 @@
+"""Rounding that can be trained through: few levels in the forward pass, an estimate of the slope in the backward one.
+
+All is computed in float32 (float64 of float64) and given back in the type of `values`: in bfloat16, which holds 8 bits,
+`values / scale` would round to other levels. Values keep their memory format, and a NaN stays one. Steps and scales
+have shape () or, with `axis`, (channels,) along it; without `axis` any shape that broadcasts against the values will
+do. They must lie above 0: one below `SMALLEST_SCALE` is used as that, and its gradient can lead it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from paring.ops.quantization import SMALLEST_SCALE
+
+HALF_A_STEP = 0.5
+
+Levels: TypeAlias = Sequence[float]
+"""What values may be at scale 1, ascending."""
+
+
+class _StraightThrough(Function):
+    """Second argument forward, gradient to the first."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, quantized: Tensor) -> Tensor:
+        return quantized.to(values.dtype, copy=True)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def straight_through(values: Tensor, quantized: Tensor) -> Tensor:
+    """`quantized`, whose gradient goes to `values` as it is; both of one shape. Bengio et al. 2013, section 4.
+
+    The customary values + (quantized - values).detach() is not exactly `quantized`: its sum is rounded.
+    """
+    return applied(_StraightThrough, values, quantized)
+
+
+def fake_quantize(
+    values: Tensor, scale: Tensor, zero_point: int | Tensor, low: int, high: int, axis: int | None = None
+) -> Tensor:
+    """(clip(round(values / scale) + zero_point, low, high) - zero_point) * scale, ties to even, as ONNX has it.
+
+    Jacob et al. 2018, section 3, eq. 12. The gradient of the values is 1 where rounding alone, without the clipping,
+    gives a level, hence up to half a step beyond the ends, and 0 elsewhere, as in torch's own operator: of weights
+    whose largest sets the scale, the largest must not be frozen by a rounding of `values / scale`. The scale gets none.
+    """
+    point = _zero_point(zero_point, values.ndim, axis)
+    return applied(
+        _Uniform, values, _along(scale.detach(), values.ndim, axis), None, point, (low, high), HALF_A_STEP, 1.0
+    )
+
+
+def learned_step(
+    values: Tensor,
+    step: Tensor,
+    low: int,
+    high: int,
+    *,
+    offset: Tensor | None = None,
+    axis: int | None = None,
+    gradient_scale: float = 1.0,
+) -> Tensor:
+    """clip(round(values / step), low, high) * step, with a gradient of the step. Esser et al. 2020, LSQ.
+
+    For v = values / step the slope of the step (eq. 3) is round(v) - v where low < v < high and the end elsewhere, that
+    of the values (eq. 5) 1 and 0. `gradient_scale` is section 2.2's g, see `paring.ops.initial_steps`.
+
+    With an `offset` of the step's shape, for values that are not symmetric about 0: Bhalgat et al. 2020, LSQ+, eq. 3
+    to 5, v = (values - offset) / step, and the slope of the offset is 0 inside, 1 outside; it too is scaled. There the
+    offset is any number. Here it is rounded to -step times an integer zero point in low..high, since a network must
+    pad with exact zeros, and runtimes know no other; its gradient goes straight through that rounding.
+    """
+    step = _along(step, values.ndim, axis)
+    if offset is None:
+        return applied(_Uniform, values, step, None, None, (low, high), 0.0, gradient_scale)
+    offset = _along(offset, values.ndim, axis)
+    point = zero_point_of(offset, step, low, high)
+    return applied(_Uniform, values, step, offset, point, (low, high), 0.0, gradient_scale)
+
+
+def learned_levels(
+    values: Tensor, scale: Tensor, levels: Levels, *, axis: int | None = None, gradient_scale: float = 1.0
+) -> Tensor:
+    """The nearest of levels * scale; a tie goes to the level of even rank, counted from the level 0 if there is one.
+
+    So `Format.encode` has it. Gradients as in LSQ: with v = values / scale and Q(v) its level, the slope of the scale
+    is Q(v) - v between the end levels and the end level outside, that of the values 1 and 0. A frozen scale:
+    `scale.detach()`.
+    """
+    return applied(_Leveled, values, _along(scale, values.ndim, axis), tuple(levels), gradient_scale)
+
+
+def zero_point_of(offset: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """Integers in low..high, floats by type, that `learned_step` uses: round(-offset / step), same shape."""
+    point = (-offset.detach() / usable(step.detach())).round()
+    return point.clamp(low, high)
+
+
+def dorefa_weights(weight: Tensor, bits: int) -> Tensor:
+    """2 quantize(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1, in -1..1. Zhou et al. 2016, DoReFa-Net, eq. 9.
+
+    quantize(r) = round((2^k - 1) r) / (2^k - 1) of k `bits`, more than one, has the slope 1 (eq. 5, 6); all else its
+    own, also the largest. These are the odd integers -(2^k - 1) .. 2^k - 1 over 2^k - 1. Weights that are all zero take
+    what 0 does.
+    """
+    steps = 2**bits - 1
+    bounded = torch.tanh(wide(weight))
+    unit = bounded / (2 * usable(bounded.abs().amax())) + 0.5
+    taken = straight_through(unit, (unit * steps).round() / steps)
+    return (2 * taken - 1).to(weight.dtype)
+
+
+def dorefa_activations(values: Tensor, bits: int) -> Tensor:
+    """quantize(clip(values, 0, 1)), with slope 1 in 0..1 and 0 outside. Zhou et al. 2016, DoReFa-Net, eq. 11."""
+    steps = 2**bits - 1
+    scale = torch.tensor(1 / steps, dtype=wide(values).dtype, device=values.device)
+    return learned_step(values, scale, 0, steps)
+
+
+class _Uniform(Function):
+    """Levels low..high, less the zero point, times the step.
+
+    Plain arithmetic, and in place where it can be: on a CPU masks of booleans and new tensors are what costs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        step: Tensor,
+        offset: Tensor | None,
+        zero_point: Tensor | None,
+        ends: tuple[int, int],
+        margin: float,
+        gradient_scale: float,
+    ) -> Tensor:
+        ctx.save_for_backward(values, step, offset, zero_point)
+        ctx.ends, ctx.margin, ctx.gradient_scale = ends, margin, gradient_scale
+        scaled, divisor = _scaled(values, step)
+        codes = _clip_(scaled.round_(), zero_point, *ends)
+        if zero_point is not None:
+            codes.sub_(zero_point)
+        return codes.mul_(divisor).to(values.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, step, offset, zero_point = ctx.saved_tensors
+        low, high = ctx.ends
+        scaled, _ = _scaled(values, step)
+        codes = _clip_(scaled.round(), zero_point, low, high) if ctx.needs_input_grad[1] else None
+        if zero_point is not None:
+            scaled.add_(zero_point)
+        grad = grads[0].to(scaled.dtype)
+        inside = where_inside(grad, scaled, low - ctx.margin, high + ctx.margin)
+        of_step = of_offset = None
+        if codes is not None:
+            of_step = _of_scale(codes.mul_(grad), inside, scaled.clamp_(low, high), step, ctx.gradient_scale)
+        if ctx.needs_input_grad[2]:
+            of_offset = (grad - inside).sum_to_size(offset.shape).mul_(ctx.gradient_scale).to(offset.dtype)
+        return inside.to(values.dtype), of_step, of_offset, None, None, None, None
+
+
+class _Leveled(Function):
+    """The nearest of any levels times the scale."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, levels: Levels, gradient_scale: float) -> Tensor:
+        scaled, divisor = _scaled(values, scale)
+        taken = nearest_(scaled, levels)
+        # The search costs more than all else: its result is kept.
+        ctx.save_for_backward(values, scale, taken if ctx.needs_input_grad[1] else None)
+        ctx.ends, ctx.gradient_scale = (levels[0], levels[-1]), gradient_scale
+        return (taken * divisor).to(values.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, scale, taken = ctx.saved_tensors
+        scaled, _ = _scaled(values, scale)
+        grad = grads[0].to(scaled.dtype)
+        inside = where_inside(grad, scaled, *ctx.ends)
+        of_scale = None
+        if taken is not None:
+            of_scale = _of_scale(grad * taken, inside, scaled.clamp_(*ctx.ends), scale, ctx.gradient_scale)
+        return inside.to(values.dtype), of_scale, None, None
+
+
+def _of_scale(of_levels: Tensor, inside: Tensor, clipped: Tensor, scale: Tensor, gradient_scale: float) -> Tensor:
+    """The sum over what shares a scale of gradient * (level - value inside, level outside); `of_levels` is overwritten.
+
+    `of_levels` is gradient * level, `inside` the gradient inside and 0 outside.
+    """
+    total = of_levels.addcmul_(inside, clipped, value=-1).sum_to_size(scale.shape)
+    return (total * gradient_scale).to(scale.dtype)
+
+
+def where_inside(grad: Tensor, scaled: Tensor, low: float, high: float) -> Tensor:
+    """The gradient where low < scaled < high, 0 elsewhere."""
+    passed: Tensor = torch.ops.aten.hardtanh_backward(grad, scaled, low, high)
+    return passed
+
+
+def _scaled(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """`values / scale`, a new tensor, and what it was divided by."""
+    given = wide(values)
+    divisor = usable(scale).to(given.dtype)
+    return given / divisor, divisor
+
+
+def _clip_(rounded: Tensor, zero_point: Tensor | None, low: int, high: int) -> Tensor:
+    """Integers to codes low..high, in place."""
+    if zero_point is not None:
+        rounded.add_(zero_point)
+    return rounded.clamp_(low, high)
+
+
+def nearest_(scaled: Tensor, levels: Levels) -> Tensor:
+    """The nearest levels, ties as in `learned_levels`, in place, so that the memory format stays."""
+    scaled.clamp_(levels[0], levels[-1])
+    ranks = torch.bucketize(scaled.flatten(), _last_below(levels, scaled), out_int32=True)
+    taken = scaled.new_tensor(levels)[ranks].view(scaled.shape)
+    # 0 times a NaN is a NaN, which has a rank as if it were large.
+    return scaled.mul_(0).add_(taken)
+
+
+def _last_below(levels: Levels, like: Tensor) -> Tensor:
+    """(levels - 1,) of the type of `like`: the largest numbers that go to the lower of two neighbouring levels."""
+    exact = torch.tensor(levels, dtype=torch.float64, device=like.device)
+    middles = (exact[1:] + exact[:-1]) / 2
+    near = middles.to(like.dtype)
+    zero = levels.index(0.0) if 0.0 in levels else 0
+    goes_up = (torch.arange(1, len(levels), device=like.device) - zero) % 2 == 0
+    beyond = (near.double() > middles) | ((near.double() == middles) & goes_up)
+    return torch.where(beyond, torch.nextafter(near, torch.full_like(near, -torch.inf)), near)
+
+
+def applied(function: type[Function], *given: Any) -> Tensor:
+    """`function` on those; torch has it without types."""
+    result: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
+    return result
+
+
+def wide(values: Tensor) -> Tensor:
+    """At least float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def usable(scale: Tensor) -> Tensor:
+    """At least float32, and at least the smallest scale."""
+    return wide(scale).clamp_min(SMALLEST_SCALE)
+
+
+def _along(scale: Tensor, ndim: int, axis: int | None) -> Tensor:
+    """A vector of one number a channel, shaped to broadcast against a tensor of `ndim` axes."""
+    return scale if axis is None else scale.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
+
+
+def _zero_point(zero_point: int | Tensor, ndim: int, axis: int | None) -> Tensor | None:
+    if isinstance(zero_point, Tensor):
+        return _along(zero_point, ndim, axis)
+    return torch.tensor(zero_point) if zero_point else None

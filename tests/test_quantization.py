@@ -160,7 +160,7 @@ def test_percentile_cuts_what_it_says() -> None:
 
 
 @pytest.mark.parametrize("one_sided", [True, False])
-@pytest.mark.parametrize("calibration", ["percentile", "entropy"])
+@pytest.mark.parametrize("calibration", ["percentile", "entropy", "aciq"])
 def test_outliers_are_cut_off(calibration: str, one_sided: bool) -> None:
     values = np.random.default_rng(1).normal(size=100_000).astype(np.float32)
     values = np.abs(values) if one_sided else values

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from paring.ops.clipping import fitted
 from paring.ops.quantization import LEVELS, SMALLEST_SCALE, Range, affine, dequantize, quantize
 
 Array = npt.NDArray[Any]
-Calibration = Literal["min-max", "percentile", "entropy", "mse"]
+Calibration = Literal["min-max", "percentile", "entropy", "mse", "aciq"]
 
 _HALF_BINS = 4096
 
@@ -143,6 +144,19 @@ def _mse_range(seen: Histogram) -> Range:
     return Range(float(max(seen.low, low)), float(min(seen.high, high)))
 
 
+def _aciq_range(seen: Histogram) -> Range:
+    """The range of least expected squared error for the Gaussian or Laplace distribution that the values follow.
+
+    It rests on a few moments, so that it holds beyond the rows that were seen, and can't fit what they don't show. The
+    first bin counts as its neighbour where nothing is negative, as above.
+    """
+    counts = seen.counts.copy()
+    if seen.low >= 0:
+        counts[_HALF_BINS] = counts[_HALF_BINS + 1]
+    low, high = fitted(seen.centers, counts).range(LEVELS)
+    return Range(max(seen.low, low), min(seen.high, high))
+
+
 def chosen_range(seen: Histogram, calibration: Calibration, percentile: float = 99.99) -> Range:
     """The range to quantize a tensor to; `percentile` counts for the calibration of that name alone."""
     if not seen.counts.any() or seen.low == seen.high:
@@ -152,5 +166,6 @@ def chosen_range(seen: Histogram, calibration: Calibration, percentile: float = 
         "percentile": lambda: _percentile_range(seen, percentile),
         "entropy": lambda: _entropy_range(seen),
         "mse": lambda: _mse_range(seen),
+        "aciq": lambda: _aciq_range(seen),
     }
     return choices[calibration]()

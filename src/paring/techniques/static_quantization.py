@@ -31,7 +31,8 @@ class StaticQuantization(GraphTechnique):
     (2018), written as ONNX QuantizeLinear/DequantizeLinear pairs, which runtimes turn into integer kernels. Where no
     activation is negative its zero point is 0. Biases are int32 in units of input scale x weight scale.
 
-    `calibration` is how a range is chosen from the observed values; `percentile` counts for that choice alone.
+    `calibration` is how a range is chosen from the observed values; `percentile` counts for that choice alone. "aciq"
+    rests on a Gaussian or Laplace distribution fitted to them (Banner et al. 2019).
     `placement`: see `paring.graph.placement.planned`. `exclude` names layers (nodes) that stay float.
     """
 

@@ -38,6 +38,9 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
                 "IterativePruning": "paring.techniques.iterative_pruning:IterativePruning",
                 "RegularisedTraining": "paring.techniques.regularised_training:RegularisedTraining",
                 "FineTune": "paring.techniques.fine_tune:FineTune",
+                "QuantizationAwareTraining": (
+                    "paring.techniques.quantization_aware_training:QuantizationAwareTraining"
+                ),
             }
         ),
         "backend": MappingProxyType(

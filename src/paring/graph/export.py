@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from paring.data.batches import DTYPES, mapped, model_call, rows_in, tensors_of
 from paring.errors import ExportError, TaskError, in_words, quoted
+from paring.graph.integer_constants import with_integer_constants
 from paring.graph.names import name_layers_, name_values_
 from paring.types import Signature, Structure, TensorSpec
 
@@ -161,7 +162,7 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> onnx.ModelPro
         del node.metadata_props[:]
         node.doc_string = ""
     _clear_signs_of_zeros_(graph)
-    return graph
+    return with_integer_constants(graph)
 
 
 def _clear_signs_of_zeros_(graph: onnx.ModelProto) -> None:

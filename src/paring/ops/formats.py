@@ -147,6 +147,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         each.name: each
         for each in (
             *(integers(bits, signed=signed) for bits in (*range(2, 9), 16) for signed in (True, False)),
+            integers(1, signed=False),
             *(odd_integers(bits) for bits in range(2, 7)),
             *(powers_of_two(bits) for bits in range(2, 5)),
             sums_of_powers("apot4", 4, (0, 1, 4, 8), (0, 2)),
@@ -162,7 +163,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         )
     }
 )
-"""By name: int2 to int8 and int16, uint2 to uint8 and uint16, binary, ternary, odd2 to odd6, pow2 to pow4 (powers of
+"""By name: int2 to int8 and int16, uint1 to uint8 and uint16, binary, ternary, odd2 to odd6, pow2 to pow4 (powers of
 two), apot4 and apot5, nf4, and e4m3 and other floats."""
 
 

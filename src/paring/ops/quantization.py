@@ -20,17 +20,27 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class Parameters:
-    """Scale (float32) and zero point (int8 or uint8), both of shape () for a tensor or (channels,) along `axis`."""
+    """Scale (float32) and zero point, both of shape () for a tensor or (channels,) along `axis`.
+
+    Integers are of the zero point's type, and within `limits` where these are narrower than that.
+    """
 
     scale: Array
     zero_point: Array
     axis: int | None = None
+    limits: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise ValueError(f"scale={self.scale} must be finite and above 0.")
         if (self.axis is None) != (self.scale.ndim == 0) or self.scale.shape != self.zero_point.shape:
             raise ValueError(f"shapes {self.scale.shape} and {self.zero_point.shape} do not fit axis={self.axis}.")
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The least and the largest integer."""
+        kind = np.iinfo(self.zero_point.dtype)
+        return self.limits or (int(kind.min), int(kind.max))
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,10 @@ def _along(values: Array, ndim: int, axis: int | None) -> Array:
 
 def quantize(values: Array, parameters: Parameters) -> Array:
     """Integers of the zero point's type, of the same shape as `values`."""
-    kind = np.iinfo(parameters.zero_point.dtype)
     scale = _along(parameters.scale, values.ndim, parameters.axis)
     zero_point = _along(parameters.zero_point, values.ndim, parameters.axis).astype(np.int32)
     rounded = np.rint(values.astype(np.float32) / scale) + zero_point
-    return np.clip(rounded, kind.min, kind.max).astype(parameters.zero_point.dtype)
+    return np.clip(rounded, *parameters.ends).astype(parameters.zero_point.dtype)
 
 
 def dequantize(integers: Array, parameters: Parameters) -> Array:
@@ -64,18 +73,35 @@ def dequantize(integers: Array, parameters: Parameters) -> Array:
     return ((integers.astype(np.int32) - zero_point) * scale).astype(np.float32)
 
 
-def affine(values: Range) -> Parameters:
-    """uint8 parameters of a tensor whose values lie in the range; a range of no width gets scale 1.
+def affine(values: Range, levels: int = LEVELS) -> Parameters:
+    """Parameters of a tensor whose values lie in the range, for integers 0 .. levels - 1; no width gets scale 1.
 
     Where nothing is negative the zero point is 0, so that a rectifier is exactly the clipping at 0.
     """
     low, high = min(values.low, 0.0), max(values.high, 0.0)
     width = high - low
-    if width / (LEVELS - 1) < SMALLEST_SCALE:
-        return Parameters(np.array(1.0, np.float32), np.array(0, np.uint8))
-    scale = np.array(width / (LEVELS - 1), np.float32)
-    zero_point = np.clip(np.rint(-low / scale), 0, LEVELS - 1)
-    return Parameters(scale, np.array(zero_point, np.uint8))
+    kind, limits = _stored(levels)
+    if width / (levels - 1) < SMALLEST_SCALE:
+        return Parameters(np.array(1.0, np.float32), np.array(0, kind), limits=limits)
+    scale = np.array(width / (levels - 1), np.float32)
+    zero_point = np.clip(np.rint(-low / scale), 0, levels - 1)
+    return Parameters(scale, np.array(zero_point, kind), limits=limits)
+
+
+def around_zero(values: Range, levels: int = LEVELS) -> Parameters:
+    """Parameters with zero point 0 of a signed type, for integers -levels / 2 .. levels / 2 - 1."""
+    half = levels // 2
+    kind = np.int8 if levels <= LEVELS else np.int16
+    scale = max(-values.low, values.high, 0.0) / (half - 1)
+    limits = None if half - 1 == np.iinfo(kind).max else (-half, half - 1)
+    usable = scale if scale >= SMALLEST_SCALE else 1.0
+    return Parameters(np.array(usable, np.float32), np.array(0, kind), limits=limits)
+
+
+def _stored(levels: int) -> tuple[type[np.unsignedinteger[Any]], tuple[int, int] | None]:
+    """The unsigned type that holds so many levels, and its limits where it could hold more."""
+    kind = np.uint8 if levels <= LEVELS else np.uint16
+    return kind, None if levels - 1 == np.iinfo(kind).max else (0, levels - 1)
 
 
 def symmetric(weight: Array, axis: int | None = None, least_scale: Array | float = 0.0) -> Parameters:

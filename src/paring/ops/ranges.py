@@ -105,11 +105,11 @@ def _divergence(counts: Array, outliers: float, levels: int) -> float:
     return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], 1e-9))))
 
 
-def _entropy_range(seen: Histogram) -> Range:
+def _entropy_range(seen: Histogram, most: int) -> Range:
     """The threshold whose quantized distribution diverges least from the observed one.
 
     Migacz, "8-bit inference with TensorRT" (2017): magnitudes only, the mass beyond the threshold counted in the
-    last bin of the reference. Differs in that values that are never negative have all 256 levels, others 128. The
+    last bin of the reference. Differs in that values that are never negative have all levels, others half of them. The
     first bin counts as its neighbour: a rectifier's zeros, exact in any range, would outweigh all else.
     """
     magnitudes = seen.counts[_HALF_BINS:] + seen.counts[:_HALF_BINS][::-1]
@@ -117,34 +117,34 @@ def _entropy_range(seen: Histogram) -> Range:
     bins = np.add.reduceat(magnitudes, np.linspace(0, used, min(used, 2048) + 1).astype(int)[:-1]).astype(float)
     if bins.size > 1:
         bins[0] = bins[1]
-    levels = LEVELS if seen.low >= 0 else LEVELS // 2
+    levels = most if seen.low >= 0 else most // 2
     sizes = [*range(levels, bins.size, 8), bins.size]
     best = min(sizes, key=lambda size: _divergence(bins[:size], float(bins[size:].sum()), levels))
     threshold = max(-seen.low, seen.high) * best / bins.size
     return Range(max(seen.low, -threshold), min(seen.high, threshold))
 
 
-def _squared_error(seen: Histogram, candidate: Range) -> float:
+def _squared_error(seen: Histogram, candidate: Range, levels: int) -> float:
     """Mean squared error of quantizing and reading back, over the histogram's bins."""
-    parameters = affine(candidate)
+    parameters = affine(candidate, levels)
     error = dequantize(quantize(seen.centers, parameters), parameters) - seen.centers
     return float(seen.counts @ (error * error))
 
 
-def _mse_range(seen: Histogram) -> Range:
+def _mse_range(seen: Histogram, levels: int) -> Range:
     """The range of least squared error: both ends are drawn in together, then each alone."""
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    shrunk = np.linspace(1.0, 0.2, 81)
-    both = min(shrunk, key=lambda c: _squared_error(seen, Range(low * c, high * c)))
+    shrunk = np.geomspace(1.0, 0.05, 91)
+    both = min(shrunk, key=lambda c: _squared_error(seen, Range(low * c, high * c), levels))
     low, high = low * both, high * both
     around = np.linspace(0.8, 1.2, 21)
     if seen.low < 0:
-        low *= min(around, key=lambda c: _squared_error(seen, Range(low * c, high)))
-    high *= min(around, key=lambda c: _squared_error(seen, Range(low, high * c)))
+        low *= min(around, key=lambda c: _squared_error(seen, Range(low * c, high), levels))
+    high *= min(around, key=lambda c: _squared_error(seen, Range(low, high * c), levels))
     return Range(float(max(seen.low, low)), float(min(seen.high, high)))
 
 
-def _aciq_range(seen: Histogram) -> Range:
+def _aciq_range(seen: Histogram, levels: int) -> Range:
     """The range of least expected squared error for the Gaussian or Laplace distribution that the values follow.
 
     It rests on a few moments, so that it holds beyond the rows that were seen, and can't fit what they don't show. The
@@ -153,19 +153,19 @@ def _aciq_range(seen: Histogram) -> Range:
     counts = seen.counts.copy()
     if seen.low >= 0:
         counts[_HALF_BINS] = counts[_HALF_BINS + 1]
-    low, high = fitted(seen.centers, counts).range(LEVELS)
+    low, high = fitted(seen.centers, counts).range(levels)
     return Range(max(seen.low, low), min(seen.high, high))
 
 
-def chosen_range(seen: Histogram, calibration: Calibration, percentile: float = 99.99) -> Range:
-    """The range to quantize a tensor to; `percentile` counts for the calibration of that name alone."""
+def chosen_range(seen: Histogram, calibration: Calibration, percentile: float = 99.99, levels: int = LEVELS) -> Range:
+    """The range to quantize a tensor to so many levels; `percentile` counts for the calibration of that name alone."""
     if not seen.counts.any() or seen.low == seen.high:
         return seen.range
     choices: dict[str, Callable[[], Range]] = {
         "min-max": lambda: seen.range,
         "percentile": lambda: _percentile_range(seen, percentile),
-        "entropy": lambda: _entropy_range(seen),
-        "mse": lambda: _mse_range(seen),
-        "aciq": lambda: _aciq_range(seen),
+        "entropy": lambda: _entropy_range(seen, levels),
+        "mse": lambda: _mse_range(seen, levels),
+        "aciq": lambda: _aciq_range(seen, levels),
     }
     return choices[calibration]()

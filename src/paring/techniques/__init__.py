@@ -15,6 +15,7 @@ __all__ = [
     "MixedPrecision",
     "PruneChannels",
     "PruneWeights",
+    "QuantizationAwareTraining",
     "RegularisedTraining",
     "RemoveBlocks",
     "SmoothQuant",

@@ -53,13 +53,21 @@ class FineTune(TrainingTechnique):
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A trained copy in eval mode. Raises TaskError without training data or with labels out of range."""
         train = self.train_of(job.task)
-        student = trainable_copy(model)
+        student = self.student(model, job)
         distiller = Distiller(self._teaching(), job)
         # A class is decided by the larger score, which bfloat16 keeps; a number that is wanted exactly needs float32.
         training = self._training("auto" if distiller.ranks else "float32")
         loss, constraint = self.shaped(distiller, student, job)
         trained = fit_(student, train, loss, training, job, constraint=constraint)
         job.say(f"fine-tuned for {trained.steps:,} steps, {trained.rows:,} rows; last loss {trained.loss:.4f}")
+        return self.finished(student)
+
+    def student(self, model: nn.Module, job: Job) -> nn.Module:
+        """The network to train, a copy."""
+        return trainable_copy(model)
+
+    def finished(self, student: nn.Module) -> nn.Module:
+        """The trained network as it is to be from now on."""
         return student
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:

@@ -1,0 +1,156 @@
+"""Layers whose inputs and weights take the few values of a number format, in floating point, as integers later will.
+
+Such a layer is the one that it was, with two modules more: what its input and what its weight go through. In a training
+these learn (`paring.train.quantizers`); afterwards they are `FixedInputs` and `FixedWeights`, which an export writes as
+QuantizeLinear and DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paring.data.batches import model_call
+from paring.types import Inputs
+
+SMALLEST, LARGEST = -128, 127
+"""Of a weight's levels, as int8 holds them."""
+
+
+class _Quantized(nn.Module):
+    """The forward pass of all kinds."""
+
+    input_quantizer: nn.Module
+    weight_quantizer: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+    _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer on quantized values."""
+        return self._conv_forward(self.input_quantizer(values), self.weight_quantizer(self.weight), self.bias)
+
+
+class QuantizedConv1d(_Quantized, nn.Conv1d):
+    """A 1-D convolution."""
+
+
+class QuantizedConv2d(_Quantized, nn.Conv2d):
+    """A 2-D convolution."""
+
+
+class QuantizedConv3d(_Quantized, nn.Conv3d):
+    """A 3-D convolution."""
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer."""
+
+    input_quantizer: nn.Module
+    weight_quantizer: nn.Module
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The layer on quantized values."""
+        return functional.linear(self.input_quantizer(values), self.weight_quantizer(self.weight), self.bias)
+
+
+QuantizedLayer = QuantizedConv1d | QuantizedConv2d | QuantizedConv3d | QuantizedLinear
+KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {
+    nn.Conv1d: QuantizedConv1d,
+    nn.Conv2d: QuantizedConv2d,
+    nn.Conv3d: QuantizedConv3d,
+    nn.Linear: QuantizedLinear,
+}
+
+
+def quantize_(layer: nn.Module, inputs: nn.Module, weights: nn.Module) -> None:
+    """Let a layer, one of `KINDS`, see its input and its weight through these; its parameters keep their names."""
+    layer.__class__ = KINDS[type(layer)]
+    layer.input_quantizer, layer.weight_quantizer = inputs, weights
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
+    """Those of a network, by name."""
+    kinds = tuple(KINDS.values())
+    yield from ((name, module) for name, module in model.named_modules() if isinstance(module, kinds))
+
+
+@dataclass(frozen=True)
+class Called:
+    """Layers in the order of their first calls; `inputs` has a number for the tensor that each one reads.
+
+    Layers with one number read the same tensor. `uncalled` are layers whose weights something else reads.
+    """
+
+    inputs: dict[str, int]
+    uncalled: tuple[str, ...]
+
+
+def called_layers(model: nn.Module, inputs: Inputs) -> Called:
+    """Which layers of `KINDS` run as modules on these inputs, and which of them read one and the same tensor."""
+    names = {module: name for name, module in model.named_modules() if type(module) in KINDS}
+    found: dict[str, int] = {}
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
+        # Tensors are kept until the end, so that no other one takes the place of one that is gone.
+        number = next((at for at, value in enumerate(seen) if value is given[0]), len(seen))
+        seen.extend([given[0]] if number == len(seen) else [])
+        found.setdefault(names[module], number)
+
+    hooks = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        with torch.no_grad():
+            model_call(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Called(found, tuple(name for name in names.values() if name not in found))
+
+
+class FixedWeights(nn.Module):
+    """Weights that are levels times a scale for each output channel: they pass through as they are.
+
+    What an export sees tells it the integers: round(weight / scale).
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().float().clone())
+        self.register_buffer("zero_point", torch.zeros_like(self.scale, dtype=torch.int32))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The same weight."""
+        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero_point, 0, SMALLEST, LARGEST)
+
+
+class FixedInputs(nn.Module):
+    """scale * (clip(round(x / scale) + zero_point, low, high) - zero_point), for a whole tensor.
+
+    low..high lie in 0..255 or in -128..127. `signs`: the value is +scale where x is at least 0, else -scale.
+    In single operations, which an export shows as they are: torch's own for this has no form for batches of any size.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: int, low: int, high: int, *, signs: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().float().clone())
+        self.register_buffer("zero_point", torch.full_like(self.scale, zero_point))
+        self.low, self.high, self.signs = low, high, signs
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The nearest of the values that there are."""
+        if self.signs:
+            values = torch.where(values >= 0, self.scale, -self.scale)
+        codes = (torch.round(values / self.scale) + self.zero_point).clamp(self.low, self.high)
+        return (codes - self.zero_point) * self.scale

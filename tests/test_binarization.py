@@ -222,3 +222,7 @@ def test_types_stay_a_nan_stays_and_zeros_are_no_fault(function) -> None:  # typ
     assert bool(function(zeros).eq(0).all())
     assert bool(grad.isfinite().all())
     assert function(torch.ones(1, 1)).shape == (1, 1)
+
+
+def test_the_ternary_threshold_of_the_paper() -> None:
+    assert ternary_weights(torch.tensor([[0.705, -0.695, -1.6]]))[0].tolist() == pytest.approx([1.1525, 0.0, -1.1525])

@@ -179,9 +179,9 @@ def test_levels_are_those_of_the_format(
 ) -> None:
     form = format_of(name)
     levels = np.array(form.levels)
-    ties = ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
-    beside = [*ties, *np.nextafter(ties, np.float32(-np.inf)), *np.nextafter(ties, np.float32(np.inf))]
-    picked = data.draw(st.lists(st.sampled_from(beside), max_size=10))
+    at = data.draw(st.lists(st.integers(0, len(levels) - 2), max_size=4))
+    ties = np.array([(levels[each] + levels[each + 1]) / 2 for each in at], np.float32)
+    picked = [*ties, *np.nextafter(ties, np.float32(-np.inf)), *np.nextafter(ties, np.float32(np.inf))]
     with np.errstate(over="ignore"):
         numbers = np.array([*given_values, *(each * np.float32(scale) for each in picked)], np.float32)
     values, factor = torch.tensor(numbers, requires_grad=True), torch.tensor(scale, requires_grad=True)
@@ -369,7 +369,7 @@ def squared(values: np.ndarray, scale: float, name: str) -> float:
     return float(np.square(values - form.decode(form.encode(values / scale)) * scale).sum())
 
 
-@pytest.mark.parametrize("name", ["int2", "int4", "int8", "uint4", "ternary", "odd1", "pow3", "nf4", "e2m1"])
+@pytest.mark.parametrize("name", ["int2", "int4", "int8", "uint4", "ternary", "odd2", "pow3", "nf4", "e2m1"])
 def test_least_squares_scale_is_as_good_as_a_fine_search(name: str) -> None:
     for seed, size in ((0, 2000), (1, 200), (2, 1)):
         drawn = np.random.default_rng(seed).standard_t(4, size)

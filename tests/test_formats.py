@@ -96,3 +96,10 @@ def test_formats_of_integers_run_in_int8_whatever_their_width() -> None:
 def test_an_unknown_format_is_refused_with_the_closest() -> None:
     with pytest.raises(TechniqueError, match=r"format 'int9' is unknown: choose .*int8"):
         format_of("int9")
+
+
+@pytest.mark.parametrize("name", ["binary", "odd2", "odd6"])
+def test_the_smallest_numbers_have_the_level_of_their_sign(name: str) -> None:
+    form = format_of(name)
+    for size in (1e-45, 1e-30, 1e-17):
+        assert form.decode(form.encode(np.array([-size, size], np.float32))).tolist() == [-1.0, 1.0]

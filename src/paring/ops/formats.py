@@ -76,12 +76,10 @@ class Format:
             raise ValueError(f"NaN has no {self.name}.")
         kind = np.uint8 if self.bits <= 8 else np.uint16
         zero = self.levels.index(0.0) if 0.0 in self.levels else 0
-        if self.step is not None:
-            first = self.levels[zero]
-            # What float32 holds it may not hold any more where something is added.
-            exact = given if first == 0 else given.astype(np.float64) - first
-            ranks = np.rint(exact / self.step)
+        if self.step is not None and self.levels[zero] == 0:
+            ranks = np.rint(given / self.step)
             return (np.clip(ranks, -zero, len(self.levels) - 1 - zero) + zero).astype(kind)
+        # Also where steps are equal but none begins at 0: a number near 0 less the first level would lose its sign.
         below, above = (np.searchsorted(self._middles, given, side=side) for side in ("left", "right"))
         return np.where((below - zero) % 2 == 0, below, above).astype(kind)
 

@@ -13,6 +13,7 @@ from paring.ops.quantization import Parameters, quantize
 if TYPE_CHECKING:
     import onnx
 
+
 def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with integers in place of constants that it quantizes; itself where it quantizes nothing."""
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
@@ -20,6 +21,9 @@ def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(model)
     _fold_casts(graph)
     _store_integers(graph)
+    graph.refresh()
+    for node in graph.nodes:
+        _quantize_inputs(graph, node)
     graph.refresh()
     _join_equals(graph)
     graph.refresh()
@@ -53,6 +57,49 @@ def _store_integers(graph: Graph) -> None:
         stored = graph.add_constant(quantize(weight, Parameters(scale, zero_point, axis)), f"{node.input[0]}_quantized")
         graph.redirect(node.output[0], stored, graph.consumers[node.output[0]])
         graph.model.graph.node.remove(node)
+
+
+def _quantize_inputs(graph: Graph, last: onnx.NodeProto) -> None:
+    """(clip(round(x / scale) + zero_point) - zero_point) * scale, node by node, as QuantizeLinear and its inverse."""
+    found = _rounding(graph, last)
+    if found is None:
+        return
+    chain, (scale, zero_point, low, high) = found
+    kind = np.uint8 if low >= 0 else np.int8
+    source, name = chain[0].input[0], chain[0].output[0]
+    constants = [
+        graph.add_constant(scale, f"{name}_scale"),
+        graph.add_constant(zero_point.astype(kind), f"{name}_zero_point"),
+    ]
+    integers = graph.add_node("QuantizeLinear", [source, *constants], f"{name}_quantized")
+    if (low, high) != (np.iinfo(kind).min, np.iinfo(kind).max):
+        ends = [graph.add_constant(np.array(end, kind), f"{name}_end") for end in (low, high)]
+        integers = graph.add_node("Clip", [integers, *ends], f"{name}_clipped")
+    for node in chain:
+        graph.model.graph.node.remove(node)
+    graph.add_named_node("DequantizeLinear", [integers, *constants], last.output[0])
+
+
+def _rounding(graph: Graph, last: onnx.NodeProto) -> tuple[list[onnx.NodeProto], tuple[Array, Array, int, int]] | None:
+    """The nodes, first to last, and scale, zero point and ends; None where the node is not the last of such a chain."""
+    wanted = ["Mul", "Sub", "Clip", "Add", "Round", "Div"]
+    chain, constants, node = list[Any](), dict[str, list[Array]](), last
+    for op_type in wanted:
+        if node is None or (node.op_type != op_type and op_type in ("Sub", "Add")):
+            continue  # The exporter leaves a zero point out that is 0.
+        values = [graph.constant(name) for name in node.input[1:]]
+        if node.op_type != op_type or any(value is None or value.size != 1 for value in values):
+            return None
+        if chain and len(graph.consumers[node.output[0]]) > 1:
+            return None
+        chain.insert(0, node)
+        constants[op_type] = [np.asarray(value) for value in values]
+        node = graph.producers.get(node.input[0])
+    scale, zero_point = constants["Div"][0], constants.get("Add", [np.zeros((), np.float32)])[0]
+    if not np.array_equal(scale, constants["Mul"][0]) or ("Sub" in constants) != ("Add" in constants):
+        return None
+    low, high = (int(value) for value in constants["Clip"])
+    return chain, (scale.reshape(()), zero_point.reshape(()), low, high)
 
 
 def _join_equals(graph: Graph) -> None:
@@ -101,7 +148,11 @@ def _fold(graph: Graph, convolution: onnx.NodeProto, weights: onnx.NodeProto, fa
     bias = graph.constant(convolution.input[2]) if with_bias else np.zeros(len(factor), np.float32)
     if integers is None or scale is None or bias is None or integers.dtype != np.int8 or not factor.all():
         return False
-    if (zero_point is not None and zero_point.any()) or (integers == -128).any() or (scale.ndim and attribute(weights, "axis", 1)):
+    if (
+        (zero_point is not None and zero_point.any())
+        or (integers == -128).any()
+        or (scale.ndim and attribute(weights, "axis", 1))
+    ):
         return False
     signs = np.sign(factor).reshape([-1] + [1] * (integers.ndim - 1)).astype(np.int8)
     name = convolution.input[1]
@@ -115,4 +166,6 @@ def _fold(graph: Graph, convolution: onnx.NodeProto, weights: onnx.NodeProto, fa
     new_bias = graph.add_constant((bias * factor + shift).astype(np.float32), f"{name}_bias_folded")
     del convolution.input[2:]
     convolution.input.append(new_bias)
+    if graph.consumers[name] == [convolution]:
+        graph.model.graph.node.remove(weights)
     return True

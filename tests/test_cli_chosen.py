@@ -103,6 +103,7 @@ OTHER: dict[str, object] = {
     "per_channel": False,
     "placement": "inputs-only",
     "int8": StaticQuantization("mse", exclude=("a",)),
+    "precision": "float16",
     "float_layers": 3,
 }
 """A value of every setting of every technique that is not its default."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from paring.data.job import Job
 from paring.errors import DataError, TaskError, TechniqueError
 from paring.techniques.fine_tune import FineTune
 from paring.train.distiller import Distiller, Teaching
+from paring.train.settings import Precision
 from paring.types import Batch, Task
 
 SHORT = FineTune(epochs=3)
@@ -83,11 +84,12 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([value.detach().flatten().double() for value in model.state_dict().values()])
 
 
-def test_a_student_learns_from_the_original_and_labels() -> None:
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_a_student_learns_from_the_original_and_labels(precision: Precision) -> None:
     assert score(taught()) > 0.85
     student = fresh()
     assert score(student) < 0.3
-    assert score(FineTune(epochs=10).apply(student, job_of())) > 0.85
+    assert score(FineTune(epochs=10, precision=precision).apply(student, job_of())) > 0.85
 
 
 @pytest.mark.parametrize("mixing", ["none", "mixup", "cutmix"])

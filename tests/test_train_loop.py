@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from paring.errors import TaskError, TechniqueError, TimeUpError
 from paring.train.loop import Trained, fit_
 from paring.train.precision import has_bf16
 from paring.train.prefetch import epochs_of, prefetched
-from paring.train.settings import Training
+from paring.train.settings import Precision, Training
 from paring.types import Batch, Task
 
 EASY = Training(epochs=3, learning_rate=0.05)
@@ -278,12 +278,13 @@ def test_a_malformed_batch_is_refused(batch: Any, told: str) -> None:
         fit_(linear(), [batch], squared, EASY, job_of())
 
 
-def test_a_loss_that_raises_is_told() -> None:
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_a_loss_that_raises_is_told(precision: Precision) -> None:
     def failing(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         raise IndexError("no such class")
 
     with pytest.raises(TaskError, match="the first training step fails: IndexError: no such class"):
-        fit_(linear(), line_data(), failing, replace(EASY, precision="float32"), job_of())
+        fit_(linear(), line_data(), failing, replace(EASY, precision=precision), job_of())
 
 
 def test_a_loss_for_each_row_is_refused() -> None:

@@ -19,7 +19,7 @@ from paring.train.constraint import Constraint, HeldZeros
 from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import Loss, fit_
 from paring.train.mixing import Mixing
-from paring.train.settings import Training
+from paring.train.settings import Precision, Training
 from paring.types import Coverage, LayerChange
 
 
@@ -34,6 +34,10 @@ class FineTune(TrainingTechnique):
     the original alone: it keeps the copy close to the original on inputs that neither has seen. Weights that a pruning
     set to zero stay zero.
 
+    `precision` is what the training multiplies in. "auto" is bfloat16 where the hardware does that and the larger score
+    is all that counts, else float32. In float16 the loss is scaled, so that small gradients don't vanish. Where the
+    first step fails in either, the training is in float32.
+
     The search chooses the epochs of `FineTune`. Those of an object, as `FineTune(epochs=3)`, it keeps: the structures
     may be raced with fewer, and the long training gets as many of them as the time limit holds, never more.
     """
@@ -44,10 +48,11 @@ class FineTune(TrainingTechnique):
     temperature: float = 4.0
     label_weight: float = 0.1
     mixing: Mixing = "mixup"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         check_types(self)
-        self._training(Training.precision)
+        self._training(self.precision)
         self._teaching()
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
@@ -56,7 +61,8 @@ class FineTune(TrainingTechnique):
         student = self.student(model, job)
         distiller = Distiller(self._teaching(), job)
         # A class is decided by the larger score, which bfloat16 keeps; a number that is wanted exactly needs float32.
-        training = self._training("auto" if distiller.ranks else "float32")
+        exact = self.precision == "auto" and not distiller.ranks
+        training = self._training("float32" if exact else self.precision)
         loss, constraint = self.shaped(distiller, student, job)
         trained = fit_(student, train, loss, training, job, constraint=constraint)
         job.say(f"fine-tuned for {trained.steps:,} steps, {trained.rows:,} rows; last loss {trained.loss:.4f}")
@@ -101,8 +107,8 @@ class FineTune(TrainingTechnique):
             raise TechniqueError("the network has no parameters to train.")
         yield cls()
 
-    def _training(self, precision: str) -> Training:
-        return Training(self.epochs, self.learning_rate, precision="float32" if precision == "float32" else "auto")
+    def _training(self, precision: Precision) -> Training:
+        return Training(self.epochs, self.learning_rate, precision=precision)
 
     def _teaching(self) -> Teaching:
         return Teaching(self.distillation, self.temperature, self.label_weight, self.mixing)

@@ -32,13 +32,13 @@ class Guard:
         if self._steps % KEEP_EVERY_STEPS == 0:
             self._kept = self._copies()
 
-    def bad(self, what: str) -> None:
-        """Told `what` is not finite, and where."""
+    def bad(self, what: str, remedy: str) -> None:
+        """Told `what` is not finite, and where; `remedy` is what the user is told to choose the second time."""
         self.restore_()
         if self.learning_rate_factor < 1:
             raise TechniqueError(
                 f"the training diverged again at {SLOWER:g} of its learning rate ({what} is not finite): "
-                "choose a smaller learning_rate."
+                f"choose {remedy}."
             )
         self.learning_rate_factor = SLOWER
 

@@ -19,14 +19,15 @@ from torch.nn.utils import clip_grad_norm_
 from paring.data.batches import known_length, rows_in, tensors_of
 from paring.data.job import Job
 from paring.data.seeding import seeded
-from paring.errors import DataError, ParingError, TaskError, TimeUpError
+from paring.errors import DataError, ParingError, TaskError, TimeUpError, in_words
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.guard import Guard
 from paring.train.mode import train_mode_
 from paring.train.optimizer import make_optimizer, set_learning_rate_
-from paring.train.precision import device_of, has_bf16, is_convolutional, placed, with_layout_
+from paring.train.precision import device_of, is_convolutional, narrow_type, placed, with_layout_
 from paring.train.prefetch import Drawn, drawn_in_time, epochs_of
 from paring.train.progress import Progress
+from paring.train.scaling import LossScale
 from paring.train.schedule import Pace, one_cycle
 from paring.train.settings import Training
 from paring.types import Batch
@@ -82,7 +83,8 @@ class _Run:
         self.channels_last = is_convolutional(model)
         if self.channels_last:
             with_layout_(model, torch.channels_last)
-        self.bf16 = training.precision == "auto" and has_bf16(self.device)
+        self.narrow = narrow_type(training.precision, self.device)
+        self.scale = LossScale(self.narrow)
         self.fewest_rows = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
         self.optimizer = make_optimizer(model, training)
         self.guard = Guard(model)
@@ -135,15 +137,12 @@ class _Run:
         return chain([first], drawn_in_time(usable, self._expired))
 
     def _rehearse(self, drawn: Drawn) -> bool:
-        """One step on a copy: falls back to float32 where bfloat16 fails; True where the network draws at random."""
+        """One step on a copy: falls back to float32 where less fails; True where the network draws at random."""
         before = torch.get_rng_state()
-        if self.bf16:
-            try:
-                self._loss(copy.deepcopy(self.model), drawn).backward()  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                self.job.say(f"training in float32, because bfloat16 fails: {error}")
-                self.bf16 = False
-        if not self.bf16:
+        if self.narrow and (reason := self._failure(drawn)):
+            self.job.say(f"training in float32, because {str(self.narrow).removeprefix('torch.')} fails: {reason}")
+            self.narrow, self.scale = None, LossScale(None)
+        if not self.narrow:
             try:
                 self._loss(copy.deepcopy(self.model), drawn)
             except ParingError:
@@ -153,6 +152,17 @@ class _Run:
         draws = not torch.equal(before, torch.get_rng_state())
         torch.set_rng_state(before)
         return draws
+
+    def _failure(self, drawn: Drawn) -> str:
+        """Why a step fails with less than float32; empty where it does not."""
+        try:
+            loss = self._loss(copy.deepcopy(self.model), drawn)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except ParingError:
+            raise
+        except Exception as error:  # The loss is anybody's code; what fails in float32 too is told as its fault.
+            return in_words(error)
+        return "" if torch.isfinite(loss) else "the loss of the first step is not finite"
 
     def _expired(self) -> bool:
         deadline_s = self.job.deadline_s
@@ -176,34 +186,40 @@ class _Run:
             loss = self._loss(self.model, drawn)
             value = loss.item()
             if math.isfinite(value):
-                loss.backward()  # type: ignore[no-untyped-call]
+                self.scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
         if not math.isfinite(value):
             self._diverged("the loss", drawn)
             return value
+        self.scale.unscale_(self.model.parameters())
         norm = clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         if torch.isfinite(norm):
+            self.scale.good()
             self.guard.good()
             self.optimizer.step()
             self.constraint.settle_()
+        elif self.scale.halved():
+            scale = f"the loss scaled by {self.scale.factor:g}"
+            self.job.say(f"the gradient overflows float16 at {_place(drawn)}: on without this step, {scale}")
         else:
             self._diverged("the gradient", drawn)
         return value
 
     def _loss(self, model: nn.Module, drawn: Drawn) -> Tensor:
         inputs, targets = (placed(values, self.device, self.channels_last) for values in drawn.batch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device.type, self.narrow, enabled=self.narrow is not None):
             loss = self.loss(model, inputs, targets)
         if loss.ndim:
             raise TaskError(f"the loss has shape {tuple(loss.shape)}: return a single number, such as the mean.")
         return loss.float()
 
     def _diverged(self, what: str, drawn: Drawn) -> None:
-        where = f"step {drawn.step + 1} of epoch {drawn.epoch + 1}"
+        where = _place(drawn)
         for value in chain(*(tensors_of(values) for values in drawn.batch)):
             if not torch.isfinite(value).all():
                 self.guard.restore_()
                 raise DataError(f"train holds NaN or infinity in the batch of {where}: remove such rows.")
-        self.guard.bad(f"{what} at {where}")
+        instead = " or precision='float32'" if self.narrow == torch.float16 else ""
+        self.guard.bad(f"{what} at {where}", f"a smaller learning_rate{instead}")
         self.optimizer.state.clear()
         self.job.say(f"{what} is not finite at {where}: on from the last good weights with smaller steps")
 
@@ -213,6 +229,11 @@ class _Run:
         if not self.guard.is_finite():
             self.guard.restore_()
         self.constraint.finish_()
+
+
+def _place(drawn: Drawn) -> str:
+    """Where in the training, as people count."""
+    return f"step {drawn.step + 1} of epoch {drawn.epoch + 1}"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.data.batches import mapped
+from paring.train.settings import Precision
 
 BF16_CAPABILITIES = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
@@ -18,6 +19,13 @@ def has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return device.type == "cpu" and any(capabilities.get(name, False) for name in BF16_CAPABILITIES)
+
+
+def narrow_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """What is multiplied in beside float32; None for float32 alone."""
+    if precision == "auto":
+        return torch.bfloat16 if has_bf16(device) else None
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
 def device_of(model: nn.Module) -> torch.device:

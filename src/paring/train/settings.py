@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from paring.errors import TechniqueError
 
-Precision = Literal["auto", "float32"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Training:
     """Stochastic gradient descent with Nesterov momentum and a one-cycle learning rate.
 
     `learning_rate` is the peak, reached after the share `warmup` of the training. `weight_decay` spares biases and
-    normalisation. `clip_norm` bounds the norm of the gradient over all parameters. `precision` "auto" multiplies in
-    bfloat16 where the hardware does; the weights are always float32.
+    normalisation. `clip_norm` bounds the norm of the gradient over all parameters. `precision` is what is multiplied
+    in, "auto" for bfloat16 where the hardware does that; the weights are always float32. In float16 the loss is scaled.
     """
 
     epochs: int
@@ -40,5 +40,6 @@ class Training:
             raise TechniqueError(f"warmup={self.warmup} must be at least 0 and below 1: it is a share of the training.")
         if not self.clip_norm > 0:
             raise TechniqueError(f"clip_norm={self.clip_norm} must be above 0; infinity for no limit.")
-        if self.precision not in ("auto", "float32"):
-            raise TechniqueError(f"precision={self.precision!r} is unknown: choose auto or float32.")
+        if self.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise TechniqueError(f"precision={self.precision!r} is unknown: choose one of {known}.")

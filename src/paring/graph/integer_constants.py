@@ -1,4 +1,7 @@
-"""After an export: weights that a graph quantizes become stored integers, and the batch norm behind goes into scales."""
+"""After an export of a network that was trained for integers: stored weights, QuantizeLinear in place of arithmetic.
+
+A batch norm behind a convolution goes into the scales of its weights.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,8 @@ def _quantize_inputs(graph: Graph, last: onnx.NodeProto) -> None:
 def _rounding(graph: Graph, last: onnx.NodeProto) -> tuple[list[onnx.NodeProto], tuple[Array, Array, int, int]] | None:
     """The nodes, first to last, and scale, zero point and ends; None where the node is not the last of such a chain."""
     wanted = ["Mul", "Sub", "Clip", "Add", "Round", "Div"]
-    chain, constants, node = list[Any](), dict[str, list[Array]](), last
+    chain, constants = list[Any](), dict[str, list[Array]]()
+    node: onnx.NodeProto | None = last
     for op_type in wanted:
         if node is None or (node.op_type != op_type and op_type in ("Sub", "Add")):
             continue  # The exporter leaves a zero point out that is 0.

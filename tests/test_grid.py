@@ -90,6 +90,39 @@ def test_binary_scales_are_mean_magnitudes_and_ternary_ones_the_best_of_all(seed
         assert np.square(rounded - row).sum() <= error * 1.02
 
 
+@pytest.mark.parametrize("name", ["uint2", "uint3", "int3", "ternary"])
+def test_hqq_lowers_the_error_that_forgives_outliers_and_follows_the_weights_size(name: str) -> None:
+    weight = np.random.default_rng(0).standard_t(3, size=(8, 256)).astype(np.float32) + np.float32(0.3)
+
+    def error(choice: ScaleChoice, power: float) -> float:
+        grid = fitted(weight, format_of(name), Scaling(choice), 4)
+        return float((np.abs(grid.quantized(weight) - weight) ** power).sum())
+
+    assert error("hqq", 0.7) < 0.95 * error("min-max", 0.7)
+    if name.startswith("uint"):
+        assert error("hqq", 0.7) < error("mse", 0.7)
+    assert error("hqq", 2) > error("mse", 2)
+    grids = [fitted(weight * size, format_of(name), Scaling("hqq"), 4) for size in (np.float32(1), np.float32(2**-10))]
+    np.testing.assert_array_equal(grids[0].scale * 2**-10, grids[1].scale)
+
+
+@given(matrices, st.sampled_from(NAMES))
+@settings(max_examples=80, deadline=None)
+def test_hqq_is_no_worse_than_the_extremes_in_what_it_minimises(
+    drawn: tuple[npt.NDArray[np.float32], int, bool], name: str
+) -> None:
+    weight, blocks, by_row = drawn
+    found, extremes = (
+        np.abs(
+            fitted(weight, format_of(name), Scaling(choice), blocks, by_row=by_row).quantized(weight).astype(np.float64)
+            - weight
+        )
+        ** 0.7
+        for choice in ("hqq", "min-max")
+    )
+    assert found.sum() <= extremes.sum() * (1 + 1e-3) + 1e-9
+
+
 def test_more_bits_and_smaller_blocks_err_less() -> None:
     weight = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32) * np.geomspace(0.1, 3, 256)
 
@@ -131,6 +164,13 @@ def test_parts_of_a_grid_give_the_same_values() -> None:
         for column in range(12):
             part = grid.columns(slice(column, column + 1), 12)
             np.testing.assert_array_equal(part.quantized(weight[:, column : column + 1])[:, 0], whole[:, column])
+
+
+def test_rows_of_a_grid_give_the_same_values() -> None:
+    weight = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+    for name, by_row in (("int3", True), ("uint3", True), ("uint3", False)):
+        grid = fitted(weight, format_of(name), Scaling(), 2, by_row=by_row)
+        np.testing.assert_array_equal(grid.rows(slice(1, 3)).quantized(weight[1:3]), grid.quantized(weight)[1:3])
 
 
 def test_scales_are_not_below_the_least() -> None:

@@ -40,7 +40,9 @@ class Grid:
 
         The quotient is rounded, half to even, before the zero point is added, as ONNX QuantizeLinear defines it.
         """
-        quotient = self._blocks(weight.astype(np.float32)) / self.scale[..., None]
+        # What float32 does not hold is out of reach all the same.
+        with np.errstate(over="ignore"):
+            quotient = self._blocks(weight.astype(np.float32)) / self.scale[..., None]
         if self.zero_point is not None:
             quotient = np.rint(quotient) + self.zero_point[..., None].astype(np.float32)
         return self.format.encode(quotient).reshape(weight.shape)
@@ -61,6 +63,13 @@ class Grid:
         block = chosen.start * self.scale.shape[1] // count
         zero_point = None if self.zero_point is None else self.zero_point[:, block : block + 1]
         return Grid(self.format, self.scale[:, block : block + 1], zero_point)
+
+    def rows(self, chosen: slice) -> Grid:
+        """The grid of some of the rows."""
+        if len(self.scale) == 1:
+            return self
+        zero_point = None if self.zero_point is None else self.zero_point[chosen]
+        return Grid(self.format, self.scale[chosen], zero_point)
 
     def _blocks(self, matrix: Array) -> Array:
         """(rows, columns) -> (rows, blocks, columns of a block)."""

@@ -14,10 +14,12 @@ from paring.ops.quantization import SMALLEST_SCALE
 from paring.ops.ranges import Histogram, chosen_range
 
 Array = npt.NDArray[Any]
-ScaleChoice = Literal["min-max", "percentile", "mse", "entropy"]
+ScaleChoice = Literal["min-max", "percentile", "mse", "entropy", "hqq"]
 
 _SHRINKS = np.geomspace(1.0, 0.12, 40)
 _REFINEMENTS = 3
+_NORM = 0.7
+_STIFFNESS, _STIFFENING, _STEPS = 4.0, 1.05, 30
 _ENTRIES_AT_ONCE = 2**22
 
 
@@ -28,8 +30,9 @@ class Scaling:
     `choice`: "min-max" reaches the largest magnitude; "percentile" cuts off what lies above that percentile of the
     magnitudes; "mse" has the least squared error, which for binary levels gives mean|w| (Rastegari et al. 2016,
     XNOR-Net, eq. 6) and for ternary ones what TWN approximates (Li et al. 2016, eq. 3); "entropy" the least
-    Kullback-Leibler divergence of the magnitudes (one histogram a block, slow where there are many). Formats without
-    negative levels are affine: both ends are chosen so, and a zero point tells where 0 lies.
+    Kullback-Leibler divergence of the magnitudes (one histogram a block, slow where there are many); "hqq" the least
+    sum of |error|^0.7, to which a few far entries matter less (Badri and Shaji 2023, HQQ). Formats without negative
+    levels are affine: both ends are chosen so, and a zero point tells where 0 lies.
     `power_of_two`: scales are 2^p, of the two next to the chosen one that with the smaller error.
     """
 
@@ -72,6 +75,8 @@ def _fitted(parts: Array, form: Format, scaling: Scaling) -> tuple[Array, Array]
     scale, zero = _covering(low, high, form)
     if scaling.choice == "mse":
         scale, zero = _least_error(parts, form, low, high)
+    elif scaling.choice == "hqq":
+        scale, zero = _half_quadratic(parts, form, scale, zero)
     if scaling.power_of_two:
         scale, zero = _power_of_two(parts, form, scale, zero)
     return scale, zero
@@ -132,11 +137,43 @@ def _least_error(parts: Array, form: Format, low: Array, high: Array) -> tuple[A
     return best_scale, best_zero
 
 
+def _half_quadratic(parts: Array, form: Format, scale: Array, zero: Array) -> tuple[Array, Array]:
+    """Scales and zero points of less sum |error|^p by half-quadratic steps from the given ones.
+
+    Badri and Shaji 2023, Half-Quadratic Quantization: what shrinkage leaves of the errors counts as outliers, and the
+    rest decides, by least squares. They move the zero point alone, a real number; here it is rounded to an integer, as
+    integer kernels have it, and moves little by itself, so that the scale takes a step of least squares as well. The
+    error is measured in scales, so that a weight's size does not matter.
+    """
+    best = (scale, zero, _error(parts, form, scale, zero, _NORM))
+    stiffness = _STIFFNESS
+    for _ in range(_STEPS):
+        levels, unit = _levels(parts, form, scale, zero), _usable(scale)[..., None]
+        inliers = parts / unit - _shrunk(parts / unit - levels, stiffness)
+        if form.levels[0] >= 0:
+            shift = np.rint((levels - inliers).mean(axis=-1))
+            zero = np.clip(zero + shift, 0, form.largest)
+            levels = _levels(parts, form, scale, zero)
+        norm = (levels * levels).sum(axis=-1)
+        factor = (inliers * levels).sum(axis=-1) / np.where(norm > 0, norm, 1.0)
+        scale = np.where(factor > 0, scale * factor, scale)
+        best = _better(parts, form, (scale, zero), best, _NORM)
+        stiffness *= _STIFFENING
+    return best[0], best[1]
+
+
+def _shrunk(error: Array, stiffness: float) -> Array:
+    """sign(e) max(0, |e| - |e|^(p-1) / stiffness): small errors vanish, large ones stay almost as they are."""
+    magnitude = np.abs(error)
+    threshold = np.maximum(magnitude, 1e-6) ** (_NORM - 1) / stiffness
+    return np.asarray(np.sign(error) * np.maximum(magnitude - threshold, 0.0))
+
+
 def _better(
-    parts: Array, form: Format, new: tuple[Array, Array], best: tuple[Array, Array, Array]
+    parts: Array, form: Format, new: tuple[Array, Array], best: tuple[Array, Array, Array], norm: float = 2.0
 ) -> tuple[Array, Array, Array]:
     """Block by block the one with the smaller error: (scale, zero point, error)."""
-    error = _error(parts, form, *new)
+    error = _error(parts, form, *new, norm)
     wins = (error < best[2]) & (new[0] >= SMALLEST_SCALE)
     return np.where(wins, new[0], best[0]), np.where(wins, new[1], best[1]), np.where(wins, error, best[2])
 
@@ -150,11 +187,11 @@ def _levels(parts: Array, form: Format, scale: Array, zero: Array) -> Array:
     return form.decode(form.encode(np.rint(quotient) + shift)) - shift
 
 
-def _error(parts: Array, form: Format, scale: Array, zero: Array) -> Array:
-    """Summed squared error of each block, shape (rows, blocks)."""
+def _error(parts: Array, form: Format, scale: Array, zero: Array, norm: float = 2.0) -> Array:
+    """Sum of |error|^norm of each block, shape (rows, blocks)."""
     difference = _levels(parts, form, scale, zero) * _usable(scale)[..., None] - parts
-    error: Array = np.square(difference).sum(axis=-1)
-    return error
+    powers = np.square(difference) if norm == 2 else np.abs(difference) ** norm
+    return np.asarray(powers.sum(axis=-1))
 
 
 def _power_of_two(parts: Array, form: Format, scale: Array, zero: Array) -> tuple[Array, Array]:

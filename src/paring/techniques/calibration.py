@@ -74,8 +74,18 @@ def observe(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[st
 
 def _histograms(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Histogram]:
     seen = {name: Histogram() for name in tensors}
+    for arrays in observed(graph, tensors, job):
+        _count(arrays, seen)
+    return seen
+
+
+def observed(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> Iterator[Arrays]:
+    """The tensors for some calibration rows after others; all rows, unless the tensors are very large.
+
+    The graph's inputs and outputs are among them.
+    """
     if not tensors:
-        return seen
+        return
     with graph_runner(with_outputs(graph, tensors), threads=job.threads, deadline_s=job.end_s) as session:
         rows_left, rows_a_run = 0, 0
         for batch in graph_inputs(graph, job):
@@ -86,31 +96,29 @@ def _histograms(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dic
                 rows_left = max(LEAST_ROWS, BYTES_IN_ALL // size)
             for piece in in_pieces(batch, rows_a_run):
                 if rows_left <= 0:
-                    return seen
+                    return
                 job.check_time()
                 rows_left -= len(next(iter(piece.values())))
-                _count(piece | session.run(piece), seen)
-    return seen
+                yield piece | session.run(piece)
 
 
 def _count(arrays: Arrays, seen: dict[str, Histogram]) -> None:
     for name, histogram in seen.items():
         histogram.add(arrays[name])
         if not histogram.finite:
-            raise TechniqueError(f"tensor {name!r} holds NaN or infinity on the calibration rows: check the network.")
+            raise not_finite(name)
+
+
+def not_finite(tensor: str) -> TechniqueError:
+    """The error for a tensor in which NaN or infinity turns up."""
+    return TechniqueError(f"tensor {tensor!r} holds NaN or infinity on the calibration rows: check the network.")
 
 
 def absolute_maxima(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Array]:
     """The largest magnitude in each position of a tensor's last axis over the calibration rows, shape (channels,)."""
     largest: dict[str, Array] = {}
-    if not tensors:
-        return largest
-    with graph_runner(with_outputs(graph, tensors), threads=job.threads, deadline_s=job.end_s) as session:
-        for batch in graph_inputs(graph, job):
-            for piece in in_pieces(batch, 16):
-                job.check_time()
-                arrays = piece | session.run(piece)
-                for name in tensors:
-                    found = np.abs(arrays[name]).reshape(-1, arrays[name].shape[-1]).max(axis=0)
-                    largest[name] = np.maximum(largest.get(name, found), found)
+    for arrays in observed(graph, tensors, job):
+        for name in tensors:
+            found = np.abs(arrays[name]).reshape(-1, arrays[name].shape[-1]).max(axis=0)
+            largest[name] = np.maximum(largest.get(name, found), found)
     return largest

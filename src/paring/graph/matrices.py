@@ -1,0 +1,79 @@
+"""A layer's weight as a matrix, a row for each output and a column for each number that a row is multiplied with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from paring.graph.onnx_graph import Array, Graph, attribute
+from paring.graph.placement import channels_of, float_reasons
+from paring.ops.moments import Patches
+
+OPERATORS = ("Conv", "Gemm", "MatMul")
+
+MOST_COLUMNS = 4608
+"""Numbers that an output may be made of where moments of all pairs of them are taken: 170 MB of these."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a layer multiplies its weight with: a tensor, cut into patches. Several layers may share one."""
+
+    tensor: str
+    patches: Patches
+
+
+def as_rows(node: onnx.NodeProto, weight: Array) -> Array:
+    """The weight of a Conv, Gemm or MatMul as (outputs, columns).
+
+    In groups a row holds the columns of its own group alone, as the weight of Conv does.
+    """
+    if node.op_type == "Conv":
+        return weight.reshape(len(weight), -1)
+    return weight if _outputs_first(node) else weight.T
+
+
+def from_rows(node: onnx.NodeProto, rows: Array, shape: tuple[int, ...]) -> Array:
+    """A matrix (outputs, columns), also one of codes, as the weight of that shape."""
+    return rows.reshape(shape) if node.op_type == "Conv" or _outputs_first(node) else rows.T
+
+
+def _outputs_first(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+
+
+def reading(graph: Graph, node: onnx.NodeProto) -> Reading:
+    """What a Conv, Gemm or MatMul with a constant weight reads."""
+    if node.op_type != "Conv":
+        return Reading(node.input[0], Patches())
+    weight = graph.constant(node.input[1])
+    assert weight is not None
+    kernel = weight.shape[2:]
+    ones = [1] * len(kernel)
+    patches = Patches(
+        kernel,
+        tuple(attribute(node, "strides", ones)),
+        tuple(attribute(node, "dilations", ones)),
+        tuple(attribute(node, "pads", [0, 0] * len(kernel))),
+        attribute(node, "auto_pad", b"NOTSET").decode(),
+        int(attribute(node, "group", 1)),
+    )
+    return Reading(node.input[0], patches)
+
+
+def matrix_reasons(graph: Graph) -> dict[str, str]:
+    """For each weighted layer why it can't be rounded by what it reads, "" where it can.
+
+    Raises TechniqueError where a weight holds NaN or infinity.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    reasons = float_reasons(graph, operators=OPERATORS)
+    return {name: reason or _too_wide(graph, nodes[name]) for name, reason in reasons.items()}
+
+
+def _too_wide(graph: Graph, node: onnx.NodeProto) -> str:
+    weight = graph.constant(node.input[1])
+    assert weight is not None
+    columns = weight.size // max(1, channels_of(node, weight.shape))
+    return f"each output reads {columns} numbers, above {MOST_COLUMNS}" if columns > MOST_COLUMNS else ""

@@ -8,11 +8,13 @@ import pytest
 from onnx import numpy_helper
 
 from paring.errors import TechniqueError
+from paring.graph.learned import Learned
 from paring.graph.onnx_graph import Graph
 from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.quantization import Range, affine
 from paring.techniques.mixed_precision import MixedPrecision, distance
 from paring.techniques.static_quantization import StaticQuantization
+from paring.techniques.weighing import Weighing
 from tests.quantization_nets import (
     Array,
     constant,
@@ -80,7 +82,9 @@ def test_switches_float_one_layer_at_a_time() -> None:
     seen["rb"] = np.maximum(seen["ra"] @ constant(model, "w1").T, 0)
     ranges = {name: affine(Range(float(v.min()), float(v.max()))) for name, v in seen.items()}
     names = ["Gemm_a", "Gemm_b", "Gemm_y"]
-    graph, switch = switchable(Graph(model), names, ranges, per_channel=True)
+    editable = Graph(model)
+    weigh = Weighing().prepared(editable, names, job(x), Learned())
+    graph, switch = switchable(editable, names, ranges, weigh)
     assert switch == graph.graph.input[-1].name
 
     def answers(number: int) -> Array:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from paring.graph.learned import LEARNED
 from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.ops.quantization import Parameters, quantize
 
@@ -31,6 +32,7 @@ def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     _join_equals(graph)
     graph.refresh()
     _fold_batch_norms(graph)
+    graph.set_metadata(LEARNED, "scales of weights and inputs")
     return graph.finished()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from paring.graph.onnx_graph import Array, Graph, attribute
-from paring.graph.placement import channels_of, float_reasons
+from paring.graph.placement import channel_axis, channels_of, float_reasons
 from paring.ops.moments import Patches
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -25,22 +26,19 @@ class Reading:
 
 
 def as_rows(node: onnx.NodeProto, weight: Array) -> Array:
-    """The weight of a Conv, Gemm or MatMul as (outputs, columns).
+    """A layer's weight as (outputs, columns).
 
     In groups a row holds the columns of its own group alone, as the weight of Conv does.
     """
-    if node.op_type == "Conv":
-        return weight.reshape(len(weight), -1)
-    return weight if _outputs_first(node) else weight.T
+    axis = channel_axis(node)
+    return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
 
 
 def from_rows(node: onnx.NodeProto, rows: Array, shape: tuple[int, ...]) -> Array:
     """A matrix (outputs, columns), also one of codes, as the weight of that shape."""
-    return rows.reshape(shape) if node.op_type == "Conv" or _outputs_first(node) else rows.T
-
-
-def _outputs_first(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+    axis = channel_axis(node)
+    others = (size for place, size in enumerate(shape) if place != axis)
+    return np.moveaxis(rows.reshape(shape[axis], *others), 0, axis)
 
 
 def reading(graph: Graph, node: onnx.NodeProto) -> Reading:

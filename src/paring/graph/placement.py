@@ -68,14 +68,14 @@ class Plan:
         return frozenset(name for group in self.groups for name in group.moved)
 
 
-def planned(graph: Graph, placement: Placement, exclude: Iterable[str] = ()) -> Plan:
-    """Where integers go.
+def planned(graph: Graph, placement: Placement, exclude: Iterable[str] = (), own: Iterable[str] = ()) -> Plan:
+    """Where integers go; layers in `own` quantize their inputs for themselves, whatever others read.
 
     "every-edge" also quantizes what comes out of every convolution, and both sides of the additions and pools
     between integer layers: for runtimes with an integer kernel for each operator. "inputs-only" quantizes what layers
     read, nothing else: for runtimes that fuse a convolution with the addition and rectifier after it.
     """
-    return _Planner(graph, placement, float_reasons(graph, exclude)).plan()
+    return _Planner(graph, placement, float_reasons(graph, exclude), frozenset(own)).plan()
 
 
 def float_reasons(graph: Graph, exclude: Iterable[str] = (), operators: Sequence[str] = LAYERS) -> dict[str, str]:
@@ -139,7 +139,8 @@ def channels_of(node: onnx.NodeProto, shape: tuple[int, ...]) -> int:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, placement: Placement, reasons: dict[str, str]) -> None:
+    def __init__(self, graph: Graph, placement: Placement, reasons: dict[str, str], own: frozenset[str]) -> None:
+        self.own = own
         self.graph, self.every_edge, self.reasons = graph, placement == "every-edge", reasons
         if self.every_edge:
             for node in graph.nodes:
@@ -177,7 +178,8 @@ class _Planner:
     def _mark_wanted(self, node: onnx.NodeProto) -> None:
         """Visited after all that read the node's outputs."""
         if node.name in self.layers:
-            self.wanted.add(node.input[0])
+            if node.name not in self.own:
+                self.wanted.add(node.input[0])
             if self.every_edge and node.op_type == "Conv":
                 self.wanted.add(self._after_rectifier(node.output[0]))
         elif self._moves(node):

@@ -12,10 +12,10 @@ from onnx import TensorProto
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.integer_weights import gemm_folded
 from paring.graph.onnx_graph import Graph, attribute, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons
-from paring.graph.qdq import gemm_folded
 from paring.ops.quantization import quantize, symmetric
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique

@@ -21,7 +21,7 @@ from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import fingerprint, graph_inputs, observe
 from paring.techniques.layer_coverage import layer_coverage
-from paring.techniques.static_quantization import StaticQuantization, distinct_placements
+from paring.techniques.static_quantization import NOTHING_LEARNED, StaticQuantization, distinct_placements
 from paring.types import Arrays, Coverage
 
 SENSITIVITY_ROWS = 64
@@ -65,15 +65,16 @@ class MixedPrecision(GraphTechnique):
         worst = sorted(damage, key=lambda name: -damage[name])[: self.float_layers]
         job.say(f"float layers: {', '.join(worst)}")
         plan = planned(editable, self.int8.placement, (*self.int8.exclude, *worst))
-        return self.int8.integer(editable, plan, seen)
+        return self.int8.integer(editable, plan, seen, job)
 
     def _damage(
         self, graph: onnx.ModelProto, inputs: Mapping[str, str], seen: Mapping[str, Histogram], job: Job
     ) -> dict[str, float]:
         """For each layer the outputs' distance from the float ones where it alone is in integers."""
         parameters = {name: self.int8.parameters(seen[name]) for name in inputs.values()}
-        per_channel = self.int8.per_channel
-        model, switch = switchable(Graph(graph), list(inputs), parameters, per_channel=per_channel)
+        editable = Graph(graph)
+        weigh = self.int8.weighing.prepared(editable, list(inputs), job, NOTHING_LEARNED)
+        model, switch = switchable(editable, list(inputs), parameters, weigh)
         damage = dict.fromkeys(inputs, 0.0)
         left = SENSITIVITY_ROWS
         with graph_runner(model, threads=job.threads, deadline_s=job.end_s) as session:

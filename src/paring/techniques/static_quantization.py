@@ -1,4 +1,4 @@
-"""StaticQuantization: weights and activations as 8-bit integers, their ranges calibrated beforehand."""
+"""StaticQuantization: weights and activations as integers of few bits, their ranges calibrated beforehand."""
 
 from __future__ import annotations
 
@@ -7,33 +7,51 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Self
 
+import numpy as np
 import onnx
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.learned import Learned, lifted, own_inputs, shared_input
+from paring.graph.matrices import matrix_reasons
 from paring.graph.onnx_graph import Graph, require_float_graph
-from paring.graph.placement import PLACEMENTS, Placement, Plan, planned
+from paring.graph.placement import PLACEMENTS, Group, Placement, Plan, planned
 from paring.graph.qdq import quantized
-from paring.ops.quantization import Parameters, affine
+from paring.ops.formats import format_of
+from paring.ops.quantization import Parameters, affine, around_zero
 from paring.ops.ranges import Calibration, Histogram, chosen_range
+from paring.ops.rounding import Rounding
+from paring.ops.scales import ScaleChoice, Scaling
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import observe
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
+from paring.techniques.weighing import Weighing
 from paring.types import Coverage
+
+Seen = Mapping[str, Histogram]
+NOTHING_LEARNED = Learned()
 
 
 @dataclass(frozen=True)
 class StaticQuantization(GraphTechnique):
-    """Weights int8, symmetric, a scale for each output channel; activations uint8, affine, a scale for each tensor.
+    """Weights of a format with integer levels, a scale for each output channel; activations with one for each tensor.
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
-    (2018), written as ONNX QuantizeLinear/DequantizeLinear pairs, which runtimes turn into integer kernels. Where no
-    activation is negative its zero point is 0. Biases are int32 in units of input scale x weight scale.
+    (2018), written as ONNX QuantizeLinear/DequantizeLinear pairs, which runtimes turn into integer kernels: those of 8
+    bits, whatever the format, as fewer bits save bytes and no time. Biases are int32 in units of input scale x weight
+    scale.
 
-    `calibration` is how a range is chosen from the observed values; `percentile` counts for that choice alone. "aciq"
-    rests on a Gaussian or Laplace distribution fitted to them (Banner et al. 2019).
-    `placement`: see `paring.graph.placement.planned`. `exclude` names layers (nodes) that stay float.
+    `weights` and `activations` are formats of `paring.ops.formats`: "int2" to "int8" are symmetric, "uint2" to "uint8"
+    affine; weights may also be "binary", "ternary", powers of two ("pow3") or sums of these ("apot4"). An affine
+    activation that is never negative has zero point 0. `formats` names layers whose weights have another one.
+    `calibration` is how the range of an activation is chosen from the observed values, `scales` how that of a weight
+    is; `percentile` counts for the choice of that name. `power_of_two`: all scales are 2^p. `rounding` says how weights
+    are rounded, see `paring.ops.rounding.rounded`. `placement`: see `paring.graph.placement.planned`. `exclude` names
+    layers (nodes) that stay float.
+
+    Behind `QuantizationAwareTraining` the scales that it learned are kept, and its layers' formats: the settings are
+    then about all that it left in floating point.
     """
 
     calibration: Calibration = "min-max"
@@ -41,35 +59,75 @@ class StaticQuantization(GraphTechnique):
     per_channel: bool = True
     placement: Placement = "every-edge"
     exclude: tuple[str, ...] = ()
+    weights: str = "int8"
+    activations: str = "uint8"
+    formats: tuple[tuple[str, str], ...] = ()
+    scales: ScaleChoice = "min-max"
+    power_of_two: bool = False
+    rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
         check_types(self)
         if not 50 < self.percentile <= 100:
             raise TechniqueError(f"percentile={self.percentile} must be above 50 and at most 100, for example 99.99.")
+        for name in (self.weights, *(name for _, name in self.formats)):
+            if not format_of(name).is_integral:
+                raise TechniqueError(f"weights={name!r} has no integer levels: use WeightQuantization({name!r}).")
+        form = format_of(self.activations)
+        if form.step != 1 or form.bits > 8:
+            raise TechniqueError(
+                f"activations={form.name!r} can't be calibrated: choose uint2 to uint8 or int2 to int8."
+            )
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer layers. Raises TechniqueError where it is quantized already."""
-        require_float_graph(graph, self.name)
-        editable = Graph(graph)
-        plan = planned(editable, self.placement, self.exclude)
-        return self.integer(editable, plan, observe(editable.model, plan.sources, job))
+        editable, learned = lifted(graph, self.name)
+        self._check_formats(editable)
+        own = own_inputs(editable, learned)
+        plan = planned(editable, self.placement, self.exclude, own)
+        seen = observe(editable.model, plan.sources, job)
+        return self.integer(editable, plan, seen, job, learned)
 
-    def integer(self, graph: Graph, plan: Plan, seen: Mapping[str, Histogram]) -> onnx.ModelProto:
+    def integer(
+        self, graph: Graph, plan: Plan, seen: Seen, job: Job, learned: Learned = NOTHING_LEARNED
+    ) -> onnx.ModelProto:
         """The graph as the plan says, with ranges from what was seen of the plan's sources; edits `graph`."""
-        activations = {
-            group: self.parameters(reduce(Histogram.merged, (seen[name] for name in group.sources)))
-            for group in plan.groups
-        }
-        return quantized(graph, plan, activations, per_channel=self.per_channel).finished()
+        activations = {group: self._of_group(graph, group, seen, learned) for group in plan.groups}
+        weigh = self.weighing.prepared(graph, plan.layers, job, learned)
+        own = {layer: given for layer, given in own_inputs(graph, learned).items() if layer in plan.layers}
+        return quantized(graph, plan, activations, weigh, own).finished()
+
+    @property
+    def weighing(self) -> Weighing:
+        """How weights are quantized."""
+        scaling = Scaling(self.scales, self.percentile, self.power_of_two)
+        return Weighing(self.weights, dict(self.formats), scaling, self.per_channel, self.rounding)
+
+    def _of_group(self, graph: Graph, group: Group, seen: Seen, learned: Learned) -> Parameters:
+        """What was learned for the tensors, else what fits the values that were seen."""
+        given = shared_input(graph, group.tensors, learned)
+        return given or self.parameters(reduce(Histogram.merged, (seen[name] for name in group.sources)))
 
     def parameters(self, seen: Histogram) -> Parameters:
         """Scale and zero point for values like those seen."""
-        return affine(chosen_range(seen, self.calibration, self.percentile))
+        form = format_of(self.activations)
+        levels = len(form.levels)
+        chosen = chosen_range(seen, self.calibration, self.percentile, levels)
+        found = affine(chosen, levels) if form.levels[0] >= 0 else around_zero(chosen, levels)
+        return _to_power_of_two(found) if self.power_of_two else found
+
+    def _check_formats(self, graph: Graph) -> None:
+        names = {node.name for node in graph.nodes}
+        for layer, _ in self.formats:
+            if layer not in names:
+                known = ", ".join(list(matrix_reasons(graph))[:8])
+                raise TechniqueError(f"formats names {layer!r}, which is no layer with weights: there are {known}, ...")
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where it stayed float."""
-        plan = planned(Graph(before), self.placement, self.exclude)
-        return layer_coverage(self.name, before, after, plan.reasons, "")
+        graph, _ = lifted(before, self.name)
+        plan = planned(graph, self.placement, self.exclude)
+        return layer_coverage(self.name, graph.finished(), after, plan.reasons, "")
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
@@ -90,3 +148,10 @@ def distinct_placements(graph: onnx.ModelProto) -> tuple[Placement, ...]:
     if not fitting:
         raise nothing_fits("no layer can be int8", plans["inputs-only"].reasons)
     return fitting[:1] if plans["every-edge"] == plans["inputs-only"] else fitting
+
+
+def _to_power_of_two(parameters: Parameters) -> Parameters:
+    """The next larger power of two as scale, so that nothing is clipped."""
+    scale = np.exp2(np.ceil(np.log2(parameters.scale))).astype(np.float32)
+    zero_point = np.rint(parameters.zero_point * (parameters.scale / scale)).astype(parameters.zero_point.dtype)
+    return Parameters(scale, zero_point, limits=parameters.limits)

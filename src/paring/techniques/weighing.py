@@ -1,0 +1,68 @@
+"""How weights become integers: which format, which scales, which way to round; and what has to be observed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from paring.data.job import Job
+from paring.graph.integer_weights import Weigh
+from paring.graph.learned import Learned
+from paring.graph.matrices import as_rows, matrix_reasons
+from paring.graph.onnx_graph import Array, Graph, attribute
+from paring.ops.formats import format_of
+from paring.ops.grid import Grid
+from paring.ops.rounding import Rounding, rounded
+from paring.ops.scales import Scaling, fitted, least
+from paring.techniques.moments import layer_moments
+
+LEARNED_FORMAT = format_of("int8")
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """Formats by name, for all layers and for some; one scale for each output channel, or for the whole weight."""
+
+    format: str = "int8"
+    formats: Mapping[str, str] = field(default_factory=dict)
+    scaling: Scaling = field(default_factory=lambda: Scaling("min-max"))
+    per_channel: bool = True
+    rounding: Rounding = "nearest"
+
+    def prepared(self, graph: Graph, layers: Sequence[str], job: Job, learned: Learned) -> Weigh:
+        """The function that quantizes the weights of these layers. What was learned of a weight counts for it."""
+        wanted = [] if self.rounding == "nearest" else _matrices(graph, layers, learned)
+        nodes = {node.name: node for node in graph.nodes}
+        chosen: dict[str, tuple[Grid, Array]] = {}
+        for name, moments in layer_moments(graph, wanted, job):
+            weight = graph.constant(nodes[name].input[1])
+            assert weight is not None
+            rows = as_rows(nodes[name], weight * np.float32(attribute(nodes[name], "alpha", 1.0)))
+            grid = self.grid(name, rows)
+            chosen[name] = grid, rounded(rows, grid, moments.second, self.rounding)
+
+        def weigh(layer: str, rows: Array, by_row: bool, least_scale: Array) -> tuple[Grid, Array]:
+            if layer in chosen and (chosen[layer][0].scale[:, 0] >= least_scale).all():
+                return chosen[layer]
+            grid = _learned_grid(learned.weights[layer]) if layer in learned.weights else self.grid(layer, rows, by_row)
+            grid = least(grid, least_scale if len(grid.scale) > 1 else least_scale.max(initial=0.0))
+            return grid, grid.nearest(rows)
+
+        return weigh
+
+    def grid(self, layer: str, rows: Array, by_row: bool = True) -> Grid:
+        """The levels that a layer's weight, shape (rows, columns), may take."""
+        form = format_of(self.formats.get(layer, self.format))
+        return fitted(rows, form, self.scaling, by_row=by_row and self.per_channel)
+
+
+def _learned_grid(scales: Array) -> Grid:
+    return Grid(LEARNED_FORMAT, scales.astype(np.float32).reshape(-1, 1))
+
+
+def _matrices(graph: Graph, layers: Sequence[str], learned: Learned) -> list[str]:
+    """Those of the layers that can be rounded by what they read."""
+    reasons = matrix_reasons(graph)
+    return [name for name in layers if reasons.get(name) == "" and name not in learned.weights]

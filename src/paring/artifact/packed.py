@@ -104,7 +104,7 @@ class _Run:
             parts.append(radix.pack(mask, 2))
             items = items[mask]
         levels = table[self.masked :]
-        parts.append(radix.pack(np.searchsorted(levels, items), self.levels) if self.levels else items)
+        parts.append(radix.pack(_places(levels, items), self.levels) if self.levels else items)
         return np.concatenate([part.view(np.uint8) for part in parts])
 
     def unpacked(self, data: Array) -> Array:
@@ -215,6 +215,13 @@ def _distinct(items: Array) -> tuple[Array, Array]:
         return counts.nonzero()[0].astype(items.dtype), counts[counts > 0]
     few = np.unique(items[:: max(1, len(items) // LOOKED_AT)], return_counts=True)
     return few if len(few[0]) > MOST_LEVELS + 1 else np.unique(items, return_counts=True)
+
+
+def _places(table: Array, items: Array) -> Array:
+    """Where in the ascending table each item stands. All bytes that there are, are looked up once."""
+    if items.itemsize == 1:
+        return np.searchsorted(table, np.arange(256, dtype=np.uint8)).astype(np.uint8)[items]
+    return np.searchsorted(table, items)
 
 
 def _arrays(content: bytes, runs: list[tuple[_Run, Array]]) -> dict[str, Array]:

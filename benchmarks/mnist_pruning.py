@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paring.artifact.sparse import packed
+from paring.artifact.packed import packed
 from paring.backends.runner import write_graph
 from paring.data.job import Job
 from paring.graph.export import export_onnx, export_program, signature_of

@@ -58,8 +58,12 @@ FILES = """\
 
 An artifact is a folder with `manifest.json` (signature, backend and options, recipe, measurements, certificate,
 hardware, sha256 of every file), the network (`network.onnx`, in which an output that is called like an
-input is `NAME_output`, or `network.pt2`; with `.sparse` behind it where zeros are left out, which makes the same file
-again when it is loaded) and `golden.npz`: inputs and the outputs they gave.
+input is `NAME_output`, or `network.pt2`; with `.packed` behind it where it is smaller so, and then the same file again
+while it is loaded, see below) and `golden.npz`: inputs and the outputs they gave.
+
+Packed, constants of few values take their true width: 2^n values n bits for each item, three of them 1.6 bits, and the
+table of the values; zeros, or one value that is as common, take a bit. It is lossless, and what a runtime loads is the
+same: `with readable(artifact.network) as file:`, from `paring.artifact.packed`, gives the ONNX file or archive itself.
 """
 
 

@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+
 import paring
+from paring.artifact.packed import packed
 from paring.backends.probe_network import write_probe_network
 from tests.command_line import ENVIRONMENT
+from tests.test_packed_files import graph as numbers
 from tests.test_verify import graph, written
 
 ROOT = Path(paring.__file__).parent
@@ -56,6 +61,14 @@ for kind in kinds:
     absent(f"loading an artifact for {kind}", "torch")
 """
 
+UNPACKING = """
+from pathlib import Path
+from paring.artifact.packed import readable
+with readable(Path(sys.argv[1])) as network:
+    assert network.stat().st_size > 9000
+absent("unpacking a network", "torch", "onnx", "onnxruntime")
+"""
+
 
 def told(code: str, *arguments: object) -> str:
     """What a process with this code has to say on stderr; nothing where it ended well."""
@@ -77,3 +90,8 @@ def test_what_serves_an_artifact_never_imports_torch(tmp_path: Path) -> None:
     for kind in kinds:
         written(tmp_path / kind, graph(1.0), "Cheapen", backend=kind)
     assert told(SERVING, write_probe_network("onnx", tmp_path), ",".join(modules), ",".join(kinds)) == ""
+
+
+def test_a_packed_network_is_unpacked_by_numpy_alone(tmp_path: Path) -> None:
+    onnx.save(numbers([np.zeros(9000, np.int8)]), tmp_path / "network.onnx")
+    assert told(UNPACKING, packed(tmp_path / "network.onnx")) == ""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.artifact import Artifact, Manifest
-from paring.artifact.sparse import packed, readable
+from paring.artifact.packed import packed, readable
 from paring.backends.torch import Torch
 from paring.backends.torch_archive import check_archive, write_archive
 from paring.errors import ArtifactError, BackendError
@@ -203,7 +203,7 @@ def test_a_packed_archive_is_read_as_carefully(honest: Path, tmp_path: Path) -> 
         members["data/weights/weight_9"] = bytes(100_000)
 
     file = packed(spoilt(honest, tmp_path / "network.pt2", attack))
-    assert file.name == "network.pt2.sparse"
+    assert file.name == "network.pt2.packed"
     with pytest.raises(ArtifactError, match=r"network\.pt2 is refused"), readable(file) as whole:
         Torch().load(whole, threads=1)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 import paring
 from paring.backends.base import Backend
+from paring.data.job import Job
 from paring.flow.zeros import zeros_told
 from paring.report import summary
 from paring.techniques import (
@@ -196,27 +200,43 @@ def test_the_page_and_the_terminal_say_the_same_sentence() -> None:
         assert told in Reader(rendered(answer, rows())).text()
 
 
-def found_of(recipe: Recipe, out: Path, **budget: Any) -> paring.Result:
-    """A run of this recipe alone."""
+@dataclass(frozen=True)
+class Signs(Cheapen):
+    """Leaves weights the sign that they have: two values, and no zero."""
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        after = super().apply(graph, job)
+        for tensor in after.graph.initializer:
+            if len(tensor.dims) == 2:
+                tensor.CopyFrom(numpy_helper.from_array(np.copysign(0.1, numpy_helper.to_array(tensor)), tensor.name))
+        return after
+
+
+def found_of(*asked: Recipe, out: Path, **budget: Any) -> paring.Result:
+    """A run of these recipes alone."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 3)).eval()
     points = torch.randn(900, 16)
     with torch.no_grad():
         data = [(points, model(points).argmax(1))]
-    task, asked = Task(model, data), [recipe]
+    task = Task(model, data)
     return paring.optimize(
         task, Budget(**budget), out=out, time_limit_s=60, techniques=asked, backends=[Sleepy], progress=False
     )
 
 
 def test_a_run_tells_the_files_that_leave_out_their_zeros(tmp_path: Path) -> None:
-    found = found_of((PRUNE,), tmp_path, objective="size")
-    assert {trial.recipe_text: trial.sparse for trial in found.trials} == {"original": False, str(PRUNE): True}
-    candidates = [Candidate(recipe, Sleepy(), "training") for recipe in ((), (PRUNE,))]
+    """One that is as small for its few values is none of them."""
+    found = found_of((PRUNE,), (Signs(),), out=tmp_path, objective="size")
+    sparse = {trial.recipe_text: trial.sparse for trial in found.trials}
+    assert sparse == {"original": False, str(PRUNE): True, str(Signs()): False}
+    size = {trial.recipe_text: trial.size_bytes or 0 for trial in found.trials}
+    assert 0 < size[str(Signs())] < size["original"] / 4
+    candidates = [Candidate(recipe, Sleepy(), "training") for recipe in ((), (PRUNE,), (Signs(),))]
     assert found.values["zeros"] == zeros_told(found.trials, {each.key: each for each in candidates})
 
 
 def test_a_run_whose_answer_holds_zeros_beside_what_makes_it_faster_says_which_is_which(tmp_path: Path) -> None:
-    found = found_of((PRUNE, Cheapen()), tmp_path, max_drop=0.9)
+    found = found_of((PRUNE, Cheapen()), out=tmp_path, max_drop=0.9)
     assert found.status == "improved"
     assert found.values["zeros"].startswith("Zeros of PruneWeights(sparsity=0.9) save bytes, and no runtime")

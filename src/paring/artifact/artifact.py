@@ -1,7 +1,7 @@
 """Artifact: a folder that holds a network and all that is needed to run, verify and serve it.
 
     DIR/manifest.json   what it is (see Manifest)
-    DIR/network.*       the network: ONNX or a torch.export archive, either with its zeros left out (see `sparse`)
+    DIR/network.*       the network: ONNX or a torch.export archive, either packed to its true width (see `packed`)
     DIR/golden.npz      a few inputs and the outputs they gave: the proof that it runs right on another host
 
 No file holds pickled objects, and every file's sha256 stands in the manifest.
@@ -20,13 +20,13 @@ import numpy as np
 
 from paring.artifact.files import replacing_folder, sha256_of, write_json
 from paring.artifact.manifest import Manifest
-from paring.artifact.sparse import SPARSE
+from paring.artifact.packed import PACKED
 from paring.errors import ArtifactError
 from paring.types import Arrays, TensorSpec
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
-NETWORKS = ("network.onnx", "network.pt2", f"network.onnx{SPARSE}", f"network.pt2{SPARSE}")
+NETWORKS = ("network.onnx", "network.pt2", f"network.onnx{PACKED}", f"network.pt2{PACKED}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Artifact:
 
     @property
     def network(self) -> Path:
-        """The network's file; `sparse.readable` gives the one that a backend loads."""
+        """The network's file; `packed.readable` gives the one that a backend loads."""
         for name in self.manifest.files:
             if name in NETWORKS:
                 return self.path / name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paring import registry
 from paring.artifact import Artifact
-from paring.artifact.sparse import readable
+from paring.artifact.packed import readable
 from paring.backends.base import Backend
 from paring.backends.cores import check_threads, usable_cores
 from paring.errors import ArtifactError, BackendError

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from paring.artifact.files import write_scratch_array
-from paring.artifact.sparse import readable
+from paring.artifact.packed import readable
 from paring.backends.base import Backend
 from paring.backends.channel import Channel, ignore_interrupts
 from paring.backends.checks import in_one_sentence

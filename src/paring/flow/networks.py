@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from paring.artifact.files import replacing_folder, write_json
-from paring.artifact.sparse import packed, stored
+from paring.artifact.packed import packed, stored
 from paring.backends.base import NETWORK_FILES, Backend
 from paring.backends.runner import write_graph
 from paring.backends.torch_archive import write_archive

@@ -9,7 +9,7 @@ from threading import Lock
 
 import numpy as np
 
-from paring.artifact.sparse import SPARSE
+from paring.artifact.packed import leaves_out
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.data.job import Job
 from paring.errors import (
@@ -116,7 +116,7 @@ class TrialRunner:
                 trial,
                 coverage=built.coverage,
                 size_bytes=network_size_bytes(built.network),
-                sparse=built.network.suffix == SPARSE,
+                sparse=leaves_out(built.network),
                 peak_memory_bytes=session.peak_memory_bytes(),
                 latency_ms=latency_json(comparison.candidate),
                 throughput_per_s=comparison.candidate.throughput_per_s,

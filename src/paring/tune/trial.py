@@ -39,8 +39,8 @@ class Trial:
     search's quick ones; `elapsed_s` is what the run had spent when the trial ended, and
     `search_limit_s` what its search was allowed; `train_at_fault` marks a training that could not use the task's
     `train`, `refused` a technique that told why it can't be applied. `part` is that of the candidate: a layer, a group
-    of them or a block, and the share of it that was taken. `sparse` tells that the file leaves out
-    its zeros (see `artifact.sparse`).
+    of them or a block, and the share of it that was taken. `sparse` tells that the file is smaller
+    for the zeros that it leaves out (see `artifact.packed`).
     """
 
     key: str

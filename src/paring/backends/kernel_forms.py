@@ -44,8 +44,8 @@ class Form:
 
     @property
     def may_saturate(self) -> bool:
-        """Whether it multiplies uint8 by int8 of all 8 bits: pairs of products may not fit 16 bits."""
-        return self.activations == "uint8" and not self.clip and self.weights == "int8" and self.reach == INT8
+        """Whether it multiplies integers of all 8 bits: two products may not fit 16 bits."""
+        return self.activations in ("uint8", "int8") and not self.clip and self.weights == "int8" and self.reach == INT8
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Kernel:
 
     `verdict` is what a kernel of its own computes in (`Execution`), "dequantized" where the answers are right and the
     layer runs in floats, "refused" or "wrong" for the `reason`, or "not measured". `executed` is what the runtime tells
-    of each layer. `saturates` where sums of uint8 x int8 products are cut off at 16 bits.
+    of each layer. `saturates` where sums of int8 products are cut off at 16 bits.
     """
 
     backend: str
@@ -98,9 +98,10 @@ def flaw(backend: Backend | type[Backend], form: str) -> str:
 
 @cache
 def saturating(backend: Backend | type[Backend]) -> tuple[tuple[str, str], ...]:
-    """Forms and layers in which sums of uint8 x int8 products are cut off, seen by the largest that there are.
+    """Forms and layers in which sums of int8 products are cut off, seen by the largest that there are.
 
-    Instructions before VNNI add two such products in 16 bits. Raises BackendError where the runtime fails.
+    Instructions before VNNI multiply uint8 by int8 and add two products in 16 bits: weights of 7 bits are exact, and
+    signed inputs, which have to be shifted first, are no better. Raises BackendError where the runtime fails.
     """
     worker = WorkerProcess(called(backend))
     try:

@@ -250,8 +250,12 @@ def doctor(
     if not kernels:
         _show(lambda: examine(asked), as_json, tables.print_doctor)
         return
-    with Console(stderr=True).status("starting") as status:
-        _show(lambda: kernel_table(asked, status.update), as_json, tables.print_kernels)
+
+    def measured() -> dict[str, Any]:
+        with Console(stderr=True).status("starting") as status:
+            return kernel_table(asked, status.update)
+
+    _show(measured, as_json, tables.print_kernels)
 
 
 def _objective(text: str) -> Objective:

@@ -146,11 +146,10 @@ def _what_works(probe: Mapping[str, Any]) -> str:
     return f"works, in {', '.join(probe['precisions'])}{sizes}{sums}"
 
 
-def _cut(where: Sequence[str]) -> str:
-    return (
-        f"sums of uint8 x int8 products are cut off at 16 bits in {', '.join(where)}: weights of at most 7 bits are "
-        "exact there"
-    )
+def _cut(saturating: Sequence[Mapping[str, Any]]) -> str:
+    """Which forms can't be trusted with large numbers."""
+    forms = dict.fromkeys(f"{each['form']!r}" for each in saturating)
+    return f"sums of products are cut off at 16 bits in {', '.join(forms)}: weights of at most 7 bits are exact there"
 
 
 def print_doctor(found: Mapping[str, Any]) -> None:
@@ -176,8 +175,8 @@ def print_kernels(found: Mapping[str, Any]) -> None:
         told = [row for rows in forms.values() for row in rows.values()]
         for reason in dict.fromkeys(row["reason"] for row in told if row["reason"]):
             which = dict.fromkeys(row["form"] for row in told if row["reason"] == reason)
-            print(f"{', '.join(which)}: {reason}")
-        if cut := [f"{row['form']} ({row['layer']})" for row in told if row["saturates"]]:
+            print(f"{'; '.join(which)}: {reason}")
+        if cut := [row for row in told if row["saturates"]]:
             print(f"{_cut(cut)}.")
         print()
     for each in found["not_measured"]:

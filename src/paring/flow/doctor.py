@@ -22,7 +22,7 @@ def doctor(backends: Sequence[Asked] | None = None) -> dict[str, Any]:
     """The hardware, and each backend with the reason why it does not work where it does not; by default all.
 
     `channel_multiple`: rounding numbers of channels up to it costs no time, as was measured; None where that can't be.
-    `saturates`: forms and layers in which sums of uint8 x int8 products are cut off.
+    `saturates`: forms and layers in which sums of int8 products are cut off.
     """
     found = [{**asdict(each), **_measured(each, kind)} for each, kind in _probed(backends)]
     return {"hardware": hardware(), "backends": found}
@@ -69,7 +69,7 @@ def _measured(found: Probe, kind: Asked | None) -> dict[str, Any]:
     if not found.works or kind is None or kind.format != "onnx":
         return told
     try:
-        told["saturates"] = [f"{form} ({layer})" for form, layer in saturating(kind)]
+        told["saturates"] = [{"form": form, "layer": layer} for form, layer in saturating(kind)]
         told["channel_multiple"] = fast_multiple(kind if isinstance(kind, type) else type(kind))
     except ParingError:  # It may be anybody's runtime, and does well without this.
         pass

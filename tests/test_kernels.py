@@ -17,6 +17,7 @@ from paring.backends.kernels import Kernel, flaw, kernels, measured_kernels, run
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.openvino import OpenVINO
 from paring.errors import BackendError
+from paring.testing.techniques import check_settings
 from tests.odd_kernels import Odd
 from tests.worlds import Fast, Int, Uneven, explore, world
 
@@ -180,6 +181,13 @@ class Stored(Int):
     @property
     def forms(self) -> tuple[str, ...]:
         return ("fp32", "nf4 weights")
+
+
+def test_the_contract_of_techniques_knows_the_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_settings(Stored())
+    monkeypatch.setattr(Stored, "forms", ("int7",))
+    with pytest.raises(AssertionError, match="asks for the form 'int7'"):
+        check_settings(Stored())
 
 
 @pytest.mark.parametrize("asked", [Stored, Stored()], ids=["class", "object"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import ENVIRONMENT, paring, task_file, typed
+from tests.command_line import ENVIRONMENT, paring, refused, task_file, typed
 
 PRINTS = """
 import ctypes, os, sys
@@ -61,3 +61,22 @@ def test_an_interrupt_of_what_saves_nothing_says_no_more(
     assert finished.stderr.splitlines()[-1] == "paring: interrupted."
     assert "saved" not in finished.stderr
     assert finished.stdout == ("" if more else "at work\n")
+
+
+def test_an_interrupt_while_kernels_are_measured_says_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paring.flow.doctor.kernel_table", interrupted)
+    finished = typed("doctor", "--kernels")
+    assert finished.returncode == 130
+    assert finished.stderr.splitlines()[-1] == "paring: interrupted."
+    assert finished.stdout == ""
+
+
+def test_kernels_of_what_reads_no_graphs_are_refused() -> None:
+    sentence = refused(typed("doctor", "--kernels", "--backends", "torch"))
+    assert sentence == (
+        "paring: no kernels could be measured: name a backend that works here and reads ONNX. "
+        "torch: it reads no ONNX graphs."
+    )

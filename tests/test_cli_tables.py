@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from onnx import TensorProto, helper, save
 from typer.testing import CliRunner
 
 from paring.artifact import Artifact, Manifest
+from paring.backends.base import Backend
+from paring.backends.kernels import Kernel
 from paring.backends.probe import Probe
 from paring.certify import Certificate
 from paring.cli.app import app
@@ -53,6 +57,86 @@ def test_doctor_prints_a_row_for_each_backend(monkeypatch: pytest.MonkeyPatch) -
     assert "good 1.2 works, in f32, i8" in lines
     assert "bad - it was never installed." in lines
     assert "good(wild=True) - it needs a tamer." in lines
+
+
+_SATURATING = (("int8", "linear"), ("int8", "convolution"), ("int8, int8 inputs", "linear"))
+
+
+def test_doctor_tells_of_sums_that_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = (Probe("onnxruntime", None, "1.2", {}, ("f32",)),)
+    monkeypatch.setattr("paring.flow.doctor.probe", lambda: probes)
+    monkeypatch.setattr("paring.flow.doctor.fast_multiple", lambda kind: 8)
+    monkeypatch.setattr("paring.flow.doctor.saturating", lambda kind: _SATURATING)
+    told = (
+        "onnxruntime 1.2 works, in f32; channels rounded up to multiples of 8 take no more time; sums of products are "
+        "cut off at 16 bits in 'int8', 'int8, int8 inputs': weights of at most 7 bits are exact there"
+    )
+    assert told in " ".join(printed("doctor"))
+
+
+def _measured(kind: type[Backend]) -> Iterator[Kernel]:
+    """What a runtime came to, or another one."""
+    if kind.name == "openvino":
+        yield Kernel("openvino", "linear", "int8", "dequantized", 0.996)
+        return
+    yield Kernel("onnxruntime", "convolution", "int8", "integers", 2.7183, saturates=True)
+    yield Kernel("onnxruntime", "convolution", "e4m3", "refused", reason="there is no such type.")
+    yield Kernel("onnxruntime", "linear", "int8", "integers", 0.5, executed=("integers",))
+    yield Kernel("onnxruntime", "linear", "e4m3", "refused", reason="there is no such type.")
+    yield Kernel("onnxruntime", "linear", "MatMulNBits 2", "wrong", reason="its answers are off by 50%.")
+
+
+@pytest.fixture
+def two_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = (
+        Probe("onnxruntime", None, "1.2"),
+        Probe("openvino", None, "3.4"),
+        Probe("torch", None, "5.6"),
+        Probe("cuda", "it was never installed."),
+    )
+    monkeypatch.setattr("paring.flow.doctor.probe", lambda: probes)
+    monkeypatch.setattr("paring.flow.doctor.measured_kernels", _measured)
+
+
+def test_kernels_are_a_table_for_each_backend(two_runtimes: None) -> None:
+    lines = printed("doctor", "--kernels")
+    at = {line.split(",")[0]: number for number, line in enumerate(lines)}
+    first = lines[at["onnxruntime 1.2"] :]
+    assert first[1:7] == [
+        "convolution linear",
+        "int8 integers 2.72× integers 0.50×",
+        "e4m3 refused refused",
+        "MatMulNBits 2 - wrong",
+        "e4m3: there is no such type.",
+        "MatMulNBits 2: its answers are off by 50%.",
+    ]
+    assert first[7].startswith("sums of products are cut off at 16 bits in 'int8': ")
+    assert "int8 dequantized 1.00×" in lines[at["openvino 3.4"] :]
+    assert "torch: it reads no ONNX graphs." in lines
+    assert "cuda: it was never installed." in lines
+
+
+def test_kernels_as_json_have_every_field(two_runtimes: None) -> None:
+    finished = CliRunner().invoke(app, ["doctor", "--kernels", "--json"])
+    found = json.loads(finished.stdout)
+    assert [row["verdict"] for row in found["kernels"]] == [
+        *("integers", "refused", "integers", "refused", "wrong"),
+        "dequantized",
+    ]
+    assert found["kernels"][2] == {
+        "backend": "onnxruntime",
+        "version": "1.2",
+        "layer": "linear",
+        "form": "int8",
+        "verdict": "integers",
+        "native": True,
+        "speedup": 0.5,
+        "reason": "",
+        "executed": ["integers"],
+        "saturates": False,
+    }
+    assert found["not_measured"][0] == {"backend": "torch", "reason": "it reads no ONNX graphs."}
+    assert found["hardware"]["cores"] >= 1
 
 
 def test_inspect_prints_the_manifest(artifact: Path) -> None:

@@ -13,6 +13,9 @@ from paring.errors import BackendError
 from paring.types import Budget, Session
 
 NetworkFormat = Literal["onnx", "torch"]
+Execution = Literal["float", "integers", "8-bit floats", "16 bits", "packed"]
+"""What a layer's kernel computes in; "packed": in floats, with weights that it unpacks as it goes."""
+
 NETWORK_FILES: dict[NetworkFormat, str] = {"onnx": "network.onnx", "torch": "network.pt2"}
 
 
@@ -43,6 +46,10 @@ class Backend(ABC):
     @abstractmethod
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
         """Load the network file (`network.onnx` or `network.pt2`). Raises BackendError where the runtime refuses it."""
+
+    def executed(self, network: Path) -> tuple[Execution, ...]:
+        """In what each layer with weights is computed, as the runtime itself tells; none where it does not tell."""
+        return ()
 
     def refusal(self) -> str | None:
         """Why these options can't work on this machine, in a sentence; None where nothing speaks against them.

@@ -10,7 +10,7 @@ from paring.errors import BackendError, InputError
 from paring.types import Arrays, TensorSpec
 
 MAXIMUM_MESSAGE = 300
-_NOISE = re.compile(r"^(Exception from |Check '.*' failed at )")
+_NOISE = re.compile(r"^(Exception from |Check '.*' failed at |Loading input model$)")
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from paring.backends.base import Backend, NetworkFormat
+from paring.backends.base import Backend, Execution, NetworkFormat
 from paring.backends.checks import in_one_sentence
 from paring.backends.cores import fewer_threads, threads_taken
 from paring.backends.precision import EXECUTION_PRECISION_KEY, PRECISIONS, ExecutionPrecision, execution_precision
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import openvino
 
 _CAPABILITY: dict[ExecutionPrecision, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_LAYERS = ("Convolution", "FullyConnected", "MatMul")
+_INTEGERS, _HALVES = ("i8", "u8"), ("bf16", "f16")
 _FRAMEWORK = "framework"
 """Where OpenVINO keeps an ONNX graph's metadata."""
 
@@ -99,6 +101,15 @@ class OpenVINO(Backend):
             plans.append(core.compile_model(model, "CPU", config))
         return tuple(plans)
 
+    def executed(self, network: Path) -> tuple[Execution, ...]:
+        """By the types that its layers read, as the compiled model tells."""
+        import openvino
+
+        core = openvino.Core()
+        compiled = self._plans(core, core.read_model(network), 1, 1)[0]
+        layers = [node for node in compiled.get_runtime_model().get_ordered_ops() if _kind(node) in _LAYERS]
+        return tuple(_execution(*(port.get_element_type().get_type_name() for port in n.inputs()[:2])) for n in layers)
+
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:
         """The default, a plan for the budget's batch, streams, and fewer threads."""
@@ -124,6 +135,21 @@ def _precision(core: Any, model: Any) -> str:
     if asked not in _precisions(core):
         raise BackendError(f"the network asks to be executed in {asked}, which this CPU does not have.")
     return asked
+
+
+def _kind(node: Any) -> str:
+    return str(node.get_rt_info()["layerType"].astype(str))
+
+
+def _execution(inputs: str, weights: str) -> Execution:
+    """What a layer is computed in that reads such types."""
+    if inputs in _INTEGERS and weights in _INTEGERS:
+        return "integers"
+    if inputs in _HALVES:
+        return "16 bits"
+    if inputs.startswith("f8"):
+        return "8-bit floats"
+    return "float" if weights == inputs else "packed"
 
 
 def _lane(plans: tuple[Any, ...], static_batch: int, names: list[str]) -> Run:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from paring.backends.base import Backend, NetworkFormat
+from paring.backends.base import Backend, Execution, NetworkFormat
 from paring.backends.checks import in_one_sentence
 from paring.backends.precision import EXECUTION_PRECISION_KEY, execution_precision
 from paring.backends.splitting import Run, SplitSession
@@ -22,6 +25,16 @@ Providers = list[tuple[str, dict[str, str]]]
 CPU = "CPUExecutionProvider"
 
 _LOG_ERRORS_ONLY = 3
+_EXECUTED: Mapping[str, Execution] = MappingProxyType(
+    {
+        **dict.fromkeys(("Conv", "FusedConv", "NhwcFusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"), "float"),
+        **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat"), "integers"),
+        **dict.fromkeys(("ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"), "integers"),
+        "MatMulNBits": "packed",
+    }
+)
+"""What a layer of that operator is computed in; operators that turn floats into integers are others."""
+
 _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 
 
@@ -58,6 +71,17 @@ class ProviderBackend(Backend):
     @abstractmethod
     def opening(self, threads: int) -> Opening:
         """What the options mean with so many threads."""
+
+    def executed(self, network: Path) -> tuple[Execution, ...]:
+        """By the operators of the graph as ONNX Runtime has optimized it."""
+        import onnx
+
+        options = _session_options(self.opening(1))
+        with tempfile.TemporaryDirectory(prefix="paring-") as folder:
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            _loaded(network, options, self.providers())
+            graph = onnx.load(options.optimized_model_filepath).graph
+        return tuple(_EXECUTED[node.op_type] for node in graph.node if node.op_type in _EXECUTED)
 
     def load(self, network: Path, *, threads: int, device: str = "cpu") -> Session:
         """Load an ONNX file on the provider's first device. Raises BackendError where ONNX Runtime refuses it."""

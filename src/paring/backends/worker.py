@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from paring.backends.probing import probed
 from paring.errors import BackendError, InputError, OutputError, ParingError, disk_refused, writing
 from paring.registry import Reference
 from paring.types import Arrays, Session
+
+if TYPE_CHECKING:
+    from paring.backends.kernel_timing import KernelTimer
 
 MAXIMUM_TIMED_BYTES = 64 * 1024 * 1024
 """Rows that a timing keeps in memory: enough for the caches to be cold, too few to count in the peak memory."""
@@ -44,9 +47,12 @@ class Worker:
         self._alive = alive
         self._session: Session | None = None
         self._timed: tuple[Any, list[Arrays]] = (None, [])
+        self._kernels: KernelTimer | None = None
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "probe": self.probe,
             "time_widths": self.time_widths,
+            "kernel": self.kernel,
+            "saturating": self.saturating,
             "load": self.load,
             "run": self.run,
             "run_rows": self.run_rows,
@@ -69,9 +75,24 @@ class Worker:
         """What networks of neighbouring widths take."""
         return timed_widths(_backend_class(command["class"]), self._scratch)
 
+    def kernel(self, command: dict[str, Any]) -> dict[str, Any]:
+        """What a layer in some form comes to."""
+        # Not above: they import onnx, which has no place in the memory of a process that is measured.
+        from paring.backends.kernel_timing import KernelTimer
+
+        if self._kernels is None:
+            self._kernels = KernelTimer(_backend(command), self._scratch)
+        return self._kernels.tried(command["form"], command["layer"])
+
+    def saturating(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Where sums of products are cut off."""
+        from paring.backends.kernel_timing import saturating
+
+        return saturating(_backend(command), self._scratch)
+
     def load(self, command: dict[str, Any]) -> dict[str, Any]:
         """Load the network."""
-        backend = _backend_class(command["class"]).with_options(command["options"])
+        backend = _backend(command)
         with readable(Path(command["network"])) as network:
             self._session = backend.load(network, threads=command["threads"], device=command["device"])
         return {}
@@ -146,6 +167,10 @@ def _failure(error: Exception) -> dict[str, Any]:
         "input_error": isinstance(error, InputError),
         "disk_refused": isinstance(error, OutputError),
     }
+
+
+def _backend(command: dict[str, Any]) -> Backend:
+    return _backend_class(command["class"]).with_options(command["options"])
 
 
 def _backend_class(reference: dict[str, Any]) -> type[Backend]:

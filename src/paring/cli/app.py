@@ -48,6 +48,14 @@ SENSITIVITY_EPILOG = (
 )
 
 
+DOCTOR_EPILOG = (
+    "[bold]Examples[/bold]\n\n"
+    "  paring doctor\n\n"
+    "  paring doctor --kernels --backends onnxruntime,openvino\n\n"
+    "  paring doctor --kernels --json > kernels.json"
+)
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
@@ -223,12 +231,31 @@ def report(path: Annotated[Path, typer.Argument(help="An output folder.")]) -> N
     typer.echo(write_report(path))
 
 
-@app.command(epilog="[bold]Example[/bold]\n\n  paring doctor --json")
-def doctor(as_json: Json = False) -> None:
+@app.command(epilog=DOCTOR_EPILOG)
+def doctor(
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Measure which number formats have real kernels, and how fast they are.")
+    ] = False,
+    backends: Names = None,
+    as_json: Json = False,
+) -> None:
     """Say what this machine is, which backends work on it, and why the others do not."""
-    from paring.flow.doctor import doctor as examine
+    from rich.console import Console
 
-    _show(examine, as_json, tables.print_doctor)
+    from paring.cli.chosen import chosen
+    from paring.flow.doctor import doctor as examine
+    from paring.flow.doctor import kernel_table
+
+    asked = chosen("backend", backends)
+    if not kernels:
+        _show(lambda: examine(asked), as_json, tables.print_doctor)
+        return
+
+    def measured() -> dict[str, Any]:
+        with Console(stderr=True).status("starting") as status:
+            return kernel_table(asked, status.update)
+
+    _show(measured, as_json, tables.print_kernels)
 
 
 def _objective(text: str) -> Objective:

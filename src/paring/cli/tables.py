@@ -139,10 +139,17 @@ def _short(value: Any) -> str:
 
 
 def _what_works(probe: Mapping[str, Any]) -> str:
-    """In which precisions, and which numbers of channels are as fast as fewer."""
-    multiple = probe["channel_multiple"]
+    """In which precisions, which numbers of channels are as fast as fewer, and which sums it cuts off."""
+    multiple, saturates = probe["channel_multiple"], probe["saturates"]
     sizes = f"; channels rounded up to multiples of {multiple} take no more time" if multiple else ""
-    return f"works, in {', '.join(probe['precisions'])}{sizes}"
+    sums = f"; {_cut(saturates)}" if saturates else ""
+    return f"works, in {', '.join(probe['precisions'])}{sizes}{sums}"
+
+
+def _cut(saturating: Sequence[Mapping[str, Any]]) -> str:
+    """Which forms can't be trusted with large numbers."""
+    forms = dict.fromkeys(f"{each['form']!r}" for each in saturating)
+    return f"sums of products are cut off at 16 bits in {', '.join(forms)}: weights of at most 7 bits are exact there"
 
 
 def print_doctor(found: Mapping[str, Any]) -> None:
@@ -153,3 +160,35 @@ def print_doctor(found: Mapping[str, Any]) -> None:
     ]
     rows += [(name, "-", reason) for probe in found["backends"] for name, reason in probe["refused"].items()]
     _print("Backends", ("backend", "version", ""), rows)
+
+
+def print_kernels(found: Mapping[str, Any]) -> None:
+    """A table for each backend, with a row for each form and a column for each layer, and the reasons below it."""
+    by_backend: dict[str, dict[str, dict[str, Mapping[str, Any]]]] = {}
+    for row in found["kernels"]:
+        title = f"{row['backend']} {row['version']}, on {found['hardware']['cpu']}"
+        by_backend.setdefault(title, {}).setdefault(row["form"], {})[row["layer"]] = row
+    for title, forms in by_backend.items():
+        layers = list(dict.fromkeys(layer for rows in forms.values() for layer in rows))
+        cells = [[form, *(_kernel(rows.get(layer)) for layer in layers)] for form, rows in forms.items()]
+        _print(title, ("", *layers), cells)
+        told = [row for rows in forms.values() for row in rows.values()]
+        for reason in dict.fromkeys(row["reason"] for row in told if row["reason"]):
+            which = dict.fromkeys(row["form"] for row in told if row["reason"] == reason)
+            print(f"{'; '.join(which)}: {reason}")
+        if cut := [row for row in told if row["saturates"]]:
+            print(f"{_cut(cut)}.")
+        print()
+    for each in found["not_measured"]:
+        print(f"{each['backend']}: {each['reason']}")
+    print(
+        "Speed over fp32 on one thread. integers, 16 bits, packed (weights unpacked as they are read): a kernel of its "
+        "own. dequantized: right answers, computed in floats."
+    )
+
+
+def _kernel(row: Mapping[str, Any] | None) -> str:
+    """What it computes in, and how fast."""
+    if row is None:
+        return "-"
+    return row["verdict"] if row["speedup"] is None else f"{row['verdict']} {units.ratio(row['speedup'])}"

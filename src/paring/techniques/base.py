@@ -199,6 +199,14 @@ class GraphTechnique(Technique, ABC):
         """The precision in which its graphs ask to be executed; it is only tried on backends that can."""
         return "f32"
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The rows of `paring doctor --kernels` that its graphs are made of, as `int8`.
+
+        It is not tried on a backend that refuses one of them or answers it wrongly.
+        """
+        return ()
+
     @abstractmethod
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """A new graph; the input is untouched."""

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from paring.backends.kernel_forms import FORMS
 from paring.backends.runner import graph_runner
 from paring.data.batches import mapped, model_call, sample, tensors_of
 from paring.data.job import Job
@@ -41,6 +42,8 @@ def check_settings(technique: Technique) -> None:
     assert technique.__dataclass_params__.frozen, f"{technique.name} is not frozen"
     json.dumps(technique.settings())
     assert str(technique).startswith(technique.name)
+    for form in technique.forms if isinstance(technique, GraphTechnique) else ():
+        assert form in FORMS, f"{technique} asks for the form {form!r}, which `paring doctor --kernels` does not have"
 
 
 def check_module_technique(technique: ModuleTechnique, model: nn.Module, job: Job) -> None:

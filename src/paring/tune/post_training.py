@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique, described
-from paring.tune.candidate import Candidate
+from paring.tune.candidate import Candidate, Stage
 from paring.tune.hopeless import judged
 from paring.tune.proposing import offered
 from paring.tune.scene import Round, Rounds, Scene
@@ -40,7 +40,8 @@ def asked_recipes(scene: Scene) -> Rounds:
         trains = any(isinstance(technique, TrainingTechnique) for technique in recipe)
         reads_graphs = any(isinstance(technique, GraphTechnique) for technique in recipe)
         backends = scene.graph_backends() if reads_graphs else scene.first_backends()
-        yield [Candidate(recipe, backend, "training" if trains else "post-training") for backend in backends]
+        stage: Stage = "training" if trains else "post-training"
+        yield [Candidate(recipe, backend, stage) for backend in backends if scene.runnable(recipe, backend)]
 
 
 def first_techniques(scene: Scene) -> Rounds:

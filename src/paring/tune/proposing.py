@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from paring.backends.base import Backend
+from paring.backends.kernels import flaw
 from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_words
 from paring.techniques.base import (
     GraphTechnique,
@@ -141,6 +142,15 @@ def executable(
         if executed is not None and variant.execution not in executed:
             not_tried[f"{variant} on {backend}"] = f"{backend} does not execute {variant.execution} here."
     return [variant for variant in variants if executed is None or variant.execution in executed]
+
+
+def runnable(recipe: Recipe, backend: Backend, not_tried: dict[str, str]) -> bool:
+    """Whether the backend runs all forms that the recipe asks for; if not, `not_tried` tells which, and who does."""
+    forms = dict.fromkeys(form for each in recipe if isinstance(each, GraphTechnique) for form in each.forms)
+    told = next((told for form in forms if (told := flaw(type(backend), form))), "")
+    if told:
+        not_tried[f"{described(recipe)} on {backend.name}"] = told
+    return not told
 
 
 def permitted(variants: Iterable[Backend], not_tried: dict[str, str]) -> Iterator[Backend]:

@@ -12,7 +12,17 @@ from paring.backends.base import Backend
 from paring.data.job import Job
 from paring.techniques.base import GraphTechnique, ModuleTechnique, Part, Recipe, Technique, divides
 from paring.tune.candidate import Candidate
-from paring.tune.proposing import executable, kind_of, offered, out_of_place, permitted, unfit, unread, useless
+from paring.tune.proposing import (
+    executable,
+    kind_of,
+    offered,
+    out_of_place,
+    permitted,
+    runnable,
+    unfit,
+    unread,
+    useless,
+)
 from paring.tune.ranking import Ranking
 from paring.tune.trial import Trial
 from paring.types import Budget
@@ -38,8 +48,8 @@ class Scene:
     `recipes` are as a whole.
     `model` is None for a task that is a graph. `precisions` tells in which precisions a backend of that name executes.
     `not_tried` gathers what is not proposed, with the reason: techniques that do not fit the task, the network or the
-    format that a backend reads, or that fail as they propose; precisions that a backend lacks; options that can't work
-    on this machine.
+    format that a backend reads, or that fail as they propose; precisions that a backend lacks and number formats that
+    it can't run; options that can't work on this machine.
     """
 
     budget: Budget
@@ -78,11 +88,20 @@ class Scene:
         return [backend for backend in self.first_backends() if backend.format == "onnx"]
 
     def graph_variants(self, technique: Any, backend: Backend, most: int | None = None) -> list[GraphTechnique]:
-        """The first settings of a graph technique, those that the backend executes; none for another kind."""
+        """The first settings of a graph technique, those that the backend executes; none for another kind.
+
+        An object is tried whatever precision it asks for, but not in a format that the backend can't run.
+        """
         if isinstance(technique, type) and issubclass(technique, GraphTechnique):
             variants = self._offered(technique, lambda: islice(technique.variants(self.graph, self.job), most))
-            return executable(variants, backend.name, self.precisions.get(backend.name), self.not_tried)
-        return [technique] if isinstance(technique, GraphTechnique) else []
+            found = executable(variants, backend.name, self.precisions.get(backend.name), self.not_tried)
+        else:
+            found = [technique] if isinstance(technique, GraphTechnique) else []
+        return [variant for variant in found if self.runnable((variant,), backend)]
+
+    def runnable(self, recipe: Recipe, backend: Backend) -> bool:
+        """Whether the backend has answered rightly in all number formats that the recipe's graphs ask for."""
+        return runnable(recipe, backend, self.not_tried)
 
     def module_variants(self, technique: Any, most: int | None = None) -> list[ModuleTechnique]:
         """Settings of a module technique that are worth a try; none for another kind, or without a module."""

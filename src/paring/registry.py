@@ -31,6 +31,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
                 "DynamicQuantization": "paring.techniques.dynamic_quantization:DynamicQuantization",
                 "SmoothQuant": "paring.techniques.smooth_quant:SmoothQuant",
                 "MixedPrecision": "paring.techniques.mixed_precision:MixedPrecision",
+                "BitAllocation": "paring.techniques.bit_allocation:BitAllocation",
                 "RemoveBlocks": "paring.techniques.remove_blocks:RemoveBlocks",
                 "PruneChannels": "paring.techniques.prune_channels:PruneChannels",
                 "PruneWeights": "paring.techniques.prune_weights:PruneWeights",

@@ -7,6 +7,7 @@ from typing import Any
 from paring import registry
 
 __all__ = [
+    "BitAllocation",
     "DynamicQuantization",
     "FineTune",
     "GradualPruning",

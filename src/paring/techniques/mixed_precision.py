@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-import numpy as np
 import onnx
 
-from paring.backends.runner import graph_runner
-from paring.data.batches import in_pieces
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph, require_float_graph
 from paring.graph.placement import planned
-from paring.graph.switch import NO_LAYER, switchable
-from paring.ops.ranges import Histogram
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
-from paring.techniques.calibration import fingerprint, graph_inputs, observe
+from paring.techniques.calibration import observe
 from paring.techniques.layer_coverage import layer_coverage
-from paring.techniques.static_quantization import NOTHING_LEARNED, StaticQuantization, distinct_placements
-from paring.types import Arrays, Coverage
-
-SENSITIVITY_ROWS = 64
+from paring.techniques.layer_damage import layer_damage
+from paring.techniques.static_quantization import StaticQuantization, distinct_placements
+from paring.types import Coverage
 
 
 @dataclass(frozen=True)
 class MixedPrecision(GraphTechnique):
     """`int8`, but for the `float_layers` layers whose own quantization changes the outputs most.
 
-    The change is measured, as "Integer Quantization for Deep Learning Inference" (Wu et al., 2020, section 5.1) does:
-    each layer alone in integers, the rest float. Differs in the measure: squared distance of the outputs from the
-    float graph's, relative to their variance, on at most 64 calibration rows, because that needs no labels.
+    The change is measured, each layer alone in integers, the rest float: see `paring.techniques.layer_damage`.
     """
 
     int8: StaticQuantization = field(default_factory=StaticQuantization)
@@ -60,35 +52,11 @@ class MixedPrecision(GraphTechnique):
                 f"float_layers={self.float_layers} leaves nothing in integers: the graph has {len(inputs)} such layers."
             )
         seen = observe(editable.model, list(dict.fromkeys([*plan.sources, *inputs.values()])), job)
-        key = f"damage of {self.int8!r} in {fingerprint(graph)}"
-        damage = job.once(key, lambda: self._damage(graph, inputs, seen, job))
+        damage = layer_damage(self.int8, graph, inputs, seen, job)
         worst = sorted(damage, key=lambda name: -damage[name])[: self.float_layers]
         job.say(f"float layers: {', '.join(worst)}")
         plan = planned(editable, self.int8.placement, (*self.int8.exclude, *worst))
         return self.int8.integer(editable, plan, seen, job)
-
-    def _damage(
-        self, graph: onnx.ModelProto, inputs: Mapping[str, str], seen: Mapping[str, Histogram], job: Job
-    ) -> dict[str, float]:
-        """For each layer the outputs' distance from the float ones where it alone is in integers."""
-        parameters = {name: self.int8.parameters(seen[name]) for name in inputs.values()}
-        editable = Graph(graph)
-        weigh = self.int8.weighing.prepared(editable, list(inputs), job, NOTHING_LEARNED)
-        model, switch = switchable(editable, list(inputs), parameters, weigh)
-        damage = dict.fromkeys(inputs, 0.0)
-        left = SENSITIVITY_ROWS
-        with graph_runner(model, threads=job.threads, deadline_s=job.end_s) as session:
-            for batch in graph_inputs(graph, job):
-                for piece in in_pieces(batch, SENSITIVITY_ROWS):
-                    if left <= 0:
-                        return damage
-                    rows = len(next(iter(piece.values())))
-                    left -= rows
-                    reference = session.run(piece | {switch: np.full(rows, NO_LAYER)})
-                    for number, name in enumerate(inputs):
-                        job.check_time()
-                        damage[name] += distance(session.run(piece | {switch: np.full(rows, number)}), reference)
-        return damage
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where it stayed float."""
@@ -120,13 +88,3 @@ class MixedPrecision(GraphTechnique):
         for count in sorted({1, 2, max(3, layers // 8)}):
             if 2 * count < layers:
                 yield cls(technique, count)
-
-
-def distance(outputs: Arrays, reference: Arrays) -> float:
-    """Mean squared difference relative to the reference's variance, summed over the float outputs."""
-    total = 0.0
-    for name, expected in reference.items():
-        if np.issubdtype(expected.dtype, np.floating) and expected.size:
-            error = np.mean(np.square(outputs[name].astype(np.float64) - expected))
-            total += float(error / max(float(np.var(expected)), 1e-12))
-    return total

@@ -1,0 +1,190 @@
+"""BitAllocation: a number format for each layer, the least harm at a limit of bytes or of measured time."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self, TypeAlias
+
+import numpy as np
+import onnx
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.matrices import as_rows, matrix_reasons
+from paring.graph.onnx_graph import Array, Graph, attribute, require_float_graph
+from paring.graph.onnx_layers import weighted_layers
+from paring.graph.placement import Plan, planned
+from paring.ops.assignment import Assignment, least_harm
+from paring.ops.formats import FORMATS, format_of
+from paring.ops.sensitivity import output_error, relative_error
+from paring.settings import check_types
+from paring.techniques.base import GraphTechnique
+from paring.techniques.calibration import observe
+from paring.techniques.layer_coverage import layer_coverage
+from paring.techniques.layer_damage import layer_damage
+from paring.techniques.layer_times import layer_times
+from paring.techniques.moments import layer_moments
+from paring.techniques.static_quantization import StaticQuantization
+from paring.types import Coverage, Objective
+
+Sensitivity = Literal["outputs", "weights", "measured"]
+Harms: TypeAlias = dict[str, list[float]]
+Measure: TypeAlias = Callable[[Array, Array], float]
+"""(rows of a weight, what they become) -> harm."""
+FLOAT = "float"
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class BitAllocation(GraphTechnique):
+    """`quantization` with a format for each layer out of `choices`, which do the least harm together.
+
+    Either the weights have at most `mean_bits` on average, or the network takes at most `latency_share` of the time
+    that the float one takes, both measured in ONNX Runtime on one row; for that "float" must be among the choices.
+    The harm of a format is `sensitivity`: "outputs" estimates the error that it makes in the layer's outputs, over
+    their power, from the second moments of what the layer reads (Nagel et al. 2020, section 3.2); "weights" is the
+    error of the weights over their power, and needs no data; "measured" is how far the network's outputs move with
+    that layer alone quantized (Wu et al. 2020, section 5.1). Harms of layers are summed, and the sum is minimised
+    exactly: a multiple-choice knapsack (`paring.ops.assignment`).
+    """
+
+    quantization: StaticQuantization = field(default_factory=lambda: StaticQuantization("mse", scales="mse"))
+    choices: tuple[str, ...] = ("int8", "int6", "int4", "int3", "int2")
+    mean_bits: float = 4.0
+    latency_share: float | None = None
+    sensitivity: Sensitivity = "outputs"
+
+    improves: ClassVar[tuple[Objective, ...]] = ("size",)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if len(self.choices) < 2:
+            raise TechniqueError(f"choices={self.choices} must be two formats or more, for example ('int8', 'int4').")
+        for name in self.choices:
+            if name != FLOAT and not format_of(name).is_integral:
+                close = ", ".join(difflib.get_close_matches(name, [n for n, f in FORMATS.items() if f.is_integral]))
+                raise TechniqueError(f"choices hold {name!r}, which has no integer levels: choose {close or 'int4'}.")
+        if not 1 <= self.mean_bits <= FLOAT_BITS:
+            raise TechniqueError(f"mean_bits={self.mean_bits} must lie between 1 and {FLOAT_BITS}, for example 4.")
+        if self.latency_share is not None and not 0 < self.latency_share < 1:
+            raise TechniqueError(f"latency_share={self.latency_share} must lie between 0 and 1, for example 0.6.")
+        if self.latency_share is not None and FLOAT not in self.choices:
+            raise TechniqueError("with latency_share, choices must hold 'float': integers of any width take one time.")
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        """The quantized graph. Raises TechniqueError where no choice holds the limit, or it is quantized already."""
+        return self.chosen(graph, job).apply(graph, job)
+
+    def chosen(self, graph: onnx.ModelProto, job: Job) -> StaticQuantization:
+        """The quantization with the formats that were chosen."""
+        require_float_graph(graph, self.name)
+        editable = Graph(graph)
+        plan = planned(editable, self.quantization.placement, self.quantization.exclude)
+        if not plan.layers:
+            raise TechniqueError("no layer can be quantized, so that there is nothing to choose.")
+        formats = dict(zip(plan.layers, self._formats(editable, plan, job), strict=True))
+        job.say("formats: " + ", ".join(f"{layer} {name}" for layer, name in formats.items()))
+        floats = tuple(layer for layer, name in formats.items() if name == FLOAT)
+        named = tuple((layer, name) for layer, name in formats.items() if name != FLOAT)
+        return replace(self.quantization, formats=named, exclude=(*self.quantization.exclude, *floats))
+
+    def _formats(self, graph: Graph, plan: Plan, job: Job) -> list[str]:
+        harms = self._harms(graph, plan, job)
+        found = self._cheapest(graph, plan, [harms[layer] for layer in plan.layers], job)
+        return [self.choices[option] for option in found.chosen]
+
+    def _cheapest(self, graph: Graph, plan: Plan, harms: Sequence[Sequence[float]], job: Job) -> Assignment:
+        if self.latency_share is not None:
+            times = layer_times(graph.model, plan.layers, self.quantization, job)
+            costs = [[times.gained[layer] if name == FLOAT else 0.0 for name in self.choices] for layer in plan.layers]
+            if times.integer > self.latency_share * times.floating:
+                least = times.integer / times.floating
+                raise TechniqueError(
+                    f"latency_share={self.latency_share} can't be held: with all layers in integers the network takes "
+                    f"{least:.2f} of the time that it takes in floating point."
+                )
+            return least_harm(harms, costs, self.latency_share * times.floating - times.integer)
+        sizes = {layer.name: layer.parameters for layer in weighted_layers(graph.model)}
+        bits = [FLOAT_BITS if name == FLOAT else format_of(name).bits for name in self.choices]
+        costs = [[float(sizes[layer] * each) for each in bits] for layer in plan.layers]
+        if min(bits) > self.mean_bits:
+            raise TechniqueError(
+                f"mean_bits={self.mean_bits} can't be held: the least of choices has {min(bits)} bits."
+            )
+        return least_harm(harms, costs, self.mean_bits * sum(sizes[layer] for layer in plan.layers))
+
+    def _harms(self, graph: Graph, plan: Plan, job: Job) -> Harms:
+        """For each layer the harm of each choice."""
+        if self.sensitivity == "measured":
+            return self._measured(graph, plan, job)
+        rows = dict(_rows_of(graph, plan.layers))
+        harms = {
+            layer: [self._error(layer, rows[layer], name, relative_error) for name in self.choices]
+            for layer in plan.layers
+        }
+        if self.sensitivity == "outputs":
+            reasons = matrix_reasons(graph)
+            fitting = [layer for layer in plan.layers if reasons.get(layer) == ""]
+            for layer, moments in layer_moments(graph, fitting, job):
+                measure = _in_outputs(moments.second)
+                harms[layer] = [self._error(layer, rows[layer], name, measure) for name in self.choices]
+        return harms
+
+    def _error(self, layer: str, rows: Array, name: str, measure: Measure) -> float:
+        if name == FLOAT:
+            return 0.0
+        grid = replace(self.quantization, weights=name, formats=()).weighing.grid(layer, rows)
+        return measure(rows, grid.quantized(rows))
+
+    def _measured(self, graph: Graph, plan: Plan, job: Job) -> Harms:
+        nodes = {node.name: node for node in graph.nodes}
+        inputs = {name: nodes[name].input[0] for name in plan.layers}
+        seen = observe(graph.model, list(dict.fromkeys([*plan.sources, *inputs.values()])), job)
+        found: list[Mapping[str, float]] = []
+        for name in self.choices:
+            alone = replace(self.quantization, weights=name if name != FLOAT else "int8", formats=())
+            damage = (
+                dict.fromkeys(inputs, 0.0) if name == FLOAT else layer_damage(alone, graph.model, inputs, seen, job)
+            )
+            found.append(damage)
+        return {layer: [each[layer] for each in found] for layer in plan.layers}
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        """Each layer with weights, and why where it stayed float."""
+        plan = planned(Graph(before), self.quantization.placement, self.quantization.exclude)
+        return layer_coverage(self.name, before, after, plan.reasons, "float does the least harm there")
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        """4 and 3 bits on average.
+
+        Raises TechniqueError where fewer than two layers can be quantized, or the graph is quantized already.
+        """
+        require_float_graph(graph, cls.__name__)
+        if len(planned(Graph(graph), "every-edge").layers) < 2:
+            raise TechniqueError("fewer than two layers can be quantized: there is nothing to divide bits between.")
+        for mean_bits in (4.0, 3.0):
+            yield cls(mean_bits=mean_bits)
+
+
+def _rows_of(graph: Graph, layers: Sequence[str]) -> Iterator[tuple[str, Array]]:
+    """Each layer's weight, a row for each output."""
+    nodes = {node.name: node for node in graph.nodes}
+    for layer in layers:
+        weight = graph.constant(nodes[layer].input[1])
+        assert weight is not None
+        yield layer, as_rows(nodes[layer], weight * np.float32(attribute(nodes[layer], "alpha", 1.0)))
+
+
+def _in_outputs(moments: Array) -> Measure:
+    """The relative error of outputs by moments (groups, columns, columns) of what equal parts of the rows read."""
+
+    def measure(rows: Array, values: Array) -> float:
+        parts = zip(np.split(rows, len(moments)), np.split(values, len(moments)), moments, strict=True)
+        pairs = [(output_error(w, v, each), output_error(w, np.zeros_like(w), each)) for w, v, each in parts]
+        error, power = (float(sum(values)) for values in zip(*pairs, strict=True))
+        return error / power if power > 0 else 0.0
+
+    return measure

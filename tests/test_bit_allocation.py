@@ -1,0 +1,172 @@
+"""Bits for each layer: against every choice there is on small networks, at limits of bytes and of measured time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from paring.errors import TechniqueError
+from paring.graph.onnx_layers import weighted_layers
+from paring.ops.formats import format_of
+from paring.ops.sensitivity import relative_error
+from paring.techniques import layer_times
+from paring.techniques.bit_allocation import BitAllocation, Sensitivity
+from paring.techniques.layer_times import LayerTimes
+from paring.techniques.static_quantization import StaticQuantization
+from tests.quantization_nets import (
+    Array,
+    constant,
+    job,
+    make,
+    node,
+    residual_net,
+    rows,
+    run,
+    weights,
+)
+from tests.quantization_nets import (
+    relative_error as moved,
+)
+
+X = rows(32, 3, 8, 8)
+WHOLE = StaticQuantization("mse", scales="mse")
+
+
+def uneven_net() -> Any:
+    """Four layers of different sizes, of which the second has weights that few levels can't hold."""
+    second = weights(16, 8, seed=2)
+    second[:, 0] *= 30
+    constants = {"w0": weights(8, 8), "w1": second, "w2": weights(32, 16, seed=3), "w3": weights(4, 32, seed=4)}
+    nodes = [
+        *(node("Gemm", "x w0", "a", transB=1), node("Relu", "a", "ra")),
+        *(node("Gemm", "ra w1", "b", transB=1), node("Relu", "b", "rb")),
+        *(node("Gemm", "rb w2", "c", transB=1), node("Relu", "c", "rc")),
+        node("Gemm", "rc w3", "y", transB=1),
+    ]
+    return make(nodes, {"x": (None, 8)}, {"y": (None, 4)}, constants)
+
+
+def bits_of(found: StaticQuantization, model: Any) -> float:
+    """Of a weight, on average."""
+    sizes = {layer.name: layer.parameters for layer in weighted_layers(model)}
+    used = {layer: format_of(name).bits for layer, name in found.formats}
+    return sum(sizes[layer] * bits for layer, bits in used.items()) / sum(sizes[layer] for layer in used)
+
+
+@pytest.mark.parametrize("mean_bits", [2.5, 3.0, 4.0, 6.0])
+def test_the_choice_is_the_best_of_all(mean_bits: float) -> None:
+    """Every way to choose, tried: by the error of weights, which the test computes anew."""
+    model, choices = uneven_net(), ("int8", "int4", "int3", "int2")
+    technique = BitAllocation(WHOLE, choices, mean_bits, sensitivity="weights")
+    found = technique.chosen(model, job(rows(32, 8)))
+    layers = [layer for layer, _ in found.formats]
+    sizes = {layer.name: layer.parameters for layer in weighted_layers(model)}
+
+    def harm(layer: str, name: str) -> float:
+        weight = constant(model, {"Gemm_a": "w0", "Gemm_b": "w1", "Gemm_c": "w2", "Gemm_y": "w3"}[layer])
+        return relative_error(weight, replace(WHOLE, weights=name).weighing.grid(layer, weight).quantized(weight))
+
+    harms = {(layer, name): harm(layer, name) for layer in layers for name in choices}
+    limit = mean_bits * sum(sizes[layer] for layer in layers)
+    best = min(
+        sum(harms[pair] for pair in zip(layers, names, strict=True))
+        for names in product(choices, repeat=len(layers))
+        if sum(sizes[layer] * format_of(name).bits for layer, name in zip(layers, names, strict=True)) <= limit
+    )
+    assert sum(harms[pair] for pair in found.formats) <= best * 1.02 + 1e-12
+    assert bits_of(found, model) <= mean_bits
+
+
+@pytest.mark.parametrize("sensitivity", get_args(Sensitivity))
+def test_mixed_bits_lose_less_than_one_width_of_the_same_size(sensitivity: Any) -> None:
+    model, x = uneven_net(), rows(64, 8)
+    expected = run(model, x)[0]
+    graph = BitAllocation(WHOLE, mean_bits=3.0, sensitivity=sensitivity).apply(model, job(x))
+    uniform = replace(WHOLE, weights="int3").apply(model, job(x))
+    assert moved(run(graph, x)[0], expected) < moved(run(uniform, x)[0], expected)
+
+
+def test_the_graph_holds_integers_of_the_formats_that_were_chosen() -> None:
+    technique = BitAllocation(WHOLE, ("int8", "int3"), 4.0)
+    found = technique.chosen(residual_net(), job(X))
+    graph = technique.apply(residual_net(), job(X))
+    stored = [
+        constant(graph, t.name) for t in graph.graph.initializer if t.name.startswith("w") and "quantized" in t.name
+    ]
+    widest = sorted(int(np.abs(each.astype(int)).max()) for each in stored if each.ndim > 1)
+    used = sorted(127 if name == "int8" else 4 for _, name in found.formats)
+    assert len(widest) == len(used)
+    assert all(largest <= most for largest, most in zip(widest, used, strict=True))
+    assert {name for _, name in found.formats} == {"int8", "int3"}
+    layers = technique.coverage(residual_net(), graph, job(X)).layers
+    assert all(layer.changed for layer in layers)
+
+
+def test_more_bits_are_never_worse() -> None:
+    errors = []
+    for mean_bits in (2.2, 3.0, 4.0, 6.0, 8.0):
+        graph = BitAllocation(WHOLE, mean_bits=mean_bits).apply(residual_net(), job(X))
+        errors.append(moved(run(graph, X)[0], run(residual_net(), X)[0]))
+    assert errors[-1] < errors[2] < errors[0]
+
+
+def test_a_limit_of_time_leaves_in_float_what_gains_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With times given: the layer whose integers gain most for their harm is quantized, the costly ones stay."""
+    times = LayerTimes(10.0, 4.0, {"Gemm_a": 3.0, "Gemm_b": 0.5, "Gemm_c": 2.0, "Gemm_y": 0.5})
+    monkeypatch.setattr("paring.techniques.bit_allocation.layer_times", lambda *_: times)
+    technique = BitAllocation(WHOLE, ("float", "int4"), latency_share=0.5, sensitivity="weights")
+    found = technique.chosen(uneven_net(), job(rows(32, 8)))
+    assert found.exclude == ("Gemm_b", "Gemm_y")
+    with pytest.raises(TechniqueError, match="all layers in integers the network takes 0.40"):
+        replace(technique, latency_share=0.3).chosen(uneven_net(), job(rows(32, 8)))
+
+
+def test_times_of_layers_are_measured_in_turn_with_the_integer_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_times, "ROUNDS", 3)
+    found = layer_times.layer_times(uneven_net(), ["Gemm_a", "Gemm_c"], WHOLE, job(rows(8, 8)))
+    assert found.floating > 0
+    assert found.integer > 0
+    assert set(found.gained) == {"Gemm_a", "Gemm_c"}
+    assert min(found.gained.values()) >= 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"choices": ("int4",)}, r"choices=\('int4',\) must be two formats or more"),
+        ({"choices": ("int4", "nf4")}, "choices hold 'nf4', which has no integer levels: choose"),
+        ({"choices": ("int4", "int9")}, "format 'int9' is unknown: choose"),
+        ({"mean_bits": 0.5}, "mean_bits=0.5 must lie between 1 and 32"),
+        ({"latency_share": 1.5, "choices": ("float", "int8")}, "latency_share=1.5 must lie between 0 and 1"),
+        ({"latency_share": 0.5}, "choices must hold 'float'"),
+    ],
+)
+def test_bad_settings_are_told(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TechniqueError, match=sentence):
+        BitAllocation(**settings)
+
+
+def test_a_limit_below_the_cheapest_choice_names_it() -> None:
+    with pytest.raises(TechniqueError, match="the least of choices has 4 bits"):
+        BitAllocation(WHOLE, ("int8", "int4"), 3.0).apply(residual_net(), job(X))
+
+
+def test_a_quantized_graph_is_refused() -> None:
+    graph = WHOLE.apply(residual_net(), job(X))
+    with pytest.raises(TechniqueError, match="quantized already"):
+        BitAllocation().apply(graph, job(X))
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    broken = uneven_net()
+    weight: Array = constant(broken, "w1").copy()
+    weight[0, 0] = np.inf
+    for tensor in broken.graph.initializer:
+        if tensor.name == "w1":
+            tensor.raw_data = weight.tobytes()
+    with pytest.raises(TechniqueError, match="'w1' holds NaN or infinity"):
+        BitAllocation().apply(broken, job(rows(8, 8)))

@@ -105,6 +105,10 @@ OTHER: dict[str, object] = {
     "int8": StaticQuantization("mse", exclude=("a",)),
     "precision": "float16",
     "float_layers": 3,
+    "weights": "int3",
+    "activations": "uint4",
+    "ends": "float",
+    "progressive": True,
 }
 """A value of every setting of every technique that is not its default."""
 

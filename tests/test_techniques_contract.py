@@ -23,6 +23,7 @@ from paring.techniques.iterative_pruning import IterativePruning
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.prune_channels import PruneChannels
 from paring.techniques.prune_weights import PruneWeights
+from paring.techniques.quantization_aware_training import QuantizationAwareTraining
 from paring.techniques.regularised_training import RegularisedTraining
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.techniques.smooth_quant import SmoothQuant
@@ -84,6 +85,8 @@ CASES = [
     (RegularisedTraining(epochs=1, penalty="group_lasso"), convolutional),
     (IterativePruning(epochs=2, rounds=2, prune=PruneChannels(0.5)), convolutional),
     (FineTune(epochs=1), convolutional),
+    (QuantizationAwareTraining(epochs=1), convolutional),
+    (QuantizationAwareTraining(epochs=1, weights="ternary", activations="float"), transformer),
 ]
 
 

@@ -133,7 +133,7 @@ class Signs(nn.Module):
 
 
 def fix_(model: nn.Module) -> None:
-    """The training is over: quantizers that learned become fixed ones, weights what they were seen as."""
+    """The training is over, eval mode begins: quantizers that learned become fixed, weights what they were seen as."""
     shared: dict[nn.Module, FixedInputs] = {}
     for _, layer in quantized_layers(model):
         inputs, weights = layer.input_quantizer, layer.weight_quantizer
@@ -144,6 +144,7 @@ def fix_(model: nn.Module) -> None:
         if isinstance(weights, LearnedWeights):
             assert isinstance(layer.weight, nn.Parameter)
             layer.weight_quantizer = weights.fixed_(layer.weight)
+    model.eval()
 
 
 class Lowering(Constraint):

@@ -7,6 +7,8 @@ from typing import Any
 from paring import registry
 
 __all__ = [
+    "AWQ",
+    "CrossLayerEqualization",
     "DynamicQuantization",
     "FineTune",
     "GradualPruning",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from paring.graph.matrices import OPERATORS
+from paring.graph.matrices import OPERATORS, as_rows
 from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.graph.onnx_layers import shapes
 from paring.graph.placement import channel_axis, channels_of, float_reasons
@@ -48,7 +48,7 @@ class Pair:
 
     def outputs(self, weight: Array) -> Array:
         """The first one's weight, a row for each channel."""
-        return np.moveaxis(weight, channel_axis(self.first), 0).reshape(weight.shape[channel_axis(self.first)], -1)
+        return as_rows(self.first, weight)
 
     def inputs(self, weight: Array) -> Array:
         """The second one's weight, a row for each channel that it reads."""
@@ -56,7 +56,7 @@ class Pair:
             groups = int(attribute(self.second, "group", 1))
             parts = weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
             return parts.swapaxes(1, 2).reshape(groups * weight.shape[1], -1)
-        columns = np.moveaxis(weight, channel_axis(self.second), 1)
+        columns = as_rows(self.second, weight).T
         return columns.reshape(len(columns) // self.repeat, -1)
 
     def by_output(self, factor: Array, weight: Array) -> Array:

@@ -121,7 +121,7 @@ def test_a_limit_of_time_leaves_in_float_what_gains_least(monkeypatch: pytest.Mo
     technique = BitAllocation(WHOLE, ("float", "int4"), latency_share=0.5, sensitivity="weights")
     found = technique.chosen(uneven_net(), job(rows(32, 8)))
     assert found.exclude == ("Gemm_b", "Gemm_y")
-    with pytest.raises(TechniqueError, match="all layers in integers the network takes 0.40"):
+    with pytest.raises(TechniqueError, match="all layers in integers the network takes"):
         replace(technique, latency_share=0.3).chosen(uneven_net(), job(rows(32, 8)))
 
 

@@ -14,7 +14,9 @@ from torch import nn
 from paring import registry
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.techniques.awq import AWQ
 from paring.techniques.base import Technique
+from paring.techniques.cross_layer_equalization import CrossLayerEqualization
 from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.fine_tune import FineTune
 from paring.techniques.gradual_pruning import GradualPruning
@@ -75,6 +77,10 @@ CASES = [
     (HalfPrecision("bf16"), transformer),
     (MixedPrecision(float_layers=2), convolutional),
     (SmoothQuant(), transformer),
+    (CrossLayerEqualization(), convolutional),
+    (CrossLayerEqualization(), transformer),
+    (AWQ(), transformer),
+    (AWQ("uint3", None, scales="hqq"), convolutional),
     (PruneChannels(0.5), convolutional),
     (PruneChannels(0.5), transformer),
     (RemoveBlocks(count=1), convolutional),

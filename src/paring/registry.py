@@ -30,6 +30,8 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
                 "HalfPrecision": "paring.techniques.half_precision:HalfPrecision",
                 "DynamicQuantization": "paring.techniques.dynamic_quantization:DynamicQuantization",
                 "SmoothQuant": "paring.techniques.smooth_quant:SmoothQuant",
+                "CrossLayerEqualization": "paring.techniques.cross_layer_equalization:CrossLayerEqualization",
+                "AWQ": "paring.techniques.awq:AWQ",
                 "MixedPrecision": "paring.techniques.mixed_precision:MixedPrecision",
                 "BitAllocation": "paring.techniques.bit_allocation:BitAllocation",
                 "RemoveBlocks": "paring.techniques.remove_blocks:RemoveBlocks",

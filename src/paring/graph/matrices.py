@@ -67,11 +67,13 @@ def matrix_reasons(graph: Graph) -> dict[str, str]:
     """
     nodes = {node.name: node for node in graph.nodes}
     reasons = float_reasons(graph, operators=OPERATORS)
-    return {name: reason or _too_wide(graph, nodes[name]) for name, reason in reasons.items()}
+    return {name: _reason(graph, nodes[name], reason) for name, reason in reasons.items()}
 
 
-def _too_wide(graph: Graph, node: onnx.NodeProto) -> str:
+def _reason(graph: Graph, node: onnx.NodeProto, reason: str) -> str:
+    if node.op_type not in OPERATORS:
+        return f"{node.op_type} is no product of a matrix and patches of its input"
     weight = graph.constant(node.input[1])
-    assert weight is not None
-    columns = weight.size // max(1, channels_of(node, weight.shape))
-    return f"each output reads {columns} numbers, above {MOST_COLUMNS}" if columns > MOST_COLUMNS else ""
+    columns = 0 if weight is None else weight.size // max(1, channels_of(node, weight.shape))
+    wide = f"each output reads {columns} numbers, above {MOST_COLUMNS}" if columns > MOST_COLUMNS else ""
+    return reason or wide

@@ -7,7 +7,9 @@ from typing import Any
 from paring import registry
 
 __all__ = [
+    "AWQ",
     "BitAllocation",
+    "CrossLayerEqualization",
     "DynamicQuantization",
     "FineTune",
     "GradualPruning",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -33,6 +33,7 @@ Sensitivity = Literal["outputs", "weights", "measured"]
 Harms: TypeAlias = dict[str, list[float]]
 Measure: TypeAlias = Callable[[Array, Array], float]
 """(rows of a weight, what they become) -> harm."""
+DEFAULT = StaticQuantization("mse", scales="mse", rounding="learned")
 FLOAT = "float"
 FLOAT_BITS = 32
 
@@ -50,7 +51,7 @@ class BitAllocation(GraphTechnique):
     exactly: a multiple-choice knapsack (`paring.ops.assignment`).
     """
 
-    quantization: StaticQuantization = field(default_factory=lambda: StaticQuantization("mse", scales="mse"))
+    quantization: StaticQuantization = DEFAULT
     choices: tuple[str, ...] = ("int8", "int6", "int4", "int3", "int2")
     mean_bits: float = 4.0
     latency_share: float | None = None

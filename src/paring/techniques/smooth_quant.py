@@ -11,28 +11,15 @@ import onnx
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Array, Graph, attribute, require_finite, require_float_graph
+from paring.graph.onnx_graph import Array, Graph, require_float_graph
+from paring.graph.rescaling import normalised_inputs
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import absolute_maxima
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
 from paring.types import Coverage
 
-LINEAR = ("Gemm", "MatMul")
 SMALLEST = 1e-5
-
-Place = tuple[onnx.NodeProto, int]
-"""A node and which of its inputs."""
-
-
-@dataclass(frozen=True)
-class Smoothing:
-    """A normalisation's result that only linear layers read: where its scale and shift are, and the layers."""
-
-    tensor: str
-    scale: Place
-    shift: Place | None
-    layers: tuple[onnx.NodeProto, ...]
 
 
 @dataclass(frozen=True)
@@ -57,113 +44,30 @@ class SmoothQuant(GraphTechnique):
         """The same function with other weights. Raises TechniqueError where the graph is quantized already."""
         require_float_graph(graph, self.name)
         editable = Graph(graph)
-        smoothings, _ = _found(editable)
-        largest = absolute_maxima(editable.model, [smoothing.tensor for smoothing in smoothings], job)
-        for smoothing in smoothings:
-            self._smooth(editable, smoothing, largest[smoothing.tensor])
+        found, _ = normalised_inputs(editable)
+        largest = absolute_maxima(editable.model, [each.tensor for each in found], job)
+        for each in found:
+            each.divide(editable, self._factor(each.matrix(editable), largest[each.tensor]))
         return editable.finished()
 
-    def _smooth(self, graph: Graph, smoothing: Smoothing, activations: Array) -> None:
-        """Divide scale and shift by s, multiply the weights' input channels with it."""
-        weights = [(node, _weight(graph, node)) for node in smoothing.layers]
-        magnitudes = np.max([np.abs(weight).max(axis=_outputs(node)) for node, weight in weights], axis=0)
-        x, w = np.maximum(activations, SMALLEST), np.maximum(magnitudes, SMALLEST)
-        factor = (x**self.alpha / w ** (1 - self.alpha)).astype(np.float32)
+    def _factor(self, weight: Array, activations: Array) -> Array:
+        """s, from the weights that read the channels, (rows, channels), and the channels' largest magnitudes."""
+        x, w = np.maximum(activations, SMALLEST), np.maximum(np.abs(weight).max(axis=0), SMALLEST)
+        factor: Array = (x**self.alpha / w ** (1 - self.alpha)).astype(np.float32)
         factor[activations <= SMALLEST] = 1.0
-        for place in filter(None, (smoothing.scale, smoothing.shift)):
-            _rescale(graph, place, 1 / factor)
-        for node, _ in weights:
-            _rescale(graph, (node, 1), np.expand_dims(factor, _outputs(node)))
+        return factor
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """The linear layers that read smoothed activations; for the others, why not."""
-        _, reasons = _found(Graph(before))
+        _, reasons = normalised_inputs(Graph(before))
         return layer_coverage(self.name, before, after, reasons, "it is no linear layer")
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
         """The middle first. Raises TechniqueError where nothing can be smoothed, or the graph is quantized already."""
         require_float_graph(graph, cls.__name__)
-        smoothings, reasons = _found(Graph(graph))
-        if not smoothings:
+        found, reasons = normalised_inputs(Graph(graph))
+        if not found:
             raise nothing_fits("no linear layer can be smoothed", reasons)
         for alpha in (0.5, 0.7, 0.3):
             yield cls(alpha)
-
-
-def _outputs(node: onnx.NodeProto) -> int:
-    """The axis of a linear layer's weight that counts its outputs."""
-    return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
-
-
-def _weight(graph: Graph, node: onnx.NodeProto) -> Array:
-    value = graph.constant(node.input[1])
-    assert value is not None
-    require_finite(node.input[1], value)
-    return value
-
-
-def _rescale(graph: Graph, place: Place, factor: Array) -> None:
-    """Let the node read a constant that is the present one times the factor."""
-    node, position = place
-    value = graph.constant(node.input[position])
-    assert value is not None
-    node.input[position] = graph.add_constant((value * factor).astype(np.float32), f"{node.input[position]}_smooth")
-
-
-def _found(graph: Graph) -> tuple[list[Smoothing], dict[str, str]]:
-    """What can be smoothed, and for each linear layer left alone the reason."""
-    smoothings: dict[str, Smoothing] = {}
-    reasons: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.op_type not in LINEAR or not _is_linear(graph, node):
-            continue
-        tensor = node.input[0]
-        producer = _normalisation(graph, tensor)
-        other = next((n for n in graph.consumers[tensor] if not _is_linear(graph, n) or n.input[0] != tensor), None)
-        if producer is None:
-            reasons[node.name] = "its input does not come from a layer normalisation with a scale of its own"
-        elif other is not None or tensor in graph.outputs:
-            reader = other.op_type if other is not None else "the output"
-            reasons[node.name] = f"its input is also read by {reader}"
-        else:
-            layers = tuple(graph.consumers[tensor])
-            smoothings[tensor] = Smoothing(tensor, producer[0], producer[1], layers)
-    return list(smoothings.values()), reasons
-
-
-def _is_linear(graph: Graph, node: onnx.NodeProto) -> bool:
-    if node.op_type not in LINEAR or (node.op_type == "Gemm" and attribute(node, "transA", 0)):
-        return False
-    weight = graph.constant(node.input[1])
-    return weight is not None and weight.ndim == 2 and weight.dtype == np.float32
-
-
-def _normalisation(graph: Graph, tensor: str) -> tuple[Place, Place | None] | None:
-    """Where the scale and the shift are that made the tensor, vectors over its last axis; None where they are not."""
-    node = graph.producers.get(tensor)
-    if node is None:
-        return None
-    if node.op_type == "LayerNormalization" and attribute(node, "axis", -1) == -1:
-        shift = (node, 2) if len(node.input) > 2 and node.input[2] else None
-        places = [(node, 1), *([shift] if shift else [])]
-        return ((node, 1), shift) if all(_vector(graph, *place) for place in places) else None
-    shift = None
-    if node.op_type == "Add" and (place := _vector_input(graph, node)) is not None:
-        shift, tensor = (node, place), node.input[1 - place]
-        node = graph.producers.get(tensor)
-        if node is None or len(graph.consumers[tensor]) != 1 or tensor in graph.outputs:
-            return None
-    if node.op_type == "Mul" and (place := _vector_input(graph, node)) is not None:
-        return (node, place), shift
-    return None
-
-
-def _vector(graph: Graph, node: onnx.NodeProto, place: int) -> bool:
-    value = graph.constant(node.input[place])
-    return value is not None and value.dtype == np.float32 and value.ndim > 0 and value.size == value.shape[-1] > 1
-
-
-def _vector_input(graph: Graph, node: onnx.NodeProto) -> int | None:
-    """Which input of a binary operator is a constant vector over the last axis."""
-    return next((place for place in (0, 1) if _vector(graph, node, place)), None)

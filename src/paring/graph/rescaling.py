@@ -1,0 +1,109 @@
+"""Where a normalisation's scale and shift can take over what the weights behind it are multiplied with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from paring.graph.matrices import as_rows
+from paring.graph.onnx_graph import Array, Graph, attribute, require_finite
+from paring.graph.placement import channel_axis
+
+LINEAR = ("Gemm", "MatMul")
+
+Place = tuple[onnx.NodeProto, int]
+"""A node and which of its inputs."""
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A normalisation's result that only linear layers read: where its scale and shift are, and the layers."""
+
+    tensor: str
+    scale: Place
+    shift: Place | None
+    layers: tuple[onnx.NodeProto, ...]
+
+    def matrix(self, graph: Graph) -> Array:
+        """The weights of all layers, shape (outputs of all, channels). TechniqueError where one is not finite."""
+        parts = []
+        for node in self.layers:
+            weight = graph.constant(node.input[1])
+            assert weight is not None
+            require_finite(node.input[1], weight)
+            parts.append(as_rows(node, weight))
+        return np.concatenate(parts)
+
+    def divide(self, graph: Graph, factor: Array) -> None:
+        """Divide scale and shift by the factors, one a channel, and multiply the weights' input channels with them."""
+        for place in filter(None, (self.scale, self.shift)):
+            rescale(graph, place, 1 / factor)
+        for node in self.layers:
+            rescale(graph, (node, 1), np.expand_dims(factor, channel_axis(node)))
+
+
+def rescale(graph: Graph, place: Place, factor: Array) -> None:
+    """Let the node read a constant that is the present one times the factor."""
+    node, position = place
+    value = graph.constant(node.input[position])
+    assert value is not None
+    node.input[position] = graph.add_constant((value * factor).astype(np.float32), f"{node.input[position]}_scaled")
+
+
+def normalised_inputs(graph: Graph) -> tuple[list[Normalised], dict[str, str]]:
+    """The normalisations that linear layers alone read, and for each other linear layer the reason."""
+    found: dict[str, Normalised] = {}
+    reasons: dict[str, str] = {}
+    for node in graph.nodes:
+        if not _is_linear(graph, node):
+            continue
+        tensor = node.input[0]
+        producer = _normalisation(graph, tensor)
+        other = next((n for n in graph.consumers[tensor] if not _is_linear(graph, n) or n.input[0] != tensor), None)
+        if producer is None:
+            reasons[node.name] = "its input does not come from a layer normalisation with a scale of its own"
+        elif other is not None or tensor in graph.outputs:
+            reader = other.op_type if other is not None else "the output"
+            reasons[node.name] = f"its input is also read by {reader}"
+        else:
+            found[tensor] = Normalised(tensor, producer[0], producer[1], tuple(graph.consumers[tensor]))
+    return list(found.values()), reasons
+
+
+def _is_linear(graph: Graph, node: onnx.NodeProto) -> bool:
+    if node.op_type not in LINEAR or (node.op_type == "Gemm" and attribute(node, "transA", 0)):
+        return False
+    weight = graph.constant(node.input[1])
+    return weight is not None and weight.ndim == 2 and weight.dtype == np.float32
+
+
+def _normalisation(graph: Graph, tensor: str) -> tuple[Place, Place | None] | None:
+    """Where the scale and the shift are that made the tensor, vectors over its last axis; None where they are not."""
+    node = graph.producers.get(tensor)
+    if node is None:
+        return None
+    if node.op_type == "LayerNormalization" and attribute(node, "axis", -1) == -1:
+        shift = (node, 2) if len(node.input) > 2 and node.input[2] else None
+        places = [(node, 1), *([shift] if shift else [])]
+        return ((node, 1), shift) if all(_is_vector(graph, *place) for place in places) else None
+    shift = None
+    if node.op_type == "Add" and (place := _vector_input(graph, node)) is not None:
+        shift, tensor = (node, place), node.input[1 - place]
+        node = graph.producers.get(tensor)
+        if node is None or len(graph.consumers[tensor]) != 1 or tensor in graph.outputs:
+            return None
+    if node.op_type == "Mul" and (place := _vector_input(graph, node)) is not None:
+        return (node, place), shift
+    return None
+
+
+def _is_vector(graph: Graph, node: onnx.NodeProto, place: int) -> bool:
+    value = graph.constant(node.input[place])
+    return value is not None and value.dtype == np.float32 and value.ndim > 0 and value.size == value.shape[-1] > 1
+
+
+def _vector_input(graph: Graph, node: onnx.NodeProto) -> int | None:
+    """Which input of a binary operator is a constant vector over the last axis."""
+    return next((place for place in (0, 1) if _is_vector(graph, node, place)), None)

@@ -91,7 +91,9 @@ class Workshop:
         """The first output for all rows, in a process of its own; their number is a multiple of the batch size."""
         rows = len(next(iter(inputs.values())))
         found = []
-        with IsolatedSession.of(Deployment(backend_of(file), file), threads=self.threads) as session:
+        # Threads that spin while they wait would take the cores from whatever else is at work.
+        backend = backend_of(file, spinning=False)
+        with IsolatedSession.of(Deployment(backend, file), threads=self.threads) as session:
             for at in range(0, rows, batch_size):
                 batch = {name: array[at : at + batch_size] for name, array in inputs.items()}
                 found.append(next(iter(session.run(batch).values())))

@@ -53,9 +53,9 @@ class Timing:
         return rows if len(rows) > 1 else rows[0]
 
 
-def backend_of(file: Path) -> Backend:
+def backend_of(file: Path, *, spinning: bool = True) -> Backend:
     """The runtime that reads such a file."""
-    return OpenVINO() if file.suffix == ".xml" else OnnxRuntime()
+    return OpenVINO() if file.suffix == ".xml" else OnnxRuntime(spinning=spinning)
 
 
 def speedup(file: Path, original: Path, batch: Arrays, threads: int, time_limit_s: float) -> dict[str, float]:

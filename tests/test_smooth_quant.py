@@ -115,3 +115,47 @@ def test_a_network_without_layer_norm_is_returned_unchanged_and_has_no_variants(
 def test_alpha_out_of_range_is_quoted(alpha: float) -> None:
     with pytest.raises(TechniqueError, match=f"alpha={alpha}"):
         SmoothQuant(alpha)
+
+
+def post_norm_net() -> onnx.ModelProto:
+    """A normalisation's result with two outliers, read by a linear layer and by the residual around it."""
+    weight = weights(32, 32)
+    weight[[3, 17]] *= 0.02
+    held = {name: constant(outlier_net(), name) for name in ("scale", "shift")} | {"w": weight}
+    nodes = [
+        node("LayerNormalization", "x scale shift", "n"),
+        node("MatMul", "n w", "m"),
+        node("Add", "m n", "y"),
+    ]
+    return make(nodes, {"x": ("n", 32)}, {"y": ("n", 32)}, held)
+
+
+def test_beside_a_residual_a_multiplication_takes_the_factor_and_int8_gains() -> None:
+    model, x = post_norm_net(), rows(64, 32)
+    assert SmoothQuant(0.8).coverage(model, SmoothQuant(0.8).apply(model, job(x)), job(x)).changed == 0
+    technique = SmoothQuant(0.8, anywhere=True)
+    smooth = technique.apply(model, job(x))
+    onnx.checker.check_model(smooth, full_check=True)
+    assert [n.op_type for n in smooth.graph.node].count("Mul") == 1
+    expected = run(model, x)[0]
+    np.testing.assert_allclose(run(smooth, x)[0], expected, rtol=1e-4, atol=1e-4)
+    static = StaticQuantization(placement="inputs-only")
+    errors = [relative_error(run(static.apply(g, job(x)), x)[0], expected) for g in (smooth, model)]
+    assert errors[0] < 0.75 * errors[1]
+    assert technique.coverage(model, smooth, job(x)).changed == 1
+    assert list(SmoothQuant.variants(model, job(x))) == [SmoothQuant(alpha, anywhere=True) for alpha in (0.85, 0.7)]
+
+
+def test_anywhere_folds_where_that_is_free() -> None:
+    model, x = outlier_net(), rows(64, 32)
+    smooth = SmoothQuant(0.5, anywhere=True).apply(model, job(x))
+    assert [n.op_type for n in smooth.graph.node] == [n.op_type for n in model.graph.node]
+
+
+def test_layers_that_share_an_input_share_the_multiplication() -> None:
+    model, ids = attention_block(), token_ids()
+    technique = SmoothQuant(0.6, anywhere=True)
+    smooth = technique.apply(model, job(ids))
+    np.testing.assert_allclose(run(smooth, ids)[0], run(model, ids)[0], rtol=1e-3, atol=1e-4)
+    layers = {layer.layer: layer for layer in technique.coverage(model, smooth, job(ids)).layers}
+    assert "MatMul_o" in [name for name, layer in layers.items() if layer.changed]

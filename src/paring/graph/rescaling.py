@@ -19,11 +19,13 @@ Place = tuple[onnx.NodeProto, int]
 
 @dataclass(frozen=True)
 class Normalised:
-    """A normalisation's result that only linear layers read: where its scale and shift are, and the layers."""
+    """What linear layers read, these layers, and where the scale and the shift are that make it, if there are such.
+
+    Without `places` a multiplication in front of the layers does their work.
+    """
 
     tensor: str
-    scale: Place
-    shift: Place | None
+    places: tuple[Place, ...]
     layers: tuple[onnx.NodeProto, ...]
 
     def matrix(self, graph: Graph) -> Array:
@@ -37,9 +39,13 @@ class Normalised:
         return np.concatenate(parts)
 
     def divide(self, graph: Graph, factor: Array) -> None:
-        """Divide scale and shift by the factors, one a channel, and multiply the weights' input channels with them."""
-        for place in filter(None, (self.scale, self.shift)):
+        """Divide the tensor by the factors, one a channel, and multiply the weights' input channels with them."""
+        for place in self.places:
             rescale(graph, place, 1 / factor)
+        if not self.places:
+            inverse = graph.add_constant((1 / factor).astype(np.float32), f"{self.tensor}_scale")
+            scaled = graph.add_node("Mul", [self.tensor, inverse], f"{self.tensor}_scaled")
+            graph.redirect(self.tensor, scaled, list(self.layers))
         for node in self.layers:
             rescale(graph, (node, 1), np.expand_dims(factor, channel_axis(node)))
 
@@ -52,23 +58,28 @@ def rescale(graph: Graph, place: Place, factor: Array) -> None:
     node.input[position] = graph.add_constant((value * factor).astype(np.float32), f"{node.input[position]}_scaled")
 
 
-def normalised_inputs(graph: Graph) -> tuple[list[Normalised], dict[str, str]]:
-    """The normalisations that linear layers alone read, and for each other linear layer the reason."""
+def normalised_inputs(graph: Graph, *, anywhere: bool = False) -> tuple[list[Normalised], dict[str, str]]:
+    """The normalisations that linear layers alone read, and for each other linear layer the reason.
+
+    With `anywhere` whatever linear layers read, though others may read it too.
+    """
     found: dict[str, Normalised] = {}
     reasons: dict[str, str] = {}
     for node in graph.nodes:
-        if not _is_linear(graph, node):
+        if not _is_linear(graph, node) or node.input[0] in graph.initializers:
             continue
         tensor = node.input[0]
-        producer = _normalisation(graph, tensor)
-        other = next((n for n in graph.consumers[tensor] if not _is_linear(graph, n) or n.input[0] != tensor), None)
-        if producer is None:
+        places = normalisation(graph, tensor)
+        layers = tuple(n for n in graph.consumers[tensor] if _is_linear(graph, n) and n.input[0] == tensor)
+        other = next((n for n in graph.consumers[tensor] if n not in layers), None)
+        if places and other is None and tensor not in graph.outputs:
+            found[tensor] = Normalised(tensor, places, layers)
+        elif anywhere:
+            found[tensor] = Normalised(tensor, (), layers)
+        elif not places:
             reasons[node.name] = "its input does not come from a layer normalisation with a scale of its own"
-        elif other is not None or tensor in graph.outputs:
-            reader = other.op_type if other is not None else "the output"
-            reasons[node.name] = f"its input is also read by {reader}"
         else:
-            found[tensor] = Normalised(tensor, producer[0], producer[1], tuple(graph.consumers[tensor]))
+            reasons[node.name] = f"its input is also read by {'the output' if other is None else other.op_type}"
     return list(found.values()), reasons
 
 
@@ -79,24 +90,23 @@ def _is_linear(graph: Graph, node: onnx.NodeProto) -> bool:
     return weight is not None and weight.ndim == 2 and weight.dtype == np.float32
 
 
-def _normalisation(graph: Graph, tensor: str) -> tuple[Place, Place | None] | None:
-    """Where the scale and the shift are that made the tensor, vectors over its last axis; None where they are not."""
+def normalisation(graph: Graph, tensor: str) -> tuple[Place, ...]:
+    """Where the scale and the shift are that made the tensor, vectors over its last axis; none where they are not."""
     node = graph.producers.get(tensor)
     if node is None:
-        return None
+        return ()
     if node.op_type == "LayerNormalization" and attribute(node, "axis", -1) == -1:
-        shift = (node, 2) if len(node.input) > 2 and node.input[2] else None
-        places = [(node, 1), *([shift] if shift else [])]
-        return ((node, 1), shift) if all(_is_vector(graph, *place) for place in places) else None
-    shift = None
+        places = tuple((node, place) for place in (1, 2) if len(node.input) > place and node.input[place])
+        return places if all(_is_vector(graph, *place) for place in places) else ()
+    shift: tuple[Place, ...] = ()
     if node.op_type == "Add" and (place := _vector_input(graph, node)) is not None:
-        shift, tensor = (node, place), node.input[1 - place]
+        shift, tensor = ((node, place),), node.input[1 - place]
         node = graph.producers.get(tensor)
         if node is None or len(graph.consumers[tensor]) != 1 or tensor in graph.outputs:
-            return None
+            return ()
     if node.op_type == "Mul" and (place := _vector_input(graph, node)) is not None:
-        return (node, place), shift
-    return None
+        return ((node, place), *shift)
+    return ()
 
 
 def _is_vector(graph: Graph, node: onnx.NodeProto, place: int) -> bool:

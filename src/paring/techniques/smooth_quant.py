@@ -12,7 +12,7 @@ import onnx
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Array, Graph, require_float_graph
-from paring.graph.rescaling import normalised_inputs
+from paring.graph.rescaling import normalisation, normalised_inputs
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import absolute_maxima
@@ -27,11 +27,14 @@ class SmoothQuant(GraphTechnique):
     """Scales each channel of a layer normalisation's output down and the weights that read it up; the answers stay.
 
     Xiao et al., "SmoothQuant" (2022), eq. 4: s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), the maximum over all
-    layers that read X. Only where the normalisation's own scale and shift can take 1/s, so that nothing is computed
-    in addition. It is followed by an integer technique.
+    layers that read X. Where only linear layers read X, the normalisation's own scale and shift take 1/s, and nothing
+    is computed in addition. With `anywhere` all other linear layers get a multiplication by 1/s in front, which costs
+    little: those behind a normalisation that a residual reads too, as in BERT, and those behind an activation. It is
+    followed by an integer technique.
     """
 
     alpha: float = 0.5
+    anywhere: bool = False
 
     role: ClassVar[Role] = "before"
 
@@ -44,7 +47,7 @@ class SmoothQuant(GraphTechnique):
         """The same function with other weights. Raises TechniqueError where the graph is quantized already."""
         require_float_graph(graph, self.name)
         editable = Graph(graph)
-        found, _ = normalised_inputs(editable)
+        found, _ = normalised_inputs(editable, anywhere=self.anywhere)
         largest = absolute_maxima(editable.model, [each.tensor for each in found], job)
         for each in found:
             each.divide(editable, self._factor(each.matrix(editable), largest[each.tensor]))
@@ -59,15 +62,22 @@ class SmoothQuant(GraphTechnique):
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """The linear layers that read smoothed activations; for the others, why not."""
-        _, reasons = normalised_inputs(Graph(before))
+        _, reasons = normalised_inputs(Graph(before), anywhere=self.anywhere)
         return layer_coverage(self.name, before, after, reasons, "it is no linear layer")
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """The middle first. Raises TechniqueError where nothing can be smoothed, or the graph is quantized already."""
+        """The middle first; then everywhere, where there are normalisations: what comes of them has the outliers.
+
+        Raises TechniqueError where nothing can be smoothed, or the graph is quantized already.
+        """
         require_float_graph(graph, cls.__name__)
-        found, reasons = normalised_inputs(Graph(graph))
-        if not found:
+        editable = Graph(graph)
+        free, reasons = normalised_inputs(editable)
+        everywhere, _ = normalised_inputs(editable, anywhere=True)
+        if not any(normalisation(editable, each.tensor) for each in everywhere):
             raise nothing_fits("no linear layer can be smoothed", reasons)
-        for alpha in (0.5, 0.7, 0.3):
+        for alpha in (0.5, 0.7, 0.3) if free else ():
             yield cls(alpha)
+        for alpha in (0.85, 0.7) if len(free) < len(everywhere) else ():
+            yield cls(alpha, anywhere=True)

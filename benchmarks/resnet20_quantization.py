@@ -1,0 +1,157 @@
+"""ResNet-20 on CIFAR-10 in 8 bits and fewer: paring beside ONNX Runtime's own quantization and NNCF's.
+
+Run: PARING_DATA=FOLDER python benchmarks/resnet20_quantization.py [score] [train] [measure] [--seeds 3] [--only W4A8]
+     (pip install 'paring[peers]' for NNCF)
+
+`score` is what needs no training: each tool with each way that it has to choose ranges, all calibrated on the same 512
+training images. Which one counts is chosen on 5,000 other training images, by how far the answers are from the
+original's (Kullback-Leibler divergence, since the original has learned these images), never on the 10,000 test images
+that are reported. `train` is paring's quantization-aware training, from the same network and with it as the teacher,
+on the other 45,000 training images, one seed on each core; its networks are scored in ONNX Runtime as well. `measure`
+times all of seed 0 in turn with the original in ONNX Runtime, and wants a machine that does nothing else.
+Writes results/resnet20_quantization.json and .md; rows that are there stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from quantization_tables import ORIGINAL, RESNET20, Row, resnet20_page
+from quantizing import PARING, Entry, Results, Workshop, measure, score, told
+from resnet20_pruning import Cifar, cifar
+
+from paring.data.job import Job
+from paring.types import Array
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "resnet20_quantization.json"
+OUT = HERE.parent / "out" / "benchmarks" / "resnet20_quantization"
+THREADS = 2
+SIZES = (1, 64)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained: at most `drop` points below the original, or at least `right` percent, is wanted."""
+
+    name: str
+    weights: str
+    activations: str
+    epochs: int
+
+
+TRAINED = (
+    Trained("W4A8", "int4", "uint8", 20),
+    Trained("W2A4", "int2", "uint4", 40),
+    Trained("W1A32", "odd1", "float", 60),
+    Trained("W1A1", "odd1", "odd1", 100),
+)
+
+
+def recipe_of(wanted: Trained) -> str:
+    """How it is trained, and made a graph of integers."""
+    return (
+        f"QuantizationAwareTraining(weights={wanted.weights!r}, activations={wanted.activations!r}, "
+        f"epochs={wanted.epochs}) + StaticQuantization()"
+    )
+
+
+def post_training() -> Iterator[Entry]:
+    """The original, the peers with each of their calibrations, and paring with each of its own."""
+    yield Entry(ORIGINAL)
+    for method in ("MinMax", "Entropy", "Percentile"):
+        yield Entry("ONNX Runtime static", json.dumps({"method": method}))
+    yield Entry("NNCF on OpenVINO")
+    for calibration, placement in product(("mse", "min-max", "entropy", "percentile"), ("every-edge", "inputs-only")):
+        yield Entry(PARING, f"StaticQuantization(calibration={calibration!r}, placement={placement!r})")
+
+
+def divergence(answers: Array, original: Array) -> float:
+    """Kullback-Leibler divergence of the one's probabilities from the other's, in thousandths of a nat, a row."""
+    p, q = (torch.log_softmax(torch.from_numpy(logits), 1) for logits in (original, answers))
+    return 1000 * float((p.exp() * (p - q)).sum(1).mean())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is found of a network: its distance from the original on training images, and its right answers."""
+
+    data: Cifar
+    workshop: Workshop
+    original: Array
+
+    @classmethod
+    def of(cls, data: Cifar, workshop: Workshop) -> Scores:
+        """With the original's own answers."""
+        held_out = {"input": data.held_out[0].numpy()}
+        return cls(data, workshop, workshop.answers(workshop.original, held_out, 250))
+
+    def figures(self, file: Path) -> Row:
+        """Of one network's file."""
+        held_out = self.workshop.answers(file, {"input": self.data.held_out[0].numpy()}, 250)
+        test = self.workshop.answers(file, {"input": self.data.test[0].numpy()}, 250)
+        right = test.argmax(1) == self.data.test[1].numpy()
+        return {"divergence": divergence(held_out, self.original), "test": 100 * float(np.mean(right))}
+
+
+def workshop_of(data: Cifar, seed: int = 0, threads: int = THREADS) -> Workshop:
+    """Where the networks of a seed are made."""
+    return Workshop(Job.of(data.task, seed=seed, threads=threads), OUT, threads)
+
+
+def trained(wanted: Trained, seed: int) -> Row:
+    """The row of a training; on one core, as another one runs beside."""
+    torch.set_num_threads(1)
+    data = cifar()
+    workshop = workshop_of(data, seed, threads=1)
+    entry = Entry(PARING, recipe_of(wanted), seed)
+    begin_s = time.process_time()
+    file = workshop.made(entry)
+    training_s = time.process_time() - begin_s
+    found = Scores.of(data, workshop).figures(file)
+    return {**told(entry), "name": wanted.name, **found, "bytes": workshop.size_bytes(file), "training_s": training_s}
+
+
+def train(asked: list[tuple[Trained, int]], results: Results) -> None:
+    """Add the rows of what is not trained yet, written as each one ends."""
+    left = [(wanted, seed) for wanted, seed in asked if results.of(Entry(PARING, recipe_of(wanted), seed)) is None]
+    with ProcessPoolExecutor(THREADS, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(trained, wanted, seed) for wanted, seed in left]):
+            results.put(done.result())
+
+
+def main() -> None:
+    """Carry out the steps that are named, or all; what was found before is kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="*", choices=[[], "score", "train", "measure"], metavar="STEP")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=[wanted.name for wanted in TRAINED])
+    given = parser.parse_args()
+    steps = given.steps or ["score", "train", "measure"]
+    data = cifar()
+    workshop, results = workshop_of(data), Results(RESULTS, resnet20_page)
+    wanted = [each for each in TRAINED if given.only is None or each.name in given.only]
+    if "score" in steps:
+        score(post_training(), workshop, results, Scores.of(data, workshop).figures)
+    if "train" in steps:
+        train([(each, seed) for seed in range(given.seeds) for each in wanted], results)
+    if "measure" in steps:
+        known, images = results.rows(), data.test[0].numpy()
+        chosen = RESNET20.chosen([row for row in known if "name" not in row])
+        trained_rows = [row for row in known if "name" in row and row["seed"] == 0]
+        measure([*chosen, *trained_rows], workshop, results, {size: {"input": images[:size]} for size in SIZES})
+    results.write_page()
+
+
+if __name__ == "__main__":
+    main()

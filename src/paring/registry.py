@@ -29,6 +29,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
                 "StaticQuantization": "paring.techniques.static_quantization:StaticQuantization",
                 "HalfPrecision": "paring.techniques.half_precision:HalfPrecision",
                 "DynamicQuantization": "paring.techniques.dynamic_quantization:DynamicQuantization",
+                "WeightQuantization": "paring.techniques.weight_quantization:WeightQuantization",
                 "SmoothQuant": "paring.techniques.smooth_quant:SmoothQuant",
                 "MixedPrecision": "paring.techniques.mixed_precision:MixedPrecision",
                 "RemoveBlocks": "paring.techniques.remove_blocks:RemoveBlocks",

@@ -20,6 +20,7 @@ __all__ = [
     "RemoveBlocks",
     "SmoothQuant",
     "StaticQuantization",
+    "WeightQuantization",
 ]
 
 

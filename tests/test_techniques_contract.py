@@ -30,6 +30,7 @@ from paring.techniques.regularised_training import RegularisedTraining
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.techniques.smooth_quant import SmoothQuant
 from paring.techniques.static_quantization import StaticQuantization
+from paring.techniques.weight_quantization import WeightQuantization
 from paring.testing.techniques import check_technique, check_variants
 from paring.types import Task
 
@@ -73,6 +74,8 @@ CASES = [
     (StaticQuantization("entropy", placement="inputs-only"), convolutional),
     (StaticQuantization("percentile"), transformer),
     (DynamicQuantization(least_parameters=0), transformer),
+    (WeightQuantization(least_parameters=0), convolutional),
+    (WeightQuantization("nf4", 16), transformer),
     (HalfPrecision("fp16"), convolutional),
     (HalfPrecision("bf16"), transformer),
     (MixedPrecision(float_layers=2), convolutional),

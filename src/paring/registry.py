@@ -29,6 +29,7 @@ BUILT_IN: Mapping[Kind, Mapping[str, str]] = MappingProxyType(
                 "StaticQuantization": "paring.techniques.static_quantization:StaticQuantization",
                 "HalfPrecision": "paring.techniques.half_precision:HalfPrecision",
                 "DynamicQuantization": "paring.techniques.dynamic_quantization:DynamicQuantization",
+                "WeightQuantization": "paring.techniques.weight_quantization:WeightQuantization",
                 "SmoothQuant": "paring.techniques.smooth_quant:SmoothQuant",
                 "CrossLayerEqualization": "paring.techniques.cross_layer_equalization:CrossLayerEqualization",
                 "AWQ": "paring.techniques.awq:AWQ",

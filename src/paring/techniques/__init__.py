@@ -23,6 +23,7 @@ __all__ = [
     "RemoveBlocks",
     "SmoothQuant",
     "StaticQuantization",
+    "WeightQuantization",
 ]
 
 

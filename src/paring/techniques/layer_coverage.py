@@ -15,15 +15,22 @@ MOST_REASONS = 3
 
 
 def layer_coverage(
-    technique: str, before: onnx.ModelProto, after: onnx.ModelProto, reasons: Mapping[str, str], otherwise: str
+    technique: str,
+    before: onnx.ModelProto,
+    after: onnx.ModelProto,
+    reasons: Mapping[str, str],
+    otherwise: str = "",
 ) -> Coverage:
-    """Which layers read another weight now than before, or are gone; for the rest the reason, or `otherwise`."""
+    """Which layers read another weight now than before, or are gone; for the rest the reason, or `otherwise`.
+
+    A reason that is given for a layer that was changed tells how.
+    """
     named = Graph(before).model
     untouched = {(layer.name, layer.weight) for layer in weighted_layers(Graph(after).model)}
     changes = []
     for layer in weighted_layers(named):
         changed = (layer.name, layer.weight) not in untouched
-        reason = "" if changed else reasons.get(layer.name) or otherwise
+        reason = reasons.get(layer.name) or ("" if changed else otherwise)
         changes.append(LayerChange(layer.name, changed, reason, layer.parameters, layer.macs))
     return Coverage(technique, tuple(changes))
 

@@ -1,0 +1,156 @@
+"""WeightQuantization: weights alone in few bits; what flows between layers stays float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import onnx
+
+from paring.data.job import Job
+from paring.errors import TechniqueError
+from paring.graph.narrow_weights import NarrowWeight, kernel_bits
+from paring.graph.onnx_graph import Array, Graph, require_float_graph
+from paring.graph.onnx_layers import weighted_layers
+from paring.ops.grid import Grid
+from paring.ops.scales import ScaleChoice, Scaling
+from paring.ops.weight_formats import weight_format_of
+from paring.settings import check_types
+from paring.techniques.base import GraphTechnique
+from paring.techniques.layer_coverage import layer_coverage, nothing_fits
+from paring.techniques.weight_plan import TABLE, Kernel, Place, WeightPlan, WeightPlanner, table_reasons
+from paring.types import Coverage, Objective
+
+LEAST_PARAMETERS = 1024
+GROUP = 32
+
+
+@dataclass(frozen=True)
+class WeightQuantization(GraphTechnique):
+    """Weights in `format`, with a scale for each output (or row of a table), or for each `group_size` of its inputs.
+
+    `format`: any of `paring.ops.weight_formats.WEIGHT_FORMATS`: integers (int2 to int8, affine ones as uint4),
+    binary, ternary, powers of two, floats as e4m3, nf4, the block formats mxfp8, mxfp6, mxfp4 and mxint8, whose groups
+    are of 32, and kmeans2 to kmeans8, levels of each layer's own. Inputs of a convolution are counted with their places
+    in the kernel. `scales`, `percentile` and `power_of_two`: see `paring.ops.scales.Scaling`.
+
+    `kernel`: "matmul-nbits" puts MatMulNBits in the place of linear layers, which multiplies 4 or 8 bits as they
+    are stored: it reads fewer bytes, which is what one row at a time waits for. It holds integers of up to 8 bits, and
+    groups that 16 divides. At `accuracy_level` 4 it may round what it reads to int8, block by block; at 0 ONNX Runtime
+    does not. "dequantize" brings floats back as the network is loaded, which saves bytes on disk and, in ONNX Runtime,
+    no time; OpenVINO multiplies integers as they are all the same. "automatic" takes the former where it fits.
+    Tables that are looked up keep their codes, and rows are dequantized as they are found: `embeddings` leaves them
+    float, or takes "only" them, also where the layers are integers already.
+
+    Layers with fewer weights than `least_parameters` stay float, and those that `exclude` names.
+    """
+
+    improves: ClassVar[tuple[Objective, ...]] = ("size", "memory", "latency")
+
+    format: str = "int4"
+    group_size: int | None = None
+    scales: ScaleChoice = "mse"
+    percentile: float = 99.9
+    power_of_two: bool = False
+    kernel: Kernel = "automatic"
+    accuracy_level: Literal[0, 4] = 4
+    embeddings: bool | Literal["only"] = True
+    exclude: tuple[str, ...] = ()
+    least_parameters: int = LEAST_PARAMETERS
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        form = weight_format_of(self.format)
+        if self.group_size is not None and self.group_size < 1:
+            raise TechniqueError(f"group_size={self.group_size} must be 1 or more, for example {GROUP}, or None.")
+        if self.group_size is not None and form.block not in (None, self.group_size):
+            raise TechniqueError(
+                f"group_size={self.group_size} does not fit {form.name}, of blocks of {form.block}: leave it out."
+            )
+        if not 50 < self.percentile <= 100:
+            raise TechniqueError(f"percentile={self.percentile} must be above 50 and at most 100, for example 99.9.")
+        if self.least_parameters < 0:
+            raise TechniqueError(
+                f"least_parameters={self.least_parameters} must be 0 or more: smaller layers stay float, with 0 none."
+            )
+        if self.kernel == "matmul-nbits" and kernel_bits(form.form) is None:
+            raise TechniqueError(
+                f"kernel='matmul-nbits' holds integers of at most 8 bits, which {form.name} are not: take int4 or "
+                "int8, or kernel='dequantize'."
+            )
+
+    def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+        """The graph with narrow weights. Raises TechniqueError where none can be, or where it is quantized already."""
+        editable = self._editable(graph)
+        plan = self._plan(editable)
+        if not plan.places:
+            raise nothing_fits(f"no weight can be {self.format}", plan.reasons)
+        form, scaling = weight_format_of(self.format), Scaling(self.scales, self.percentile, self.power_of_two)
+        for place in plan.places:
+            job.check_time()
+            weight = NarrowWeight(editable, place.weight, flipped=place.flipped)
+            weight.grid = form.grid(weight.rows, scaling, place.blocks)
+            weight.codes = rounded_codes(place.layers[0], weight.rows, weight.grid)
+            self._write(editable, place, weight)
+        return editable.finished()
+
+    def _write(self, graph: Graph, place: Place, weight: NarrowWeight) -> None:
+        """Give all that read a weight what it is now."""
+        for node in list(graph.consumers[place.weight]):
+            if place.multiplied:
+                weight.multiply(node, self.accuracy_level)
+            elif node.name in place.lookups:
+                weight.look_up(node, place.lookups[node.name])
+            else:
+                graph.redirect(place.weight, weight.dequantized, [node])
+
+    def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
+        """Each layer with weights: how it computes with them, or why they stayed float."""
+        plan = self._plan(self._editable(before))
+        return layer_coverage(self.name, before, after, {**plan.reasons, **plan.told})
+
+    @classmethod
+    def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
+        """8 bits with a scale for each output, then 4 bits in groups where these divide all layers, else without.
+
+        Raises TechniqueError where no layer has weights enough, or the graph is quantized already.
+        """
+        wide, groups, narrow = cls("int8"), cls("int4", GROUP), cls("int4")
+        plan = wide._plan(wide._editable(graph))
+        if not plan.places:
+            raise nothing_fits("no weight can be int8", plan.reasons)
+        yield wide
+        try:
+            groups._plan(groups._editable(graph))
+        except TechniqueError:
+            yield narrow
+        else:
+            yield groups
+
+    def _editable(self, graph: onnx.ModelProto) -> Graph:
+        if self.embeddings != "only":
+            require_float_graph(graph, self.name)
+        return Graph(graph)
+
+    def _plan(self, graph: Graph) -> WeightPlan:
+        return WeightPlanner(graph, weight_format_of(self.format), self.group_size, self.kernel).plan(
+            self._reasons(graph)
+        )
+
+    def _reasons(self, graph: Graph) -> dict[str, str]:
+        """For each layer with weights why these stay float, "" where they become narrow."""
+        reasons = table_reasons(graph, self.exclude)
+        for layer in weighted_layers(graph.model):
+            told = ""
+            if self.embeddings in (False, "only") and (layer.op_type == TABLE) == (self.embeddings is False):
+                told = f"embeddings={self.embeddings!r} leaves it float"
+            elif layer.parameters < self.least_parameters:
+                told = f"its {layer.parameters} parameters are fewer than least_parameters={self.least_parameters}"
+            reasons[layer.name] = reasons[layer.name] or told
+        return reasons
+
+
+def rounded_codes(layer: str, weight: Array, grid: Grid) -> Array:
+    """The code of each entry of a layer's weight (outputs, columns): the one place where levels are chosen."""
+    return grid.nearest(weight)

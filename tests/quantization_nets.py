@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from paring.data.job import Job
+from paring.ops.quantization import Parameters
 from paring.types import Task
 
 Array = npt.NDArray[Any]
@@ -174,3 +175,10 @@ def attention_block() -> onnx.ModelProto:
 
 def token_ids(batch: int = 16) -> Array:
     return np.random.default_rng(0).integers(0, 50, (batch, 6))
+
+
+def symmetric(weight: Array, axis: int | None = None) -> Parameters:
+    """int8 with zero point 0 that reaches the largest magnitude, of the whole weight or of each channel of `axis`."""
+    others = tuple(place for place in range(weight.ndim) if axis is None or place != axis % weight.ndim)
+    scale = np.asarray(np.abs(weight).max(axis=others) / 127, np.float32)
+    return Parameters(scale, np.zeros(scale.shape, np.int8), axis)

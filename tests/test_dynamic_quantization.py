@@ -13,7 +13,7 @@ from torch import nn
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.export import export_onnx, export_program, signature_of
-from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
+from paring.ops.quantization import Range, affine, dequantize, quantize
 from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.remove_blocks import RemoveBlocks
 from paring.techniques.static_quantization import StaticQuantization
@@ -30,6 +30,7 @@ from tests.quantization_nets import (
     residual_net,
     rows,
     run,
+    symmetric,
     token_ids,
     weights,
 )

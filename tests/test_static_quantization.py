@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from paring.errors import TechniqueError
-from paring.ops.quantization import Range, affine, dequantize, quantize, symmetric
+from paring.ops.quantization import Range, affine, dequantize, quantize
 from paring.ops.ranges import Calibration
 from paring.techniques.base import GraphTechnique
 from paring.techniques.dynamic_quantization import DynamicQuantization
@@ -31,6 +31,7 @@ from tests.quantization_nets import (
     residual_net,
     rows,
     run,
+    symmetric,
     token_ids,
     weights,
 )

@@ -104,20 +104,6 @@ def _stored(levels: int) -> tuple[type[np.unsignedinteger[Any]], tuple[int, int]
     return kind, None if levels - 1 == np.iinfo(kind).max else (0, levels - 1)
 
 
-def symmetric(weight: Array, axis: int | None = None, least_scale: Array | float = 0.0) -> Parameters:
-    """int8 parameters with zero point 0 and the levels -127..127, for the whole tensor or for each channel of `axis`.
-
-    `least_scale`, a number or shape (channels,), is the finest scale allowed: an int32 bias, stored in units of
-    input scale x weight scale, overflows where a channel's weights are tiny. Channels that are all zero get the
-    largest scale of the others (1 where there is none), never 0.
-    """
-    others = tuple(i for i in range(weight.ndim) if axis is None or i != axis % weight.ndim)
-    scale = np.maximum(np.abs(weight).max(axis=others, initial=0.0).astype(np.float64) / 127, least_scale)
-    usable = scale >= SMALLEST_SCALE
-    scale = np.where(usable, scale, scale.max(initial=0.0) if usable.any() else 1.0).astype(np.float32)
-    return Parameters(np.asarray(scale), np.zeros(np.shape(scale), np.int8), axis)
-
-
 def to_bfloat16(values: Array) -> Array:
     """float32 -> the 16 bits of the nearest bfloat16 (ties to even) as uint16, same shape; NaN stays NaN."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)

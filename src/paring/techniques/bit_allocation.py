@@ -17,6 +17,7 @@ from paring.graph.onnx_graph import Array, Graph, attribute, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import Plan, planned
 from paring.ops.assignment import Assignment, least_harm
+from paring.ops.clipping import proposed_bits
 from paring.ops.formats import FORMATS, format_of
 from paring.ops.sensitivity import output_error, relative_error
 from paring.settings import check_types
@@ -43,7 +44,9 @@ class BitAllocation(GraphTechnique):
     """`quantization` with a format for each layer out of `choices`, which do the least harm together.
 
     Either the weights have at most `mean_bits` on average, or the network takes at most `latency_share` of the time
-    that the float one takes, both measured in ONNX Runtime on one row; for that "float" must be among the choices.
+    that the float one takes, both measured in ONNX Runtime on one row; for that "float" must be among the choices. Or,
+    with `least_sqnr_db`, each layer takes the fewest bits of the choices whose ratio of signal to noise is expected to
+    reach that many decibels, by an analysis of how its weights are distributed (`paring.ops.clipping.proposed_bits`).
     The harm of a format is `sensitivity`: "outputs" estimates the error that it makes in the layer's outputs, over
     their power, from the second moments of what the layer reads (Nagel et al. 2020, section 3.2); "weights" is the
     error of the weights over their power, and needs no data; "measured" is how far the network's outputs move with
@@ -55,6 +58,7 @@ class BitAllocation(GraphTechnique):
     choices: tuple[str, ...] = ("int8", "int6", "int4", "int3", "int2")
     mean_bits: float = 4.0
     latency_share: float | None = None
+    least_sqnr_db: float | None = None
     sensitivity: Sensitivity = "outputs"
 
     improves: ClassVar[tuple[Objective, ...]] = ("size",)
@@ -71,6 +75,8 @@ class BitAllocation(GraphTechnique):
             raise TechniqueError(f"mean_bits={self.mean_bits} must lie between 1 and {FLOAT_BITS}, for example 4.")
         if self.latency_share is not None and not 0 < self.latency_share < 1:
             raise TechniqueError(f"latency_share={self.latency_share} must lie between 0 and 1, for example 0.6.")
+        if self.least_sqnr_db is not None and not 0 < self.least_sqnr_db <= 90:
+            raise TechniqueError(f"least_sqnr_db={self.least_sqnr_db} must lie between 0 and 90, for example 20.")
         if self.latency_share is not None and FLOAT not in self.choices:
             raise TechniqueError("with latency_share, choices must hold 'float': integers of any width take one time.")
 
@@ -92,9 +98,20 @@ class BitAllocation(GraphTechnique):
         return replace(self.quantization, formats=named, exclude=(*self.quantization.exclude, *floats))
 
     def _formats(self, graph: Graph, plan: Plan, job: Job) -> list[str]:
+        if self.least_sqnr_db is not None:
+            return self._by_distribution(graph, plan, self.least_sqnr_db)
         harms = self._harms(graph, plan, job)
         found = self._cheapest(graph, plan, [harms[layer] for layer in plan.layers], job)
         return [self.choices[option] for option in found.chosen]
+
+    def _by_distribution(self, graph: Graph, plan: Plan, least_sqnr_db: float) -> list[str]:
+        """For each layer the choice of fewest bits that hold its weights so well; the widest where none does."""
+        by_bits = sorted(self.choices, key=_bits)
+        found = []
+        for _, rows in _rows_of(graph, plan.layers):
+            proposed = proposed_bits(rows, least_sqnr_db)
+            found.append(next((name for name in by_bits if _bits(name) >= proposed), by_bits[-1]))
+        return found
 
     def _cheapest(self, graph: Graph, plan: Plan, harms: Sequence[Sequence[float]], job: Job) -> Assignment:
         if self.latency_share is not None:
@@ -108,7 +125,7 @@ class BitAllocation(GraphTechnique):
                 )
             return least_harm(harms, costs, self.latency_share * times.floating - times.integer)
         sizes = {layer.name: layer.parameters for layer in weighted_layers(graph.model)}
-        bits = [FLOAT_BITS if name == FLOAT else format_of(name).bits for name in self.choices]
+        bits = [_bits(name) for name in self.choices]
         costs = [[float(sizes[layer] * each) for each in bits] for layer in plan.layers]
         if min(bits) > self.mean_bits:
             raise TechniqueError(
@@ -168,6 +185,10 @@ class BitAllocation(GraphTechnique):
             raise TechniqueError("fewer than two layers can be quantized: there is nothing to divide bits between.")
         for mean_bits in (4.0, 3.0):
             yield cls(mean_bits=mean_bits)
+
+
+def _bits(name: str) -> int:
+    return FLOAT_BITS if name == FLOAT else format_of(name).bits
 
 
 def _rows_of(graph: Graph, layers: Sequence[str]) -> Iterator[tuple[str, Array]]:

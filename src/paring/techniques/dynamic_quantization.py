@@ -16,7 +16,8 @@ from paring.graph.integer_weights import gemm_folded
 from paring.graph.onnx_graph import Graph, attribute, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons
-from paring.ops.quantization import quantize, symmetric
+from paring.ops.formats import format_of
+from paring.ops.scales import ScaleChoice, Scaling, fitted
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
@@ -29,7 +30,10 @@ LEAST_PARAMETERS = 4096
 
 @dataclass(frozen=True)
 class DynamicQuantization(GraphTechnique):
-    """Linear layers as DynamicQuantizeLinear and MatMulInteger; weights int8 with a scale for each output channel.
+    """Linear layers as DynamicQuantizeLinear and MatMulInteger; weights have a scale for each output channel.
+
+    `weights` is a format of `paring.ops.formats` with integer levels of either sign, "int2" to "int8", "ternary" or
+    others; whatever its width it runs in 8 bits. `scales`: see `paring.ops.scales.Scaling`.
 
     No calibration, and no clipping of unseen inputs. The input's range is that of the whole batch, so an answer may
     differ slightly with the rows that it shares a batch with. Layers whose weights are fewer than `least_parameters`
@@ -38,6 +42,8 @@ class DynamicQuantization(GraphTechnique):
 
     exclude: tuple[str, ...] = ()
     least_parameters: int = LEAST_PARAMETERS
+    weights: str = "int8"
+    scales: ScaleChoice = "min-max"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -45,6 +51,9 @@ class DynamicQuantization(GraphTechnique):
             raise TechniqueError(
                 f"least_parameters={self.least_parameters} must be 0 or more: smaller layers stay float, with 0 none."
             )
+        form = format_of(self.weights)
+        if not form.is_integral or form.levels[0] >= 0:
+            raise TechniqueError(f"weights={self.weights!r} has no integer levels of either sign: choose int2 to int8.")
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer linear layers. Raises TechniqueError where it is quantized already."""
@@ -55,8 +64,31 @@ class DynamicQuantization(GraphTechnique):
         for node in [node for node in editable.nodes if reasons.get(node.name) == ""]:
             if node.input[0] not in inputs:
                 inputs[node.input[0]] = _quantized_input(editable, node.input[0])
-            _replace(editable, node, inputs[node.input[0]])
+            self._replace(editable, node, inputs[node.input[0]])
         return editable.finished()
+
+    def _replace(self, graph: Graph, node: onnx.NodeProto, integers: tuple[str, str, str]) -> None:
+        """Integer product, then its scale and the bias, in place of the layer."""
+        weight = graph.constant(node.input[1])
+        assert weight is not None
+        factor, bias = gemm_folded(graph, node, weight)
+        weight = weight * factor
+        if node.op_type == "Gemm" and attribute(node, "transB", 0):
+            weight = weight.T
+        grid = fitted(weight.T, format_of(self.weights), Scaling(self.scales))
+        whole = grid.format.decode(grid.nearest(weight.T)).astype(np.int8).T
+        stored = graph.add_constant(whole, f"{node.input[1]}_quantized")
+        scale = graph.add_constant(grid.scale[:, 0], f"{node.input[1]}_scale")
+        output = node.output[0]
+        graph.model.graph.node.remove(node)
+        product = graph.add_node("MatMulInteger", [integers[0], stored, integers[2]], f"{output}_integer")
+        product = graph.add_node("Cast", [product], f"{output}_cast", to=TensorProto.FLOAT)
+        unit = graph.add_node("Mul", [integers[1], scale], f"{output}_unit")
+        if bias is None:
+            graph.add_named_node("Mul", [product, unit], output)
+            return
+        product = graph.add_node("Mul", [product, unit], f"{output}_scaled")
+        graph.add_named_node("Add", [product, graph.add_constant(np.array(bias), f"{output}_bias")], output)
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where it stayed float."""
@@ -90,26 +122,3 @@ def _quantized_input(graph: Graph, name: str) -> tuple[str, str, str]:
     node = onnx.helper.make_node("DynamicQuantizeLinear", [name], made, name=graph.unique(f"{name}/DynamicQuantize"))
     graph.model.graph.node.append(node)
     return made[0], made[1], made[2]
-
-
-def _replace(graph: Graph, node: onnx.NodeProto, integers: tuple[str, str, str]) -> None:
-    """Integer product, then its scale and the bias, in place of the layer."""
-    weight = graph.constant(node.input[1])
-    assert weight is not None
-    factor, bias = gemm_folded(graph, node, weight)
-    weight = weight * factor
-    if node.op_type == "Gemm" and attribute(node, "transB", 0):
-        weight = weight.T
-    parameters = symmetric(weight, 1)
-    stored = graph.add_constant(quantize(weight, parameters), f"{node.input[1]}_quantized")
-    scale = graph.add_constant(parameters.scale, f"{node.input[1]}_scale")
-    output = node.output[0]
-    graph.model.graph.node.remove(node)
-    product = graph.add_node("MatMulInteger", [integers[0], stored, integers[2]], f"{output}_integer")
-    product = graph.add_node("Cast", [product], f"{output}_cast", to=TensorProto.FLOAT)
-    unit = graph.add_node("Mul", [integers[1], scale], f"{output}_unit")
-    if bias is None:
-        graph.add_named_node("Mul", [product, unit], output)
-        return
-    product = graph.add_node("Mul", [product, unit], f"{output}_scaled")
-    graph.add_named_node("Add", [product, graph.add_constant(np.array(bias), f"{output}_bias")], output)

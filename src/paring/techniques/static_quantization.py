@@ -47,8 +47,9 @@ class StaticQuantization(GraphTechnique):
     activation that is never negative has zero point 0. `formats` names layers whose weights have another one.
     `calibration` is how the range of an activation is chosen from the observed values, `scales` how that of a weight
     is; `percentile` counts for the choice of that name. `power_of_two`: all scales are 2^p. `rounding` says how weights
-    are rounded, see `paring.ops.rounding.rounded`. `placement`: see `paring.graph.placement.planned`. `exclude` names
-    layers (nodes) that stay float.
+    are rounded, see `paring.ops.rounding.rounded`; `bias_correction` takes the mean of what that changes in the outputs
+    from the biases (Nagel et al. 2019, Data-Free Quantization, section 4.2, with observed means). `placement`: see
+    `paring.graph.placement.planned`. `exclude` names layers (nodes) that stay float.
 
     Behind `QuantizationAwareTraining` the scales that it learned are kept, and its layers' formats: the settings are
     then about all that it left in floating point.
@@ -65,6 +66,7 @@ class StaticQuantization(GraphTechnique):
     scales: ScaleChoice = "min-max"
     power_of_two: bool = False
     rounding: Rounding = "nearest"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -101,7 +103,17 @@ class StaticQuantization(GraphTechnique):
     def weighing(self) -> Weighing:
         """How weights are quantized."""
         scaling = Scaling(self.scales, self.percentile, self.power_of_two)
-        return Weighing(self.weights, dict(self.formats), scaling, self.per_channel, self.rounding)
+        return Weighing(
+            self.weights, dict(self.formats), scaling, self.per_channel, self.rounding, self.bias_correction
+        )
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The rows of the table of kernels that a backend must be able to run."""
+        levels = format_of(self.activations)
+        if levels.bits < 8:
+            return ("int8, 4-bit inputs",)
+        return ("int8, int8 inputs",) if levels.levels[0] < 0 else ()
 
     def _of_group(self, graph: Graph, group: Group, seen: Seen, learned: Learned) -> Parameters:
         """What was learned for the tensors, else what fits the values that were seen."""

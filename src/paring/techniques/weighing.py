@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from paring.data.job import Job
+from paring.graph.biases import add_to_bias
 from paring.graph.integer_weights import Weigh
 from paring.graph.learned import Learned
 from paring.graph.matrices import as_rows, matrix_reasons
 from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.ops.formats import format_of
 from paring.ops.grid import Grid
-from paring.ops.rounding import Rounding, rounded
+from paring.ops.rounding import Rounding, mean_shift, rounded
 from paring.ops.scales import Scaling, fitted, least
 from paring.techniques.moments import layer_moments
 
@@ -30,10 +31,15 @@ class Weighing:
     scaling: Scaling = field(default_factory=lambda: Scaling("min-max"))
     per_channel: bool = True
     rounding: Rounding = "nearest"
+    bias_correction: bool = False
 
     def prepared(self, graph: Graph, layers: Sequence[str], job: Job, learned: Learned) -> Weigh:
-        """The function that quantizes the weights of these layers. What was learned of a weight counts for it."""
-        wanted = [] if self.rounding == "nearest" else _matrices(graph, layers, learned)
+        """The function that quantizes the weights of these layers. What was learned of a weight counts for it.
+
+        With `bias_correction` the biases in the graph are changed.
+        """
+        observes = self.rounding != "nearest" or self.bias_correction
+        wanted = _matrices(graph, layers, learned) if observes else []
         nodes = {node.name: node for node in graph.nodes}
         chosen: dict[str, tuple[Grid, Array]] = {}
         for name, moments in layer_moments(graph, wanted, job):
@@ -41,7 +47,11 @@ class Weighing:
             assert weight is not None
             rows = as_rows(nodes[name], weight * np.float32(attribute(nodes[name], "alpha", 1.0)))
             grid = self.grid(name, rows)
-            chosen[name] = grid, rounded(rows, grid, moments.second, self.rounding)
+            # A bias takes the shift of the mean upon itself: what is left is how the outputs vary.
+            second = moments.covariance if self.bias_correction else moments.second
+            chosen[name] = grid, rounded(rows, grid, second, self.rounding)
+            if self.bias_correction:
+                add_to_bias(graph, nodes[name], -mean_shift(rows, grid.values(chosen[name][1]), moments.mean))
 
         def weigh(layer: str, rows: Array, by_row: bool, least_scale: Array) -> tuple[Grid, Array]:
             if layer in chosen and (chosen[layer][0].scale[:, 0] >= least_scale).all():

@@ -93,6 +93,17 @@ def test_activations_take_no_more_levels_than_they_have_bits(name: str, placemen
     assert errors[1] >= errors[0] * 0.8
 
 
+@pytest.mark.parametrize("name", ["uint16", "int16"])
+def test_activations_of_16_bits_hardly_lose_anything_and_are_told_to_be_dequantized(name: str) -> None:
+    technique = StaticQuantization(activations=name)
+    graph = technique.apply(residual_net(), job(X))
+    weights_alone = technique.apply(residual_net(), job(X))
+    assert moved(run(graph, X)[0], run(residual_net(), X)[0]) < 0.02
+    assert moved(in_openvino(graph, X), run(residual_net(), X)[0]) < 0.02
+    layers = technique.coverage(residual_net(), weights_alone, job(X)).layers
+    assert all("dequantized" in layer.reason for layer in layers if layer.changed)
+
+
 def test_narrow_activations_run_between_integer_convolutions() -> None:
     graph = StaticQuantization("mse", weights="int4", activations="uint4").apply(residual_net(), job(X))
     options = onnxruntime.SessionOptions()

@@ -68,14 +68,23 @@ class Plan:
         return frozenset(name for group in self.groups for name in group.moved)
 
 
-def planned(graph: Graph, placement: Placement, exclude: Iterable[str] = (), own: Iterable[str] = ()) -> Plan:
+def planned(
+    graph: Graph,
+    placement: Placement,
+    exclude: Iterable[str] = (),
+    own: Iterable[str] = (),
+    *,
+    moved: bool = True,
+) -> Plan:
     """Where integers go; layers in `own` quantize their inputs for themselves, whatever others read.
+
+    Without `moved` what only moves values does so in floating point.
 
     "every-edge" also quantizes what comes out of every convolution, and both sides of the additions and pools
     between integer layers: for runtimes with an integer kernel for each operator. "inputs-only" quantizes what layers
     read, nothing else: for runtimes that fuse a convolution with the addition and rectifier after it.
     """
-    return _Planner(graph, placement, float_reasons(graph, exclude), frozenset(own)).plan()
+    return _Planner(graph, placement, float_reasons(graph, exclude), frozenset(own), moved).plan()
 
 
 def float_reasons(graph: Graph, exclude: Iterable[str] = (), operators: Sequence[str] = LAYERS) -> dict[str, str]:
@@ -139,8 +148,10 @@ def channels_of(node: onnx.NodeProto, shape: tuple[int, ...]) -> int:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, placement: Placement, reasons: dict[str, str], own: frozenset[str]) -> None:
-        self.own = own
+    def __init__(
+        self, graph: Graph, placement: Placement, reasons: dict[str, str], own: frozenset[str], moved: bool
+    ) -> None:
+        self.own, self.moved = own, moved
         self.graph, self.every_edge, self.reasons = graph, placement == "every-edge", reasons
         if self.every_edge:
             for node in graph.nodes:
@@ -209,7 +220,7 @@ class _Planner:
 
     def _moves(self, node: onnx.NodeProto) -> bool:
         """Whether the node's output holds values of its inputs, and zeros, alone."""
-        if node.op_type not in MOVERS or len(node.output) != 1 or len(self._data(node)) == 0:
+        if not self.moved or node.op_type not in MOVERS or len(node.output) != 1 or len(self._data(node)) == 0:
             return False
         if node.op_type == "Concat":
             return len(self._data(node)) == len(node.input)

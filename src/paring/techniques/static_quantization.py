@@ -15,6 +15,7 @@ from paring.errors import TechniqueError
 from paring.graph.learned import Learned, lifted, own_inputs, shared_input
 from paring.graph.matrices import matrix_reasons
 from paring.graph.onnx_graph import Graph, require_float_graph
+from paring.graph.opset import WIDE_OPSET, modernized
 from paring.graph.placement import PLACEMENTS, Group, Placement, Plan, planned
 from paring.graph.qdq import quantized
 from paring.ops.formats import format_of
@@ -31,6 +32,7 @@ from paring.types import Coverage
 
 Seen = Mapping[str, Histogram]
 NOTHING_LEARNED = Learned()
+WIDE = "16-bit inputs are dequantized: ONNX Runtime has no kernel for them"
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class StaticQuantization(GraphTechnique):
     scale.
 
     `weights` and `activations` are formats of `paring.ops.formats`: "int2" to "int8" are symmetric, "uint2" to "uint8"
-    affine; weights may also be "binary", "ternary", powers of two ("pow3") or sums of these ("apot4"). An affine
-    activation that is never negative has zero point 0. `formats` names layers whose weights have another one.
+    affine; weights may also be "binary", "ternary", powers of two ("pow3") or sums of these ("apot4"), and activations
+    "uint16" or "int16", which runtimes compute with in floating point. An affine activation that is never negative has
+    zero point 0. `formats` names layers whose weights have another one.
     `calibration` is how the range of an activation is chosen from the observed values, `scales` how that of a weight
     is; `percentile` counts for the choice of that name. `power_of_two`: all scales are 2^p. `rounding` says how weights
     are rounded, see `paring.ops.rounding.rounded`; `bias_correction` takes the mean of what that changes in the outputs
@@ -76,17 +79,17 @@ class StaticQuantization(GraphTechnique):
             if not format_of(name).is_integral:
                 raise TechniqueError(f"weights={name!r} has no integer levels: use WeightQuantization({name!r}).")
         form = format_of(self.activations)
-        if form.step != 1 or form.bits > 8:
+        if form.step != 1:
             raise TechniqueError(
                 f"activations={form.name!r} can't be calibrated: choose uint2 to uint8 or int2 to int8."
             )
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer layers. Raises TechniqueError where it is quantized already."""
-        editable, learned = lifted(graph, self.name)
+        editable, learned = lifted(modernized(graph, WIDE_OPSET) if self._is_wide else graph, self.name)
         self._check_formats(editable)
         own = own_inputs(editable, learned)
-        plan = planned(editable, self.placement, self.exclude, own)
+        plan = planned(editable, self.placement, self.exclude, own, moved=not self._is_wide)
         seen = observe(editable.model, plan.sources, job)
         return self.integer(editable, plan, seen, job, learned)
 
@@ -111,14 +114,19 @@ class StaticQuantization(GraphTechnique):
     def forms(self) -> tuple[str, ...]:
         """The rows of the table of kernels that a backend must be able to run."""
         levels = format_of(self.activations)
-        if levels.bits < 8:
-            return ("int8, 4-bit inputs",)
+        if levels.bits != 8:
+            return ("int8, 4-bit inputs" if levels.bits < 8 else "int8, 16-bit inputs",)
         return ("int8, int8 inputs",) if levels.levels[0] < 0 else ()
 
     def _of_group(self, graph: Graph, group: Group, seen: Seen, learned: Learned) -> Parameters:
         """What was learned for the tensors, else what fits the values that were seen."""
         given = shared_input(graph, group.tensors, learned)
         return given or self.parameters(reduce(Histogram.merged, (seen[name] for name in group.sources)))
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether activations take more than 8 bits, for which there are few kernels."""
+        return format_of(self.activations).bits > 8
 
     def parameters(self, seen: Histogram) -> Parameters:
         """Scale and zero point for values like those seen."""
@@ -139,7 +147,8 @@ class StaticQuantization(GraphTechnique):
         """Each layer with weights, and why where it stayed float."""
         graph, _ = lifted(before, self.name)
         plan = planned(graph, self.placement, self.exclude)
-        return layer_coverage(self.name, graph.finished(), after, plan.reasons, "")
+        told = dict.fromkeys(plan.layers, WIDE) if self._is_wide else {}
+        return layer_coverage(self.name, graph.finished(), after, {**plan.reasons, **told}, "")
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from paring.report import units
-from paring.techniques.base import Technique
+from paring.techniques.base import ModuleTechnique, Technique
 from paring.tune import Candidate, Speedup, Trial
 from paring.tune.proposing import only_mends
 
@@ -56,10 +56,14 @@ def _found(trials: Mapping[str, Trial], candidates: Mapping[str, Candidate]) -> 
 
 
 def _without(candidate: Candidate) -> Iterator[tuple[str, Candidate]]:
-    """Each technique that may have made the zeros, and all that save bytes alone, with the candidate without them."""
+    """Each technique that may have made the zeros, and all that save bytes alone, with the candidate without them.
+
+    Techniques of graphs make numbers narrower, and what that saves is not told as the work of zeros.
+    """
     recipe = tuple(technique for technique in candidate.recipe if not only_mends(type(technique)))
-    together = [technique for technique in recipe if _saves_bytes_alone(technique)]
-    for gone in (*([technique] for technique in recipe), *([together] if len(together) > 1 else [])):
+    makers = [technique for technique in recipe if isinstance(technique, ModuleTechnique)]
+    together = [technique for technique in makers if _saves_bytes_alone(technique)]
+    for gone in (*([technique] for technique in makers), *([together] if len(together) > 1 else [])):
         rest = tuple(technique for technique in recipe if not any(technique is one for one in gone))
         yield _listed(map(str, gone)), Candidate(rest, candidate.backend, candidate.stage)
 
@@ -90,7 +94,8 @@ def _measured(most: Sequence[_Zeros]) -> str:
 
 def _unmeasured(candidate: Candidate) -> str:
     """What holds of zeros on every runtime there is, with no figure; empty where the recipe makes none."""
-    techniques = [str(technique) for technique in candidate.recipe if _saves_bytes_alone(technique)]
+    makers = (technique for technique in candidate.recipe if isinstance(technique, ModuleTechnique))
+    techniques = [str(technique) for technique in makers if _saves_bytes_alone(technique)]
     if not techniques:
         return ""
     return (

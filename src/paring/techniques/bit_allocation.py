@@ -176,14 +176,14 @@ class BitAllocation(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """4 and 3 bits on average.
+        """4 bits on average, 3 and 2.5.
 
         Raises TechniqueError where fewer than two layers can be quantized, or the graph is quantized already.
         """
         require_float_graph(graph, cls.__name__)
         if len(planned(Graph(graph), "every-edge").layers) < 2:
             raise TechniqueError("fewer than two layers can be quantized: there is nothing to divide bits between.")
-        for mean_bits in (4.0, 3.0):
+        for mean_bits in (4.0, 3.0, 2.5):
             yield cls(mean_bits=mean_bits)
 
 

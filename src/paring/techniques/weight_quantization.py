@@ -19,7 +19,7 @@ from paring.ops.weight_formats import weight_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
-from paring.techniques.weight_plan import TABLE, Kernel, Place, WeightPlan, WeightPlanner, table_reasons
+from paring.techniques.weight_plan import TABLE, Kernel, Place, Uneven, WeightPlan, WeightPlanner, table_reasons
 from paring.types import Coverage, Objective
 
 LEAST_PARAMETERS = 1024
@@ -33,13 +33,15 @@ class WeightQuantization(GraphTechnique):
     `format`: any of `paring.ops.weight_formats.WEIGHT_FORMATS`: integers (int2 to int8, affine ones as uint4),
     binary, ternary, powers of two, floats as e4m3, nf4, the block formats mxfp8, mxfp6, mxfp4 and mxint8, whose groups
     are of 32, and kmeans2 to kmeans8, levels of each layer's own. Inputs of a convolution are counted with their places
-    in the kernel. `scales`, `percentile` and `power_of_two`: see `paring.ops.scales.Scaling`.
+    in the kernel. `uneven` says what of layers that `group_size` does not divide: they are refused, stay "float", or
+    have a scale for each "whole" output. `scales`, `percentile` and `power_of_two`: see `paring.ops.scales.Scaling`.
 
-    `kernel`: "matmul-nbits" puts MatMulNBits in the place of linear layers, which multiplies 4 or 8 bits as they
-    are stored: it reads fewer bytes, which is what one row at a time waits for. It holds integers of up to 8 bits, and
-    groups that 16 divides. At `accuracy_level` 4 it may round what it reads to int8, block by block; at 0 ONNX Runtime
-    does not. "dequantize" brings floats back as the network is loaded, which saves bytes on disk and, in ONNX Runtime,
-    no time; OpenVINO multiplies integers as they are all the same. "automatic" takes the former where it fits.
+    `kernel`: "matmul-nbits" puts MatMulNBits in the place of linear layers, which multiplies 4 or 8 bits as they are
+    stored: it reads fewer bytes, which is what one row at a time waits for. It holds integers of up to 8 bits, and
+    groups that 16 divides or whole outputs. At `accuracy_level` 4 it may round what it reads to int8, block by block;
+    at 0 ONNX Runtime does not. "dequantize" brings floats back as the network is loaded, which saves bytes on disk and,
+    in ONNX Runtime, no time; OpenVINO multiplies integers as they are all the same. "automatic" takes the former where
+    it fits.
     Tables that are looked up keep their codes, and rows are dequantized as they are found: `embeddings` leaves them
     float, or takes "only" them, also where the layers are integers already.
 
@@ -50,6 +52,7 @@ class WeightQuantization(GraphTechnique):
 
     format: str = "int4"
     group_size: int | None = None
+    uneven: Uneven = "refuse"
     scales: ScaleChoice = "mse"
     percentile: float = 99.9
     power_of_two: bool = False
@@ -112,21 +115,16 @@ class WeightQuantization(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """8 bits with a scale for each output, then 4 bits in groups where these divide all layers, else without.
+        """8 bits with a scale for each output, then 4 bits in groups where these divide.
 
         Raises TechniqueError where no layer has weights enough, or the graph is quantized already.
         """
-        wide, groups, narrow = cls("int8"), cls("int4", GROUP), cls("int4")
+        wide = cls("int8")
         plan = wide._plan(wide._editable(graph))
         if not plan.places:
             raise nothing_fits("no weight can be int8", plan.reasons)
         yield wide
-        try:
-            groups._plan(groups._editable(graph))
-        except TechniqueError:
-            yield narrow
-        else:
-            yield groups
+        yield cls("int4", GROUP, "whole")
 
     def _editable(self, graph: onnx.ModelProto) -> Graph:
         if self.embeddings != "only":
@@ -134,9 +132,8 @@ class WeightQuantization(GraphTechnique):
         return Graph(graph)
 
     def _plan(self, graph: Graph) -> WeightPlan:
-        return WeightPlanner(graph, weight_format_of(self.format), self.group_size, self.kernel).plan(
-            self._reasons(graph)
-        )
+        form = weight_format_of(self.format)
+        return WeightPlanner(graph, form, self.group_size, self.uneven, self.kernel).plan(self._reasons(graph))
 
     def _reasons(self, graph: Graph) -> dict[str, str]:
         """For each layer with weights why these stay float, "" where they become narrow."""

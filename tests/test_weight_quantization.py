@@ -425,3 +425,44 @@ def test_scales_are_chosen_as_they_are_asked_for() -> None:
     assert least.mean() < widest.mean()
     assert (cut < widest).all()
     assert (np.frexp(powers)[0] == 0.5).all()
+
+
+@pytest.mark.parametrize("form", ["int3", "uint3", "nf4", "mxfp4", "kmeans3"])
+@pytest.mark.parametrize("group", [None, 32])
+def test_rounding_by_what_layers_read_loses_less(form: str, group: int | None) -> None:
+    x = np.random.default_rng(0).standard_normal((400, 64)).astype(np.float32) @ rows(64, 64) / 8
+    given = job(x)
+    reference = run(perceptron(), x)[0]
+    errors = [
+        relative_error(
+            run(WeightQuantization(form, group, rounding=way, accuracy_level=0).apply(perceptron(), given), x)[0],
+            reference,
+        )
+        for way in ("nearest", "gptq", "learned")
+    ]
+    assert errors[1] < 0.9 * errors[0]
+    assert errors[2] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_rounding_of_all_layers_and_what_is_told_of_those_that_are_not_observed(network: str) -> None:
+    net, x, *_ = NETWORKS[network]
+    plain = WeightQuantization("int4", least_parameters=0)
+    technique = WeightQuantization("int4", rounding="gptq", least_parameters=0)
+    graph = technique.apply(net(), job(x))
+    layers = technique.coverage(net(), graph, job(x)).layers
+    assert all(layer.changed for layer in layers)
+    nearest = [layer.layer for layer in layers if "; rounded to the nearest, since " in layer.reason]
+    assert nearest == [n for n in (layer.layer for layer in layers) if n.startswith(("Gather", "ConvTranspose"))]
+    assert operators(graph) == operators(plain.apply(net(), job(x)))
+    assert not np.array_equal(run(graph, x)[0], run(plain.apply(net(), job(x)), x)[0])
+
+
+def test_a_shared_weight_is_rounded_by_the_layer_that_multiplies_it() -> None:
+    ids = token_ids(64)
+    given = job(ids)
+    errors = [
+        relative_error(run(WeightQuantization("int3", rounding=way).apply(tied(), given), ids)[0], run(tied(), ids)[0])
+        for way in ("nearest", "gptq")
+    ]
+    assert errors[0] != errors[1]

@@ -16,7 +16,8 @@ import onnx
 from onnx import TensorProto
 
 from paring.graph.integer_weights import gemm_folded
-from paring.graph.onnx_graph import Array, Graph, attribute
+from paring.graph.onnx_graph import Array, Graph
+from paring.graph.placement import channel_axis
 from paring.ops.formats import Format
 from paring.ops.grid import Grid
 
@@ -31,9 +32,7 @@ _INTEGERS = (np.int8, np.uint8, np.int16, np.uint16)
 
 def turned(node: onnx.NodeProto) -> bool:
     """Whether the weight of a layer has its outputs on the second axis, not on the first."""
-    if node.op_type == "Gemm":
-        return not attribute(node, "transB", 0)
-    return node.op_type in ("MatMul", "ConvTranspose")
+    return node.op_type != "Gather" and channel_axis(node) == 1
 
 
 def kernel_bits(form: Format | None) -> int | None:

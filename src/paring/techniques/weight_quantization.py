@@ -10,15 +10,17 @@ import onnx
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.matrices import matrix_reasons
 from paring.graph.narrow_weights import NarrowWeight, kernel_bits
 from paring.graph.onnx_graph import Array, Graph, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
-from paring.ops.grid import Grid
+from paring.ops.rounding import Rounding, rounded
 from paring.ops.scales import ScaleChoice, Scaling
 from paring.ops.weight_formats import weight_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
+from paring.techniques.moments import layer_moments
 from paring.techniques.weight_plan import TABLE, Kernel, Place, Uneven, WeightPlan, WeightPlanner, table_reasons
 from paring.types import Coverage, Objective
 
@@ -35,6 +37,7 @@ class WeightQuantization(GraphTechnique):
     are of 32, and kmeans2 to kmeans8, levels of each layer's own. Inputs of a convolution are counted with their places
     in the kernel. `uneven` says what of layers that `group_size` does not divide: they are refused, stay "float", or
     have a scale for each "whole" output. `scales`, `percentile` and `power_of_two`: see `paring.ops.scales.Scaling`.
+    `rounding`: see `paring.ops.rounding.rounded`; tables and transposed convolutions are rounded to the nearest.
 
     `kernel`: "matmul-nbits" puts MatMulNBits in the place of linear layers, which multiplies 4 or 8 bits as they are
     stored: it reads fewer bytes, which is what one row at a time waits for. It holds integers of up to 8 bits, and
@@ -56,6 +59,7 @@ class WeightQuantization(GraphTechnique):
     scales: ScaleChoice = "mse"
     percentile: float = 99.9
     power_of_two: bool = False
+    rounding: Rounding = "nearest"
     kernel: Kernel = "automatic"
     accuracy_level: Literal[0, 4] = 4
     embeddings: bool | Literal["only"] = True
@@ -89,17 +93,29 @@ class WeightQuantization(GraphTechnique):
         plan = self._plan(editable)
         if not plan.places:
             raise nothing_fits(f"no weight can be {self.format}", plan.reasons)
-        form, scaling = weight_format_of(self.format), Scaling(self.scales, self.percentile, self.power_of_two)
-        for place in plan.places:
+        left = {place.weight: place for place in plan.places}
+        for layer, moments in layer_moments(editable, self._observed(editable, plan), job):
+            place = next(place for place in left.values() if layer in place.layers)
+            self._replace(editable, left.pop(place.weight), moments.second)
+        for place in left.values():
             job.check_time()
-            weight = NarrowWeight(editable, place.weight, flipped=place.flipped)
-            weight.grid = form.grid(weight.rows, scaling, place.blocks)
-            weight.codes = rounded_codes(place.layers[0], weight.rows, weight.grid)
-            self._write(editable, place, weight)
+            self._replace(editable, place, None)
         return editable.finished()
 
-    def _write(self, graph: Graph, place: Place, weight: NarrowWeight) -> None:
-        """Give all that read a weight what it is now."""
+    def _observed(self, graph: Graph, plan: WeightPlan) -> list[str]:
+        """For each weight that is rounded by what is multiplied with it, the layer whose inputs count."""
+        if self.rounding == "nearest":
+            return []
+        reasons = matrix_reasons(graph)
+        fitting = ([layer for layer in place.layers if reasons[layer] == ""] for place in plan.places)
+        return [layers[0] for layers in fitting if layers]
+
+    def _replace(self, graph: Graph, place: Place, moments: Array | None) -> None:
+        """Quantize a weight, and let all that read it read what it is now."""
+        weight = NarrowWeight(graph, place.weight, flipped=place.flipped)
+        scaling = Scaling(self.scales, self.percentile, self.power_of_two)
+        weight.grid = weight_format_of(self.format).grid(weight.rows, scaling, place.blocks)
+        weight.codes = rounded(weight.rows, weight.grid, moments, self.rounding)
         for node in list(graph.consumers[place.weight]):
             if place.multiplied:
                 weight.multiply(node, self.accuracy_level)
@@ -110,8 +126,13 @@ class WeightQuantization(GraphTechnique):
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights: how it computes with them, or why they stayed float."""
-        plan = self._plan(self._editable(before))
-        return layer_coverage(self.name, before, after, {**plan.reasons, **plan.told})
+        graph = self._editable(before)
+        plan = self._plan(graph)
+        told = dict(plan.told)
+        if self.rounding != "nearest":
+            unread = {layer: reason for layer, reason in matrix_reasons(graph).items() if reason and layer in told}
+            told |= {layer: f"{told[layer]}; rounded to the nearest, since {unread[layer]}" for layer in unread}
+        return layer_coverage(self.name, before, after, {**plan.reasons, **told})
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
@@ -146,8 +167,3 @@ class WeightQuantization(GraphTechnique):
                 told = f"its {layer.parameters} parameters are fewer than least_parameters={self.least_parameters}"
             reasons[layer.name] = reasons[layer.name] or told
         return reasons
-
-
-def rounded_codes(layer: str, weight: Array, grid: Grid) -> Array:
-    """The code of each entry of a layer's weight (outputs, columns): the one place where levels are chosen."""
-    return grid.nearest(weight)

@@ -435,8 +435,8 @@ def test_techniques_of_modules_for_a_graph(
     sentence = told(*run, "--techniques", techniques)
     assert f"net.onnx is a graph, and what was asked for begins with a change of the nn.Module ({named}): " in sentence
     assert sentence.endswith(
-        "or choose from StaticQuantization, HalfPrecision, DynamicQuantization, SmoothQuant, CrossLayerEqualization, "
-        "AWQ, MixedPrecision."
+        "or choose from StaticQuantization, HalfPrecision, DynamicQuantization, WeightQuantization, SmoothQuant, "
+        "CrossLayerEqualization, AWQ, MixedPrecision."
     )
 
 

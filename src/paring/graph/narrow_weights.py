@@ -16,7 +16,8 @@ import onnx
 from onnx import TensorProto
 
 from paring.graph.integer_weights import gemm_folded
-from paring.graph.onnx_graph import Array, Graph, attribute
+from paring.graph.onnx_graph import Array, Graph
+from paring.graph.placement import channel_axis
 from paring.ops.formats import Format
 from paring.ops.grid import Grid
 
@@ -24,14 +25,14 @@ MICROSOFT = "com.microsoft"
 KERNEL_BLOCKS = (256, 128, 64, 32, 16)
 """Inputs in a row that share a scale in MatMulNBits, the most first."""
 
+SCALE_BYTES = 4
+
 _INTEGERS = (np.int8, np.uint8, np.int16, np.uint16)
 
 
 def turned(node: onnx.NodeProto) -> bool:
     """Whether the weight of a layer has its outputs on the second axis, not on the first."""
-    if node.op_type == "Gemm":
-        return not attribute(node, "transB", 0)
-    return node.op_type in ("MatMul", "ConvTranspose")
+    return node.op_type != "Gather" and channel_axis(node) == 1
 
 
 def kernel_bits(form: Format | None) -> int | None:
@@ -42,9 +43,13 @@ def kernel_bits(form: Format | None) -> int | None:
     return 4 if (low >= -8 and high <= 7) or (low >= 0 and high <= 15) else 8
 
 
-def kernel_block(entries: int) -> int | None:
-    """The largest block of MatMulNBits that divides so many inputs in a row; None where none does."""
-    return next((block for block in KERNEL_BLOCKS if entries % block == 0), None)
+def kernel_block(columns: int, blocks: int, bits: int) -> int | None:
+    """The block of MatMulNBits in which rows of so many columns take the fewest bytes; None where none fits.
+
+    It divides each of several blocks of a row. Of a row that has one scale the last block is filled up.
+    """
+    fitting = [size for size in KERNEL_BLOCKS if blocks == 1 or columns // blocks % size == 0]
+    return min(fitting, key=lambda size: -(-columns // size) * (size * bits // 8 + SCALE_BYTES), default=None)
 
 
 def integers_of(form: Format | None) -> Any:
@@ -103,7 +108,7 @@ class NarrowWeight:
         if factor != 1:
             own = np.asarray(self.graph.constant(scale)) * factor
             scale = self.graph.add_constant(own.astype(np.float32), f"{output}_scale")
-        bits, block = kernel_bits(self.grid.format), kernel_block(columns // self._blocks)
+        bits, block = self._kernel
         sizes = {"K": columns, "N": count, "bits": bits, "block_size": block, "accuracy_level": accuracy_level}
         inputs = [node.input[0], packed, scale, *zero_point]
         product = self.graph.add_node("MatMulNBits", inputs, f"{output}_product", domain=MICROSOFT, **sizes)
@@ -176,25 +181,31 @@ class NarrowWeight:
     def _float(self, name: str, indices: str) -> str:
         return self.graph.add_node("Cast", [self._read(name, indices)], f"{name}_float", to=TensorProto.FLOAT)
 
+    @property
+    def _kernel(self) -> tuple[int, int]:
+        """Bits and block of MatMulNBits."""
+        bits = kernel_bits(self.grid.format)
+        assert bits is not None
+        block = kernel_block(self.rows.shape[1], self._blocks, bits)
+        assert block is not None
+        return bits, block
+
     @cached_property
     def _packed(self) -> tuple[str, ...]:
         """As MatMulNBits reads them: codes (outputs, blocks, bytes), scales, and zero points of unsigned levels."""
-        bits, form, name = kernel_bits(self.grid.format), self.grid.format, self.name
-        assert bits is not None
-        block = kernel_block(self.rows.shape[1] // self._blocks)
-        assert block is not None
-        blocks = self.rows.shape[1] // block
-        unsigned = form.levels[0] >= 0
-        whole = form.decode(self.codes).astype(np.int16) + (0 if unsigned else 2 ** (bits - 1))
-        each = blocks // self._blocks
-        scale = self._of_rows(self.grid.scale).repeat(each, axis=1)
-        packed = _bytes(whole.reshape(len(self.rows), blocks, block), bits)
-        stored = [self.graph.add_constant(packed, f"{name}_packed"), self.graph.add_constant(scale, f"{name}_scales")]
+        (bits, block), (count, columns) = self._kernel, self.rows.shape
+        unsigned = self.grid.format.levels[0] >= 0
+        whole = self.grid.format.decode(self.codes).astype(np.int16) + (0 if unsigned else 2 ** (bits - 1))
+        filled = np.pad(whole, [(0, 0), (0, -columns % block)]).reshape(count, -1, block)
+        each = filled.shape[1] // self._blocks
+        used = self.grid.values(self.codes).reshape(count, self._blocks, -1).any(axis=-1)
+        # Where all weights are 0, kernels that add in int8 would leave a trace of their rounding.
+        scale = np.where(used, self._of_rows(self.grid.scale), np.float32(0))
+        parts = {"packed": _bytes(filled, bits), "scales": scale.repeat(each, axis=1)}
         if unsigned:
             assert self.grid.zero_point is not None
-            zero = _bytes(self._of_rows(self.grid.zero_point).repeat(each, axis=1), bits)
-            stored.append(self.graph.add_constant(zero, f"{name}_zero_points"))
-        return tuple(stored)
+            parts["zero_points"] = _bytes(self._of_rows(self.grid.zero_point).repeat(each, axis=1), bits)
+        return tuple(self.graph.add_constant(value, f"{self.name}_{part}") for part, value in parts.items())
 
 
 def _bytes(values: Array, bits: int) -> Array:

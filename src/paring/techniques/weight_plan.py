@@ -18,6 +18,7 @@ from paring.graph.placement import float_reasons
 from paring.ops.weight_formats import WeightFormat
 
 Kernel = Literal["automatic", "dequantize", "matmul-nbits"]
+Uneven = Literal["refuse", "float", "whole"]
 
 LINEAR = ("Gemm", "MatMul")
 TABLE = "Gather"
@@ -83,8 +84,11 @@ def _table_misfit(graph: Graph, node: onnx.NodeProto, ranks: Mapping[str, int]) 
 class WeightPlanner:
     """Decides weight by weight, since several layers may read one."""
 
-    def __init__(self, graph: Graph, form: WeightFormat, group_size: int | None, kernel: Kernel) -> None:
+    def __init__(
+        self, graph: Graph, form: WeightFormat, group_size: int | None, uneven: Uneven, kernel: Kernel
+    ) -> None:
         self.graph, self.form, self.kernel = graph, form, kernel
+        self.uneven: Uneven = "float" if form.block else uneven
         self.group_size = form.block or group_size
         self.nodes = {node.name: node for node in graph.nodes}
         self.ranks = _ranks(graph)
@@ -118,26 +122,29 @@ class WeightPlanner:
         columns = math.prod(shape) // max(rows, 1)
         size = self.group_size or columns
         if columns % size:
-            if self.form.block is None:
+            if self.uneven == "refuse":
                 raise self._does_not_divide(readers[0], columns)
-            return f"blocks of {size} do not divide the {columns} weights of each of its outputs", None
-        misfit = self._kernel_misfit(weight, readers, size)
+            if self.uneven == "float":
+                return f"groups of {size} do not divide the {columns} weights of each of its outputs", None
+            size = columns
+        misfit = self._kernel_misfit(weight, readers, columns, columns // size)
         if misfit and self.kernel == "matmul-nbits" and not lookups:
             return misfit, None
         names = tuple(node.name for node in readers)
         multiplied = self.kernel != "dequantize" and not misfit
         return "", Place(weight, names, flipped, columns // size, multiplied, lookups)
 
-    def _kernel_misfit(self, weight: str, readers: Sequence[onnx.NodeProto], size: int) -> str:
+    def _kernel_misfit(self, weight: str, readers: Sequence[onnx.NodeProto], columns: int, blocks: int) -> str:
         """Why MatMulNBits can't read a weight; "" where it can."""
         if any(node.op_type not in LINEAR for node in readers):
             return "MatMulNBits is for linear layers alone"
         if len(readers) < len(self.graph.consumers[weight]) or len({turned(node) for node in readers}) > 1:
             return "its weight is read in another way too"
-        if kernel_bits(self.form.form) is None:
+        bits = kernel_bits(self.form.form)
+        if bits is None:
             return f"MatMulNBits does not hold {self.form.name}"
-        if kernel_block(size) is None:
-            return f"none of MatMulNBits' blocks, of {KERNEL_BLOCKS[-1]} to {KERNEL_BLOCKS[0]}, divides {size}"
+        if kernel_block(columns, blocks, bits) is None:
+            return f"MatMulNBits has groups that {KERNEL_BLOCKS[-1]} divides, not of {columns // blocks}"
         return ""
 
     def _does_not_divide(self, node: onnx.NodeProto, columns: int) -> TechniqueError:
@@ -146,12 +153,12 @@ class WeightPlanner:
         return TechniqueError(
             f"group_size={self.group_size} does not divide the {columns} weights of each "
             f"{'row' if node.op_type == TABLE else 'output'} of layer {node.name!r}: take "
-            f"{', '.join(map(str, sorted(near)))} or None, or exclude the layer."
+            f"{', '.join(map(str, sorted(near)))} or None, exclude the layer, or give it uneven='whole' or 'float'."
         )
 
     def _told(self, node: onnx.NodeProto, place: Place) -> str:
         """How a layer computes with its narrow weight."""
-        shared = f", a scale for each {self.group_size} weights" if self.group_size else ""
+        shared = f", a scale for each {self.group_size} weights" if place.blocks > 1 else ""
         form = f"{self.form.name}{shared}"
         if place.multiplied:
             return f"{form}: multiplied as stored, in {kernel_bits(self.form.form)} bits, by MatMulNBits"

@@ -10,16 +10,18 @@ import onnx
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.matrices import matrix_reasons
 from paring.graph.narrow_weights import NarrowWeight, kernel_bits
 from paring.graph.onnx_graph import Array, Graph, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
-from paring.ops.grid import Grid
+from paring.ops.rounding import Rounding, rounded
 from paring.ops.scales import ScaleChoice, Scaling
 from paring.ops.weight_formats import weight_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
-from paring.techniques.weight_plan import TABLE, Kernel, Place, WeightPlan, WeightPlanner, table_reasons
+from paring.techniques.moments import layer_moments
+from paring.techniques.weight_plan import TABLE, Kernel, Place, Uneven, WeightPlan, WeightPlanner, table_reasons
 from paring.types import Coverage, Objective
 
 LEAST_PARAMETERS = 1024
@@ -33,13 +35,16 @@ class WeightQuantization(GraphTechnique):
     `format`: any of `paring.ops.weight_formats.WEIGHT_FORMATS`: integers (int2 to int8, affine ones as uint4),
     binary, ternary, powers of two, floats as e4m3, nf4, the block formats mxfp8, mxfp6, mxfp4 and mxint8, whose groups
     are of 32, and kmeans2 to kmeans8, levels of each layer's own. Inputs of a convolution are counted with their places
-    in the kernel. `scales`, `percentile` and `power_of_two`: see `paring.ops.scales.Scaling`.
+    in the kernel. `uneven` says what of layers that `group_size` does not divide: they are refused, stay "float", or
+    have a scale for each "whole" output. `scales`, `percentile` and `power_of_two`: see `paring.ops.scales.Scaling`.
+    `rounding`: see `paring.ops.rounding.rounded`; tables and transposed convolutions are rounded to the nearest.
 
-    `kernel`: "matmul-nbits" puts MatMulNBits in the place of linear layers, which multiplies 4 or 8 bits as they
-    are stored: it reads fewer bytes, which is what one row at a time waits for. It holds integers of up to 8 bits, and
-    groups that 16 divides. At `accuracy_level` 4 it may round what it reads to int8, block by block; at 0 ONNX Runtime
-    does not. "dequantize" brings floats back as the network is loaded, which saves bytes on disk and, in ONNX Runtime,
-    no time; OpenVINO multiplies integers as they are all the same. "automatic" takes the former where it fits.
+    `kernel`: "matmul-nbits" puts MatMulNBits in the place of linear layers, which multiplies 4 or 8 bits as they are
+    stored: it reads fewer bytes, which is what one row at a time waits for. It holds integers of up to 8 bits, and
+    groups that 16 divides or whole outputs. At `accuracy_level` 4 it may round what it reads to int8, block by block;
+    at 0 ONNX Runtime does not. "dequantize" brings floats back as the network is loaded, which saves bytes on disk and,
+    in ONNX Runtime, no time; OpenVINO multiplies integers as they are all the same. "automatic" takes the former where
+    it fits.
     Tables that are looked up keep their codes, and rows are dequantized as they are found: `embeddings` leaves them
     float, or takes "only" them, also where the layers are integers already.
 
@@ -50,9 +55,11 @@ class WeightQuantization(GraphTechnique):
 
     format: str = "int4"
     group_size: int | None = None
+    uneven: Uneven = "refuse"
     scales: ScaleChoice = "mse"
     percentile: float = 99.9
     power_of_two: bool = False
+    rounding: Rounding = "nearest"
     kernel: Kernel = "automatic"
     accuracy_level: Literal[0, 4] = 4
     embeddings: bool | Literal["only"] = True
@@ -86,17 +93,29 @@ class WeightQuantization(GraphTechnique):
         plan = self._plan(editable)
         if not plan.places:
             raise nothing_fits(f"no weight can be {self.format}", plan.reasons)
-        form, scaling = weight_format_of(self.format), Scaling(self.scales, self.percentile, self.power_of_two)
-        for place in plan.places:
+        left = {place.weight: place for place in plan.places}
+        for layer, moments in layer_moments(editable, self._observed(editable, plan), job):
+            place = next(place for place in left.values() if layer in place.layers)
+            self._replace(editable, left.pop(place.weight), moments.second)
+        for place in left.values():
             job.check_time()
-            weight = NarrowWeight(editable, place.weight, flipped=place.flipped)
-            weight.grid = form.grid(weight.rows, scaling, place.blocks)
-            weight.codes = rounded_codes(place.layers[0], weight.rows, weight.grid)
-            self._write(editable, place, weight)
+            self._replace(editable, place, None)
         return editable.finished()
 
-    def _write(self, graph: Graph, place: Place, weight: NarrowWeight) -> None:
-        """Give all that read a weight what it is now."""
+    def _observed(self, graph: Graph, plan: WeightPlan) -> list[str]:
+        """For each weight that is rounded by what is multiplied with it, the layer whose inputs count."""
+        if self.rounding == "nearest":
+            return []
+        reasons = matrix_reasons(graph)
+        fitting = ([layer for layer in place.layers if reasons[layer] == ""] for place in plan.places)
+        return [layers[0] for layers in fitting if layers]
+
+    def _replace(self, graph: Graph, place: Place, moments: Array | None) -> None:
+        """Quantize a weight, and let all that read it read what it is now."""
+        weight = NarrowWeight(graph, place.weight, flipped=place.flipped)
+        scaling = Scaling(self.scales, self.percentile, self.power_of_two)
+        weight.grid = weight_format_of(self.format).grid(weight.rows, scaling, place.blocks)
+        weight.codes = rounded(weight.rows, weight.grid, moments, self.rounding)
         for node in list(graph.consumers[place.weight]):
             if place.multiplied:
                 weight.multiply(node, self.accuracy_level)
@@ -107,26 +126,26 @@ class WeightQuantization(GraphTechnique):
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights: how it computes with them, or why they stayed float."""
-        plan = self._plan(self._editable(before))
-        return layer_coverage(self.name, before, after, {**plan.reasons, **plan.told})
+        graph = self._editable(before)
+        plan = self._plan(graph)
+        told = dict(plan.told)
+        if self.rounding != "nearest":
+            unread = {layer: reason for layer, reason in matrix_reasons(graph).items() if reason and layer in told}
+            told |= {layer: f"{told[layer]}; rounded to the nearest, since {unread[layer]}" for layer in unread}
+        return layer_coverage(self.name, before, after, {**plan.reasons, **told})
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """8 bits with a scale for each output, then 4 bits in groups where these divide all layers, else without.
+        """8 bits with a scale for each output, then 4 bits in groups where these divide.
 
         Raises TechniqueError where no layer has weights enough, or the graph is quantized already.
         """
-        wide, groups, narrow = cls("int8"), cls("int4", GROUP), cls("int4")
+        wide = cls("int8")
         plan = wide._plan(wide._editable(graph))
         if not plan.places:
             raise nothing_fits("no weight can be int8", plan.reasons)
         yield wide
-        try:
-            groups._plan(groups._editable(graph))
-        except TechniqueError:
-            yield narrow
-        else:
-            yield groups
+        yield cls("int4", GROUP, "whole")
 
     def _editable(self, graph: onnx.ModelProto) -> Graph:
         if self.embeddings != "only":
@@ -134,9 +153,8 @@ class WeightQuantization(GraphTechnique):
         return Graph(graph)
 
     def _plan(self, graph: Graph) -> WeightPlan:
-        return WeightPlanner(graph, weight_format_of(self.format), self.group_size, self.kernel).plan(
-            self._reasons(graph)
-        )
+        form = weight_format_of(self.format)
+        return WeightPlanner(graph, form, self.group_size, self.uneven, self.kernel).plan(self._reasons(graph))
 
     def _reasons(self, graph: Graph) -> dict[str, str]:
         """For each layer with weights why these stay float, "" where they become narrow."""
@@ -149,8 +167,3 @@ class WeightQuantization(GraphTechnique):
                 told = f"its {layer.parameters} parameters are fewer than least_parameters={self.least_parameters}"
             reasons[layer.name] = reasons[layer.name] or told
         return reasons
-
-
-def rounded_codes(layer: str, weight: Array, grid: Grid) -> Array:
-    """The code of each entry of a layer's weight (outputs, columns): the one place where levels are chosen."""
-    return grid.nearest(weight)

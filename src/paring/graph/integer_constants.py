@@ -17,6 +17,9 @@ from paring.ops.quantization import Parameters, quantize
 
 QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 
+WIDE = 64
+"""So large may integers become: two products with uint8 inputs still add up in 16 bits, as they do in older CPUs."""
+
 
 def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with integers in place of constants that it quantizes; itself where it quantizes nothing."""
@@ -25,7 +28,7 @@ def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(model)
     for node in graph.nodes:
         _quantize_inputs(graph, node)
-    for step in (_fold_casts, _join_equals, _store_integers, _turn_weights, _fold_batch_norms, _drop_unread):
+    for step in (_fold_casts, _join_equals, _store_integers, _turn_weights, _fold_batch_norms, _widen, _drop_unread):
         graph.refresh()
         step(graph)
     graph.set_metadata(LEARNED, "scales of weights and inputs")
@@ -66,6 +69,23 @@ def _turn_weights(graph: Graph) -> None:
         axis = order.index(attribute(read, "axis", 1))
         turned = graph.add_node("DequantizeLinear", [stored, *read.input[1:]], f"{node.output[0]}_turned", axis=axis)
         graph.redirect(node.output[0], turned, graph.consumers[node.output[0]])
+
+
+def _widen(graph: Graph) -> None:
+    """Small integers times a power of two, their scale over it: the same numbers, in a finer unit.
+
+    Integer kernels round the bias to units of input scale x weight scale, which with few levels are coarse: of binary
+    weights and inputs as large as the bias itself.
+    """
+    for node in graph.nodes:
+        held = [graph.constant(name) for name in node.input[:2]] if node.op_type == "DequantizeLinear" else []
+        integers, scale = (*held, None, None)[:2]
+        if integers is None or scale is None or integers.dtype != np.int8 or not integers.any():
+            continue
+        factor = 2 ** int(np.log2(max(1, WIDE // int(np.abs(integers.astype(int)).max()))))
+        if factor > 1 and (scale / factor >= np.finfo(scale.dtype).tiny).all():
+            node.input[0] = graph.add_constant(integers * np.int8(factor), f"{node.input[0]}_wide")
+            node.input[1] = graph.add_constant(np.asarray(scale / factor, scale.dtype), f"{node.input[1]}_wide")
 
 
 def _drop_unread(graph: Graph) -> None:

@@ -8,7 +8,6 @@ QuantizeLinear and DequantizeLinear.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,9 +30,9 @@ class _Quantized(nn.Module):
     bias: Tensor | None
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The layer on quantized values."""
-        return self._conv_forward(self.input_quantizer(values), self.weight_quantizer(self.weight), self.bias)
+        return self._conv_forward(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
 
 
 class QuantizedConv1d(_Quantized, nn.Conv1d):
@@ -54,9 +53,9 @@ class QuantizedLinear(nn.Linear):
     input_quantizer: nn.Module
     weight_quantizer: nn.Module
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The layer on quantized values."""
-        return functional.linear(self.input_quantizer(values), self.weight_quantizer(self.weight), self.bias)
+        return functional.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
 
 
 QuantizedLayer = QuantizedConv1d | QuantizedConv2d | QuantizedConv3d | QuantizedLinear
@@ -72,6 +71,12 @@ def quantize_(layer: nn.Module, inputs: nn.Module, weights: nn.Module) -> None:
     """Let a layer, one of `KINDS`, see its input and its weight through these; its parameters keep their names."""
     layer.__class__ = KINDS[type(layer)]
     layer.input_quantizer, layer.weight_quantizer = inputs, weights
+    # Transformer layers of torch that only answer read the weights of others past their forward, unless these have one.
+    layer.register_forward_pre_hook(_nothing)
+
+
+def _nothing(module: nn.Module, given: tuple[Any, ...]) -> None:
+    """A hook that changes nothing."""
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
@@ -80,37 +85,36 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
     yield from ((name, module) for name, module in model.named_modules() if isinstance(module, kinds))
 
 
-@dataclass(frozen=True)
-class Called:
-    """Layers in the order of their first calls; `inputs` has a number for the tensor that each one reads.
+def read_by(given: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """The input of a layer that is called with these."""
+    value: Tensor = given[0] if given else named["input"]
+    return value
 
-    Layers with one number read the same tensor. `uncalled` are layers whose weights something else reads.
+
+def called_layers(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+    """The layers of `KINDS` that run as modules on these inputs, in the order of their first calls.
+
+    Each has a number for the tensor that it reads: layers with one number read the same tensor.
     """
-
-    inputs: dict[str, int]
-    uncalled: tuple[str, ...]
-
-
-def called_layers(model: nn.Module, inputs: Inputs) -> Called:
-    """Which layers of `KINDS` run as modules on these inputs, and which of them read one and the same tensor."""
     names = {module: name for name, module in model.named_modules() if type(module) in KINDS}
     found: dict[str, int] = {}
     seen: list[Tensor] = []
 
-    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
+    def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         # Tensors are kept until the end, so that no other one takes the place of one that is gone.
-        number = next((at for at, value in enumerate(seen) if value is given[0]), len(seen))
-        seen.extend([given[0]] if number == len(seen) else [])
+        read = read_by(given, named)
+        number = next((at for at, value in enumerate(seen) if value is read), len(seen))
+        seen.extend([read] if number == len(seen) else [])
         found.setdefault(names[module], number)
 
-    hooks = [module.register_forward_pre_hook(note) for module in names]
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in names]
     try:
         with torch.no_grad():
             model_call(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return Called(found, tuple(name for name in names.values() if name not in found))
+    return found
 
 
 class FixedWeights(nn.Module):
@@ -150,7 +154,9 @@ class FixedInputs(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """The nearest of the values that there are."""
+        # Half the bits would round to other levels.
+        given = values.to(torch.promote_types(values.dtype, torch.float32))
         if self.signs:
-            values = torch.where(values >= 0, self.scale, -self.scale)
-        codes = (torch.round(values / self.scale) + self.zero_point).clamp(self.low, self.high)
-        return (codes - self.zero_point) * self.scale
+            given = torch.where(given >= 0, self.scale, -self.scale)
+        codes = (torch.round(given / self.scale) + self.zero_point).clamp(self.low, self.high)
+        return ((codes - self.zero_point) * self.scale).to(values.dtype)

@@ -6,16 +6,19 @@ A batch norm behind a convolution goes into the scales of its weights.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 
 from paring.graph.learned import LEARNED
 from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.ops.quantization import Parameters, quantize
 
-if TYPE_CHECKING:
-    import onnx
+QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
+
+WIDE = 64
+"""So large may integers become: two products with uint8 inputs still add up in 16 bits, as they do in older CPUs."""
 
 
 def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -23,15 +26,11 @@ def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         return model
     graph = Graph(model)
-    _fold_casts(graph)
-    _store_integers(graph)
-    graph.refresh()
     for node in graph.nodes:
         _quantize_inputs(graph, node)
-    graph.refresh()
-    _join_equals(graph)
-    graph.refresh()
-    _fold_batch_norms(graph)
+    for step in (_fold_casts, _join_equals, _store_integers, _turn_weights, _fold_batch_norms, _widen, _drop_unread):
+        graph.refresh()
+        step(graph)
     graph.set_metadata(LEARNED, "scales of weights and inputs")
     return graph.finished()
 
@@ -40,28 +39,62 @@ def _fold_casts(graph: Graph) -> None:
     """Zero points are cast to 8 bits by nodes of their own, which need no running."""
     for node in graph.nodes:
         value = graph.constant(node.input[0]) if node.op_type == "Cast" else None
-        if value is not None and value.size <= 2**16 and node.output[0] not in graph.outputs:
-            from onnx import helper
-
-            kind = helper.tensor_dtype_to_np_dtype(attribute(node, "to", 1))
+        readers = graph.consumers[node.output[0]]
+        if value is not None and all(reader.op_type in QUANTIZING for reader in readers):
+            kind = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to", 1))
             folded = graph.add_constant(value.astype(kind), node.output[0] + "_value")
-            graph.redirect(node.output[0], folded, graph.consumers[node.output[0]])
-            graph.model.graph.node.remove(node)
-    graph.refresh()
+            graph.redirect(node.output[0], folded, readers)
 
 
 def _store_integers(graph: Graph) -> None:
     for node in graph.nodes:
-        if node.op_type != "QuantizeLinear":
-            continue
-        values = [graph.constant(name) for name in node.input]
+        values = [graph.constant(name) for name in node.input] if node.op_type == "QuantizeLinear" else []
         if len(values) < 3 or any(value is None for value in values):
             continue
         weight, scale, zero_point = (np.asarray(value) for value in values)
         axis = attribute(node, "axis", 1) if scale.ndim else None
         stored = graph.add_constant(quantize(weight, Parameters(scale, zero_point, axis)), f"{node.input[0]}_quantized")
         graph.redirect(node.output[0], stored, graph.consumers[node.output[0]])
-        graph.model.graph.node.remove(node)
+
+
+def _turn_weights(graph: Graph) -> None:
+    """Integers that are transposed in front of a product are stored so: runtimes look for them right in front."""
+    for node in graph.nodes:
+        read = graph.producers.get(node.input[0]) if node.op_type == "Transpose" else None
+        integers = graph.constant(read.input[0]) if read is not None and read.op_type == "DequantizeLinear" else None
+        if read is None or integers is None or node.output[0] in graph.outputs:
+            continue
+        order = list(attribute(node, "perm", range(integers.ndim)[::-1]))
+        stored = graph.add_constant(integers.transpose(order), f"{read.input[0]}_turned")
+        axis = order.index(attribute(read, "axis", 1))
+        turned = graph.add_node("DequantizeLinear", [stored, *read.input[1:]], f"{node.output[0]}_turned", axis=axis)
+        graph.redirect(node.output[0], turned, graph.consumers[node.output[0]])
+
+
+def _widen(graph: Graph) -> None:
+    """Small integers times a power of two, their scale over it: the same numbers, in a finer unit.
+
+    Integer kernels round the bias to units of input scale x weight scale, which with few levels are coarse: of binary
+    weights and inputs as large as the bias itself.
+    """
+    for node in graph.nodes:
+        held = [graph.constant(name) for name in node.input[:2]] if node.op_type == "DequantizeLinear" else []
+        integers, scale = (*held, None, None)[:2]
+        if integers is None or scale is None or integers.dtype != np.int8 or not integers.any():
+            continue
+        factor = 2 ** int(np.log2(max(1, WIDE // int(np.abs(integers.astype(int)).max()))))
+        if factor > 1 and (scale / factor >= np.finfo(scale.dtype).tiny).all():
+            node.input[0] = graph.add_constant(integers * np.int8(factor), f"{node.input[0]}_wide")
+            node.input[1] = graph.add_constant(np.asarray(scale / factor, scale.dtype), f"{node.input[1]}_wide")
+
+
+def _drop_unread(graph: Graph) -> None:
+    """Nodes whose place others took."""
+    for node in reversed(graph.nodes):
+        if not any(name in graph.outputs or graph.consumers[name] for name in node.output):
+            graph.model.graph.node.remove(node)
+            for name in node.input:
+                graph.consumers[name] = [reader for reader in graph.consumers[name] if reader is not node]
 
 
 def _quantize_inputs(graph: Graph, last: onnx.NodeProto) -> None:
@@ -87,25 +120,32 @@ def _quantize_inputs(graph: Graph, last: onnx.NodeProto) -> None:
 
 def _rounding(graph: Graph, last: onnx.NodeProto) -> tuple[list[onnx.NodeProto], tuple[Array, Array, int, int]] | None:
     """The nodes, first to last, and scale, zero point and ends; None where the node is not the last of such a chain."""
-    wanted = ["Mul", "Sub", "Clip", "Add", "Round", "Div"]
     chain, constants = list[Any](), dict[str, list[Array]]()
     node: onnx.NodeProto | None = last
-    for op_type in wanted:
-        if node is None or (node.op_type != op_type and op_type in ("Sub", "Add")):
-            continue  # The exporter leaves a zero point out that is 0.
-        values = [graph.constant(name) for name in node.input[1:]]
-        if node.op_type != op_type or any(value is None or value.size != 1 for value in values):
+    for op_type in ("Mul", "Sub", "Clip", "Add", "Round", "Div"):
+        if (node is None or node.op_type != op_type) and op_type not in ("Clip", "Round"):
+            continue  # The exporter leaves out a zero point that is 0 and a scale that is 1.
+        if node is None or node.op_type != op_type or (chain and len(graph.consumers[node.output[0]]) > 1):
             return None
-        if chain and len(graph.consumers[node.output[0]]) > 1:
+        values = [graph.constant(name) for name in node.input[1:]]
+        if any(value is None or value.size != 1 for value in values):
             return None
         chain.insert(0, node)
         constants[op_type] = [np.asarray(value) for value in values]
         node = graph.producers.get(node.input[0])
-    scale, zero_point = constants["Div"][0], constants.get("Add", [np.zeros((), np.float32)])[0]
-    if not np.array_equal(scale, constants["Mul"][0]) or ("Sub" in constants) != ("Add" in constants):
+    scale, again = (constants.get(op_type, [np.ones((), np.float32)])[0] for op_type in ("Div", "Mul"))
+    zero_point, back = (constants.get(op_type, [np.zeros((), np.float32)])[0] for op_type in ("Add", "Sub"))
+    ends = constants["Clip"]
+    if scale != again or not scale > 0 or zero_point != back or not _fit_8_bits(*ends, zero_point):
         return None
-    low, high = (int(value) for value in constants["Clip"])
+    low, high = (int(end) for end in ends)
     return chain, (scale.reshape(()), zero_point.reshape(()), low, high)
+
+
+def _fit_8_bits(*integers: Array) -> bool:
+    """Whether the numbers, of which the first is the least, are integers that one type of 8 bits holds."""
+    kind = np.iinfo(np.uint8 if integers[0] >= 0 else np.int8)
+    return len(integers) == 3 and all(kind.min <= each <= kind.max and each == np.rint(each) for each in integers)
 
 
 def _join_equals(graph: Graph) -> None:
@@ -130,48 +170,37 @@ def _values(graph: Graph, names: Iterable[str]) -> list[Any]:
 def _fold_batch_norms(graph: Graph) -> None:
     """gamma / sqrt(variance + eps) scales integer weights exactly: it goes into their scale, its sign into them."""
     for node in graph.nodes:
-        if node.op_type != "BatchNormalization":
+        layer = graph.producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+        if layer is None or graph.consumers[node.input[0]] != [node] or node.input[0] in graph.outputs:
             continue
-        convolution = graph.producers.get(node.input[0])
-        constants = [graph.constant(name) for name in node.input[1:]]
-        if convolution is None or convolution.op_type != "Conv" or any(value is None for value in constants):
-            continue
-        alone = graph.consumers[node.input[0]] == [node] and node.input[0] not in graph.outputs
-        weights = graph.producers.get(convolution.input[1])
-        if alone and weights is not None and weights.op_type == "DequantizeLinear":
-            gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in constants)
-            factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-            if _fold(graph, convolution, weights, factor, beta - mean * factor):
-                convolution.output[0] = node.output[0]
-                graph.model.graph.node.remove(node)
+        outputs_first = layer.op_type == "Conv" or (layer.op_type == "Gemm" and attribute(layer, "transB", 0))
+        weights = graph.producers.get(layer.input[1]) if outputs_first else None
+        if weights is not None and weights.op_type == "DequantizeLinear" and _fold(graph, layer, weights, node):
+            layer.output[0] = node.output[0]
+            graph.model.graph.node.remove(node)
 
 
-def _fold(graph: Graph, convolution: onnx.NodeProto, weights: onnx.NodeProto, factor: Array, shift: Array) -> bool:
+def _fold(graph: Graph, layer: onnx.NodeProto, weights: onnx.NodeProto, norm: onnx.NodeProto) -> bool:
     """Factor and shift of each output channel into the layer; False where its weights don't allow it."""
-    integers, scale = graph.constant(weights.input[0]), graph.constant(weights.input[1])
-    zero_point = graph.constant(weights.input[2]) if len(weights.input) > 2 else None
-    with_bias = len(convolution.input) > 2 and convolution.input[2]
-    bias = graph.constant(convolution.input[2]) if with_bias else np.zeros(len(factor), np.float32)
-    if integers is None or scale is None or bias is None or integers.dtype != np.int8 or not factor.all():
+    names = [name for name in (*weights.input, *norm.input[1:], *layer.input[2:]) if name]
+    held = [np.asarray(value) for name in names if (value := graph.constant(name)) is not None]
+    if len(held) < len(names) or len(weights.input) < 3 or attribute(weights, "axis", 1) != 0:
         return False
-    if (
-        (zero_point is not None and zero_point.any())
-        or (integers == -128).any()
-        or (scale.ndim and attribute(weights, "axis", 1))
-    ):
+    integers, scale, zero_point, gamma, beta, mean, variance, *bias = held
+    if integers.dtype != np.int8 or zero_point.any() or (integers == -128).any() or not scale.ndim:
         return False
-    signs = np.sign(factor).reshape([-1] + [1] * (integers.ndim - 1)).astype(np.int8)
-    name = convolution.input[1]
-    new_scale = np.broadcast_to(scale, factor.shape) * np.abs(factor)
+    factor = gamma.astype(np.float64) / np.sqrt(variance.astype(np.float64) + attribute(norm, "epsilon", 1e-5))
+    new_scale = scale * np.abs(factor)
+    # A channel that is taken times nothing has integers 0, since there is no scale 0.
+    gone = new_scale < np.finfo(scale.dtype).tiny
+    signs = np.where(gone, 0, np.sign(factor)).astype(np.int8).reshape([-1] + [1] * (integers.ndim - 1))
     inputs = [
         graph.add_constant(integers * signs, f"{weights.input[0]}_folded"),
-        graph.add_constant(new_scale.astype(np.float32), f"{weights.input[1]}_folded"),
-        graph.add_constant(np.zeros(factor.shape, np.int8), f"{weights.input[1]}_zero_point"),
+        graph.add_constant(np.where(gone, 1, new_scale).astype(scale.dtype), f"{weights.input[1]}_folded"),
+        graph.add_constant(np.zeros_like(zero_point), f"{weights.input[1]}_zero_point"),
     ]
-    convolution.input[1] = graph.add_node("DequantizeLinear", inputs, f"{name}_folded", axis=0)
-    new_bias = graph.add_constant((bias * factor + shift).astype(np.float32), f"{name}_bias_folded")
-    del convolution.input[2:]
-    convolution.input.append(new_bias)
-    if graph.consumers[name] == [convolution]:
-        graph.model.graph.node.remove(weights)
+    layer.input[1] = graph.add_node("DequantizeLinear", inputs, f"{layer.input[1]}_folded", axis=0)
+    shift = beta + (sum(bias, np.zeros(len(factor))) - mean) * factor
+    del layer.input[2:]
+    layer.input.append(graph.add_constant(shift.astype(gamma.dtype), f"{norm.output[0]}_bias"))
     return True

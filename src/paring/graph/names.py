@@ -9,10 +9,13 @@ from itertools import chain
 import onnx
 
 from paring.graph.onnx_graph import subgraphs
-from paring.graph.onnx_layers import weighted_layers
+from paring.graph.onnx_layers import WEIGHT_INPUT, weighted_layers
 from paring.types import Signature, unused
 
 WEIGHT = ".weight"
+ON_THE_WAY = ("QuantizeLinear", "DequantizeLinear", "Transpose")
+"""Between a weight that is quantized and its layer."""
+
 SCOPES = "pkg.torch.onnx.name_scopes"
 """The exporter's note on a node: the modules around it as a list of Python's, the innermost last but one."""
 
@@ -42,13 +45,27 @@ def name_layers_(model: onnx.ModelProto) -> None:
     whose code the exporter met it, which for a folded batch norm would be the batch norm.
     """
     taken = {node.name for node in model.graph.node}
-    layers = {layer.name: layer.weight for layer in weighted_layers(model)}
+    layers = _quantized(model.graph) | {layer.name: layer.weight for layer in weighted_layers(model)}
     for node in model.graph.node:
         weight = layers.get(node.name, "")
         module = weight.removesuffix(WEIGHT) if weight.endswith(WEIGHT) else _scope(node) if weight else ""
         if module:
             node.name = unused(module, taken)
             taken.add(node.name)
+
+
+def _quantized(graph: onnx.GraphProto) -> dict[str, str]:
+    """Of the layers that quantize a constant for their weight: its name, by theirs."""
+    made = {node.output[0]: node.input[0] for node in graph.node if node.op_type in ON_THE_WAY}
+    constants = {tensor.name for tensor in graph.initializer}
+    found = {}
+    for node in graph.node:
+        weight = node.input[WEIGHT_INPUT[node.op_type]] if node.op_type in ("Conv", "Gemm", "MatMul") else ""
+        while weight in made:
+            weight = made[weight]
+        if weight in constants:
+            found[node.name] = weight
+    return found
 
 
 def _scope(node: onnx.NodeProto) -> str:

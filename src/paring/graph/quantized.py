@@ -1,4 +1,4 @@
-"""Networks that torch or torchao quantized, or prepared for it: their weights are no floating-point numbers."""
+"""Networks that are quantized, or prepared for it: by torch or torchao, or by a training of paring's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.ao.nn.quantized import FloatFunctional, FXFloatFunctional
+
+from paring.graph.fake_quantized import KINDS
 
 PARTS = frozenset({"quantized", "qat", "fake_quantize", "observer"})
 """In `torch.ao`: whose modules compute with integers, pretend to, or watch what it would take."""
@@ -43,6 +45,8 @@ def _kind(module: nn.Module) -> str:
     """What makes a module a quantized one, its class or a weight; empty where it is none."""
     if isinstance(module, FLOAT):
         return ""
+    if isinstance(module, tuple(KINDS.values())):
+        return f"{type(module).__module__}.{type(module).__qualname__}"
     for kind in type(module).__mro__:
         if kind.__module__.startswith("torch.ao.") and PARTS.intersection(kind.__module__.split(".")):
             return f"{kind.__module__}.{kind.__qualname__}"

@@ -11,6 +11,7 @@ from torch import nn
 from paring.data.batches import model_call
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.fake_quantized import read_by
 from paring.ops.ranges import Histogram
 from paring.train.precision import device_of, placed
 
@@ -24,8 +25,8 @@ def observed_inputs(model: nn.Module, layers: Sequence[str], job: Job) -> dict[s
     sizes = dict.fromkeys(layers, 1)
 
     def watch(name: str) -> Any:
-        def note(module: nn.Module, given: tuple[Any, ...]) -> None:
-            values = given[0].detach()
+        def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            values = read_by(given, named).detach()
             sizes[name] = max(1, values[0].numel()) if values.ndim else 1
             seen[name].add(values.float().cpu().numpy())
             if not seen[name].finite:
@@ -35,7 +36,7 @@ def observed_inputs(model: nn.Module, layers: Sequence[str], job: Job) -> dict[s
 
         return note
 
-    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in layers]
+    hooks = [model.get_submodule(name).register_forward_pre_hook(watch(name), with_kwargs=True) for name in layers]
     try:
         with torch.no_grad():
             for inputs, _ in job.calibrate:

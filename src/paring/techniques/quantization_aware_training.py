@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.fake_quantized import Called, called_layers, quantize_, quantized_layers
+from paring.graph.fake_quantized import called_layers, quantize_, quantized_layers
 from paring.graph.macs import layer_costs
+from paring.graph.weights import check_modules
 from paring.ops.formats import Format, format_of
 from paring.ops.ranges import Histogram, chosen_range
 from paring.techniques.fine_tune import FineTune, trainable_copy
 from paring.techniques.observed_inputs import observed_inputs
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.loop import Loss
-from paring.train.quantizers import LearnedInputs, LearnedWeights, Lowering, Signs, fix_
-from paring.types import Coverage, LayerChange
+from paring.train.precision import device_of, placed
+from paring.train.quantizers import HeldSteps, LearnedInputs, LearnedWeights, Signs, fix_
+from paring.types import Coverage, LayerChange, Task
 
 Ends = Literal["int8", "same", "float"]
 
@@ -55,21 +58,33 @@ class QuantizationAwareTraining(FineTune):
                 usual = "int2 to int8, ternary or binary" if setting == "weights" else "uint1 to uint8, or float"
                 raise TechniqueError(f"{setting}={name!r} is no format to train for: choose for example {usual}.")
 
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError where `exclude` names what the network does not have."""
+        check_modules(self.exclude, model, "exclude")
+        super().check_fits(model, task)
+
     def student(self, model: nn.Module, job: Job) -> nn.Module:
         """A copy whose layers learn scales. TechniqueError where no layer can be quantized."""
+        check_modules(self.exclude, model, "exclude")
         student = trainable_copy(model)
-        called = called_layers(student, job.sample)
+        called = self._called(student, job)
         chosen = self._formats(called)
         if not chosen:
-            raise TechniqueError("no convolution or linear layer runs as a module: there is nothing to quantize.")
+            raise TechniqueError("every convolution and linear layer is to stay float: exclude fewer of them.")
+        _check_finite(student, chosen)
         seen = observed_inputs(student, list(chosen), job)
-        inputs: dict[int, nn.Module] = {}
-        for name, (weights, activations) in chosen.items():
-            layer, number = student.get_submodule(name), called.inputs[name]
-            # Layers that read one tensor read the same integers: the one that is called first says which.
-            inputs.setdefault(number, _input_quantizer(activations, *seen[name]))
+        inputs: dict[tuple[int, str], nn.Module] = {}
+        weights: dict[tuple[int, str], LearnedWeights] = {}
+        for name, (form, activations) in chosen.items():
+            layer = student.get_submodule(name)
             assert isinstance(layer.weight, Tensor)
-            quantize_(layer, inputs[number], LearnedWeights(layer.weight, weights))
+            # Layers that read one tensor read the same integers, and those that share a weight share what it becomes.
+            read, held = (called[name], activations.name if activations else ""), (id(layer.weight), form.name)
+            if read not in inputs:
+                inputs[read] = _input_quantizer(activations, *seen[name]).to(layer.weight.device)
+            if held not in weights:
+                weights[held] = LearnedWeights(layer.weight, form)
+            quantize_(layer, inputs[read], weights[held])
         return student
 
     def finished(self, student: nn.Module) -> nn.Module:
@@ -83,14 +98,12 @@ class QuantizationAwareTraining(FineTune):
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """What the teacher says; with `progressive`, bits that go down."""
-        held = HeldZeros(student, job.original)
-        return taught, Lowering(student, held) if self.progressive else held
+        return taught, HeldSteps(student, HeldZeros(student, job.original), progressive=self.progressive)
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Each layer that holds weights: its formats, or why it stayed float."""
         done = {name for name, _ in quantized_layers(after)}
-        called = called_layers(before, job.sample)
-        formats = self._formats(called)
+        formats = self._formats(self._called(before, job))
         layers = []
         for name, cost in layer_costs(before, job.calibrate[0][0]).items():
             if name in done:
@@ -98,8 +111,8 @@ class QuantizationAwareTraining(FineTune):
                 reason = f"{weights.name} weights, {activations.name if activations else 'float'} inputs"
             elif name in self.exclude:
                 reason = "excluded by the settings"
-            elif name in called.uncalled:
-                reason = "its weights are read by another module"
+            elif not cost.macs:
+                reason = "its weights are multiplied by another module, or by none"
             else:
                 reason = f"{type(before.get_submodule(name)).__name__} stays float"
             layers.append(LayerChange(name, name in done, reason, cost.parameters, cost.macs))
@@ -107,28 +120,32 @@ class QuantizationAwareTraining(FineTune):
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
-        """8 bits, and 4-bit weights.
+        """8 bits alone: fewer are no faster, and whether they are worth their size is for people to say.
 
-        Raises TechniqueError without training data or parameters.
+        Raises TechniqueError without training data, parameters, or layers that could be quantized.
         """
         for _ in super().variants(model, job):
+            cls._called(model, job)
             yield cls(weights="int8")
-            yield cls(weights="int4")
 
-    def _formats(self, called: Called) -> dict[str, tuple[Format, Format | None]]:
+    @staticmethod
+    def _called(model: nn.Module, job: Job) -> dict[str, int]:
+        """The layers that may be quantized. TechniqueError where there are none."""
+        called = called_layers(model, placed(job.sample, device_of(model), channels_last=False))
+        if not called:
+            raise TechniqueError("no convolution or linear layer runs as a module: there is nothing to quantize.")
+        return called
+
+    def _formats(self, called: Iterable[str]) -> dict[str, tuple[Format, Format | None]]:
         """Formats of weights and inputs of each layer that is quantized, in the order of the calls."""
-        if unknown := sorted(set(self.exclude) - set(called.inputs) - set(called.uncalled)):
-            known = ", ".join(list(called.inputs)[:8])
-            raise TechniqueError(f"exclude names {unknown[0]!r}, which is no layer that could be quantized: {known}.")
-        names = [name for name in called.inputs if name not in self.exclude]
+        names = list(called)
         own = format_of(self.weights), None if self.activations == "float" else format_of(self.activations)
         chosen = dict.fromkeys(names, own)
-        for name in {*names[:1], *names[-1:]} if self.ends != "same" else ():
-            if self.ends == "float":
-                del chosen[name]
-            else:
-                chosen[name] = format_of("int8"), format_of("uint8") if own[1] else None
-        return chosen
+        if self.ends == "int8":
+            at_ends = format_of("int8"), format_of("uint8") if own[1] else None
+            chosen |= {names[0]: at_ends, names[-1]: at_ends}
+        kept = self.exclude if self.ends != "float" else (*self.exclude, names[0], names[-1])
+        return {name: formats for name, formats in chosen.items() if name not in kept}
 
 
 def trainable(form: Format, setting: str) -> bool:
@@ -136,6 +153,13 @@ def trainable(form: Format, setting: str) -> bool:
     if setting == "weights":
         return form.is_integral and form.levels[0] < 0
     return form.is_integral and (form.step == 1 or form.name == "binary")
+
+
+def _check_finite(model: nn.Module, layers: Iterable[str]) -> None:
+    """Raise TechniqueError that names a weight which holds NaN or infinity."""
+    for name in layers:
+        if not torch.isfinite(model.get_parameter(f"{name}.weight")).all():
+            raise TechniqueError(f"weight '{name}.weight' holds NaN or infinity: check the network's training.")
 
 
 def _input_quantizer(form: Format | None, seen: Histogram, values_per_row: int) -> nn.Module:

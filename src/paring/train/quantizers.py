@@ -20,6 +20,10 @@ WIDEST = 127
 """Weights keep to levels that have a counterpart of the other sign in int8, since a batch norm may turn them round."""
 
 
+LARGEST_CHANGE = 2.0
+"""Of a step by one gradient: scaled as they are, good ones change it by a few percent."""
+
+
 class LearnedWeights(nn.Module):
     """The nearest level times a scale that each output channel learns (Esser et al. 2020, LSQ).
 
@@ -64,13 +68,10 @@ class LearnedWeights(nn.Module):
         return learned_levels(weight, self.scale, self.levels, axis=0, gradient_scale=gradient_scale)
 
     @torch.no_grad()
-    def fixed_(self, weight: nn.Parameter) -> FixedWeights:
-        """Set the weight to what it was seen as, and give what it is to go through from now on."""
+    def fixed(self, weight: Tensor) -> tuple[Tensor, FixedWeights]:
+        """What the weight was seen as, and what that is to go through from now on."""
         scale = weight.abs().flatten(1).mean(1) if self.is_binary else self.scale
-        scale = scale.clamp_min(SMALLEST_SCALE)
-        seen = self(weight)
-        weight.copy_(seen)
-        return FixedWeights(scale)
+        return self(weight), FixedWeights(scale.clamp_min(SMALLEST_SCALE))
 
 
 class LearnedInputs(nn.Module):
@@ -133,42 +134,77 @@ class Signs(nn.Module):
 
 
 def fix_(model: nn.Module) -> None:
-    """The training is over, eval mode begins: quantizers that learned become fixed, weights what they were seen as."""
-    shared: dict[nn.Module, FixedInputs] = {}
+    """The training is over, eval mode begins: quantizers that learned become fixed, weights what they were seen as.
+
+    These are new parameters: what else read an old one, such as a table of embeddings, saw it as it was.
+    """
+    inputs_of: dict[nn.Module, FixedInputs] = {}
+    weights_of: dict[nn.Module, tuple[nn.Parameter, FixedWeights]] = {}
     for _, layer in quantized_layers(model):
         inputs, weights = layer.input_quantizer, layer.weight_quantizer
         if isinstance(inputs, LearnedInputs | Signs):
-            if inputs not in shared:
-                shared[inputs] = inputs.fixed()
-            layer.input_quantizer = shared[inputs]
+            if inputs not in inputs_of:
+                inputs_of[inputs] = inputs.fixed()
+            layer.input_quantizer = inputs_of[inputs]
         if isinstance(weights, LearnedWeights):
-            assert isinstance(layer.weight, nn.Parameter)
-            layer.weight_quantizer = weights.fixed_(layer.weight)
+            if weights not in weights_of:
+                seen, fixed = weights.fixed(layer.weight)
+                weights_of[weights] = nn.Parameter(seen, layer.weight.requires_grad), fixed
+            layer.weight, layer.weight_quantizer = weights_of[weights]
     model.eval()
 
 
-class Lowering(Constraint):
-    """Bits that go down one by one from 8 to those wanted, in the first half of a training; beside what else holds."""
+class HeldSteps(Constraint):
+    """Steps stay positive, since none more than doubles or halves at once; beside what else holds.
 
-    def __init__(self, model: nn.Module, held: Constraint) -> None:
-        self.held = held
+    With `progressive` the bits go down one by one from 8 to those wanted, in the first half of the training.
+    """
+
+    def __init__(self, model: nn.Module, held: Constraint, *, progressive: bool) -> None:
+        self.held, self.progressive = held, progressive
         self._layers = [layer for _, layer in quantized_layers(model)]
+        quantizers = dict.fromkeys(each for layer in self._layers for each in layer.children())
+        self._steps = [step for each in quantizers if (step := _step_of(each)) is not None]
+        self._before = [step.detach().clone() for step in self._steps]
 
     @contextmanager
     def shown_(self, share: float) -> Iterator[None]:
         """The weights and inputs with as many bits as it is time for."""
-        for layer in self._layers:
-            inputs, weights = layer.input_quantizer, layer.weight_quantizer
-            if isinstance(weights, LearnedWeights):
-                weights.lower_(min(1.0, 2 * share), layer.weight)
-            if isinstance(inputs, LearnedInputs):
-                inputs.lower_(min(1.0, 2 * share))
+        if self.progressive:
+            self._lower_(min(1.0, 2 * share))
         with self.held.shown_(share):
             yield
 
+    @torch.no_grad()
     def settle_(self) -> None:
-        """What else holds."""
+        """Steps near those from before."""
         self.held.settle_()
+        for step, before in zip(self._steps, self._before, strict=True):
+            before.copy_(step.clamp_(before / LARGEST_CHANGE, before * LARGEST_CHANGE))
+
+    def finish_(self) -> None:
+        """All bits gone that are to go, also where the training was cut short."""
+        if self.progressive:
+            self._lower_(1.0)
+        self.held.finish_()
+
+    @torch.no_grad()
+    def _lower_(self, progress: float) -> None:
+        for layer in self._layers:
+            inputs, weights = layer.input_quantizer, layer.weight_quantizer
+            if isinstance(weights, LearnedWeights):
+                weights.lower_(progress, layer.weight)
+            if isinstance(inputs, LearnedInputs):
+                inputs.lower_(progress)
+        for step, before in zip(self._steps, self._before, strict=True):
+            before.copy_(step)
+
+
+def _step_of(quantizer: nn.Module) -> nn.Parameter | None:
+    """What it learns the distance of its levels by."""
+    if isinstance(quantizer, LearnedWeights):
+        return quantizer.scale
+    return quantizer.step if isinstance(quantizer, LearnedInputs) else None
 
 
 def _bits_now(progress: float, wanted: int) -> int:

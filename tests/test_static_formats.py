@@ -206,6 +206,14 @@ def test_what_can_not_be_is_refused_in_one_sentence(technique: Any, settings: di
         technique(**settings)
 
 
+@pytest.mark.parametrize("calibration", ["min-max", "mse"])
+def test_a_range_that_explodes_is_told_with_the_tensor(calibration: Any) -> None:
+    wild = rows(64, 3, 8, 8).copy()
+    wild[3, 0, 0, 0] = 1e30
+    with pytest.raises(TechniqueError, match=r"tensor 'x' reaches 1e\+30 on the calibration rows, and 99.99% of its"):
+        StaticQuantization(calibration).apply(residual_net(), job(wild))
+
+
 def test_constant_and_zero_channels_keep_their_values() -> None:
     weight = np.zeros((4, 8), np.float32)
     weight[1], weight[2] = 0.5, -2.0

@@ -32,6 +32,9 @@ from paring.types import Coverage
 
 Seen = Mapping[str, Histogram]
 NOTHING_LEARNED = Learned()
+HARDLY_ANY = 1e-4
+"""The share of an activation's values that must be told from 0."""
+
 WIDE = "16-bit inputs are dequantized: ONNX Runtime has no kernel for them"
 
 
@@ -121,7 +124,24 @@ class StaticQuantization(GraphTechnique):
     def _of_group(self, graph: Graph, group: Group, seen: Seen, learned: Learned) -> Parameters:
         """What was learned for the tensors, else what fits the values that were seen."""
         given = shared_input(graph, group.tensors, learned)
-        return given or self.parameters(reduce(Histogram.merged, (seen[name] for name in group.sources)))
+        if given is not None:
+            return given
+        together = reduce(Histogram.merged, (seen[name] for name in group.sources))
+        found = self.parameters(together)
+        self._check_reach(group.sources[0], together, float(found.scale))
+        return found
+
+    def _check_reach(self, tensor: str, seen: Histogram, scale: float) -> None:
+        """Raise TechniqueError where a few huge values leave no level but 0 to all others."""
+        total = int(seen.counts.sum())
+        beyond = int(seen.counts[abs(seen.centers) > scale / 2].sum())
+        if total * HARDLY_ANY > beyond:
+            reach = max(-seen.low, seen.high)
+            raise TechniqueError(
+                f"tensor {tensor!r} reaches {reach:.3g} on the calibration rows, and {1 - beyond / total:.2%} of its "
+                "values are so much smaller that they would become 0: look for wrong rows, or choose "
+                "calibration='percentile' and a percentile that leaves them out."
+            )
 
     @property
     def _is_wide(self) -> bool:

@@ -8,6 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from paring.graph.onnx_graph import Graph
+from paring.graph.placement import planned
+from paring.techniques.calibration import observe
+from paring.techniques.layer_damage import layer_damage
 from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     Array,
@@ -62,8 +66,8 @@ def test_outputs_are_nearer_where_rounding_knows_what_layers_read(model: onnx.Mo
     nearest = error("nearest")
     assert error("gptq") < 0.8 * nearest
     assert error("learned") < 0.8 * nearest
-    assert error("nearest", correct_biases=True) < nearest
-    assert error("learned", correct_biases=True) < 0.8 * nearest
+    assert error("nearest", bias_correction=True) < nearest
+    assert error("learned", bias_correction=True) < 0.8 * nearest
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_corrected_biases_keep_the_means_of_outputs(
     means = []
     for correct in (None, False, True):
         technique = StaticQuantization(
-            weights="int2", rounding=rounding, placement="inputs-only", correct_biases=bool(correct)
+            weights="int2", rounding=rounding, placement="inputs-only", bias_correction=bool(correct)
         )
         answers = run(model if correct is None else technique.apply(model, job(x)), x)[0]
         means.append(np.moveaxis(answers, 1, 0).reshape(8, -1).mean(axis=1))
@@ -94,13 +98,31 @@ def test_corrected_biases_keep_the_means_of_outputs(
     assert after < 0.1 * before
 
 
-def test_a_product_whose_bias_has_no_place_is_rounded_all_the_same() -> None:
-    model, x = layer("MatMul", bias=False), correlated(128, 24)
-    technique = StaticQuantization(weights="int2", placement="inputs-only", rounding="gptq", correct_biases=True)
-    plain = StaticQuantization(weights="int2", placement="inputs-only", rounding="gptq")
-    found = technique.apply(model, job(x))
-    assert operators(found)["Add"] == 0
-    np.testing.assert_array_equal(run(found, x)[0], run(plain.apply(model, job(x)), x)[0])
+def test_what_is_added_behind_a_product_takes_its_shift() -> None:
+    technique = StaticQuantization(weights="int2", placement="inputs-only", bias_correction=True)
+    x = correlated(128, 24)
+    for bias in (True, False):
+        assert operators(technique.apply(layer("MatMul", bias=bias), job(x)))["Add"] == 1
+
+
+def test_a_bias_that_counts_for_nothing_stays_so() -> None:
+    model, x = layer("Gemm", bias=True, beta=0.0), correlated(128, 24)
+    technique = StaticQuantization(weights="int4", placement="inputs-only", bias_correction=True)
+    assert relative_error(run(technique.apply(model, job(x)), x)[0], run(model, x)[0]) < 0.2
+
+
+def test_the_damage_of_a_layer_is_that_of_its_own_rounding() -> None:
+    model, x = residual_net(), correlated(64, 3, 8, 8)
+    found = []
+    for correct in (False, True):
+        technique = StaticQuantization(weights="int3", bias_correction=correct)
+        graph = Graph(model)
+        plan = planned(graph, "inputs-only")
+        inputs = {node.name: node.input[0] for node in graph.nodes if node.name in plan.layers}
+        task = job(x)
+        seen = observe(graph.model, list(inputs.values()), task)
+        found.append(layer_damage(technique, graph.model, inputs, seen, task))
+    assert found[0] == found[1]
 
 
 def test_graphs_of_nearest_levels_observe_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,5 +132,5 @@ def test_graphs_of_nearest_levels_observe_nothing_more(monkeypatch: pytest.Monke
     monkeypatch.setattr(type(task), "once", lambda self, key, see: asked.append(key) or once(self, key, see))
     StaticQuantization(weights="int4").apply(perceptron(), task)
     assert not any("moments" in key for key in asked)
-    StaticQuantization(weights="int4", correct_biases=True).apply(perceptron(), task)
+    StaticQuantization(weights="int4", bias_correction=True).apply(perceptron(), task)
     assert any("moments" in key for key in asked)

@@ -15,10 +15,17 @@ def add_to_bias(graph: Graph, node: onnx.NodeProto, shift: Array) -> None:
     """
     own = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if node.op_type != "MatMul" and (own is not None or len(node.input) < 3 or not node.input[2]):
-        scale = np.float32(attribute(node, "beta", 1.0))
         value = np.zeros(len(shift), np.float32) if own is None else np.broadcast_to(own.reshape(-1), len(shift))
+        value = value * np.float32(attribute(node, "beta", 1.0))
+        for entry in node.attribute:
+            if entry.name == "beta":
+                entry.f = 1.0
         del node.input[2:]
-        node.input.append(graph.add_constant((value + shift / scale).astype(np.float32), f"{node.output[0]}_bias"))
+        node.input.append(graph.add_constant((value + shift).astype(np.float32), f"{node.output[0]}_bias"))
+        return
+    if (added := _added(graph, node, len(shift))) is not None:
+        reader, place, value = added
+        reader.input[place] = graph.add_constant((value + shift).astype(np.float32), f"{reader.input[place]}_corrected")
         return
     output = node.output[0]
     node.output[0] = graph.unique(f"{output}_unshifted")
@@ -26,6 +33,18 @@ def add_to_bias(graph: Graph, node: onnx.NodeProto, shift: Array) -> None:
     constant = graph.add_constant(shift.astype(np.float32).reshape(shape), f"{output}_shift")
     graph.add_named_node("Add", [node.output[0], constant], output)
     graph.refresh()
+
+
+def _added(graph: Graph, node: onnx.NodeProto, channels: int) -> tuple[onnx.NodeProto, int, Array] | None:
+    """The Add that alone reads a MatMul, and which of its inputs is a constant of one number a channel, and that."""
+    readers = graph.consumers[node.output[0]]
+    if node.op_type != "MatMul" or len(readers) != 1 or readers[0].op_type != "Add" or node.output[0] in graph.outputs:
+        return None
+    for place, name in enumerate(readers[0].input):
+        value = graph.constant(name)
+        if value is not None and value.ndim and value.size == value.shape[-1] == channels:
+            return readers[0], place, value
+    return None
 
 
 def _spatial(graph: Graph, node: onnx.NodeProto) -> int:

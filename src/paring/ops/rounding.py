@@ -8,6 +8,7 @@ itself. H gets a share of its mean diagonal in addition, so that columns which w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from paring.ops.grid import Grid
+from paring.ops.quantization import SMALLEST_SCALE
 from paring.ops.reconstruction import dampened
 
 Array = npt.NDArray[Any]
@@ -25,6 +27,7 @@ BLOCK = 128
 """Columns whose effect on those behind them is added at once: the same numbers as one by one, by larger products."""
 
 MOST_SWEEPS = 50
+REFITS = 6
 
 
 def rounded(weight: Array, grid: Grid, moments: Array | None, rounding: Rounding) -> Array:
@@ -46,6 +49,25 @@ def rounded(weight: Array, grid: Grid, moments: Array | None, rounding: Rounding
     way = _WAYS[rounding]
     found = [way(weight[part], grid.rows(part), hessian) for part, hessian in zip(parts, each, strict=True)]
     return np.concatenate(found)
+
+
+def refitted(weight: Array, grid: Grid, moments: Array | None, rounding: Rounding) -> tuple[Grid, Array]:
+    """As `rounded`, with scales for it: (grid, codes).
+
+    The scale of least error for codes that are given is known exactly, and so are better codes for that scale: both
+    take turns, each of which can only lower a row's error. Few levels gain most. Scales of all rows together stay, and
+    so does everything where the nearest levels are asked for.
+    """
+    codes = rounded(weight, grid, moments, rounding)
+    if moments is None or rounding == "nearest" or len(grid.scale) < len(weight):
+        return grid, codes
+    each = moments.reshape(-1, *moments.shape[-2:])
+    rows = len(weight) // len(each)
+    scales = grid.scale.copy()
+    for group, hessian in enumerate(map(_dampened, each)):
+        part = slice(group * rows, (group + 1) * rows)
+        scales[part], codes[part] = _turns(weight[part], grid.rows(part), codes[part], hessian, rounding)
+    return replace(grid, scale=scales), codes
 
 
 def errors(weight: Array, values: Array, moments: Array) -> Array:
@@ -154,6 +176,40 @@ def _descended(weight: Array, grid: Grid, hessian: Array, codes: Array) -> Array
         if np.array_equal(codes, before):
             break
     return codes
+
+
+def _turns(weight: Array, grid: Grid, codes: Array, hessian: Array, rounding: Rounding) -> tuple[Array, Array]:
+    """Scales and codes, bettered in turn."""
+    for _ in range(REFITS):
+        grid = replace(grid, scale=_rescaled(weight, grid, codes, hessian))
+        before, codes = codes, _onwards(weight, grid, codes, hessian, rounding)
+        if np.array_equal(codes, before):
+            break
+    return _rescaled(weight, grid, codes, hessian), codes
+
+
+def _onwards(weight: Array, grid: Grid, codes: Array, hessian: Array, rounding: Rounding) -> Array:
+    """Codes for scales that are new, none worse than the given ones."""
+    if rounding == "learned":
+        return _descended(weight, grid, hessian, codes)
+    return _lowest(weight, grid, hessian, [codes, _fed_forward(weight, grid, hessian)])
+
+
+def _rescaled(weight: Array, grid: Grid, codes: Array, hessian: Array) -> Array:
+    """Scales of less error for these codes, shape (rows, blocks): block after block the best, given the others."""
+    size = weight.shape[1] // grid.scale.shape[1]
+    scales, values = grid.scale.astype(np.float64), grid.values(codes).astype(np.float64)
+    slope = (values - weight) @ hessian
+    for block in range(scales.shape[1]):
+        columns = slice(block * size, (block + 1) * size)
+        moved = values[:, columns] @ hessian[columns]
+        curvature = np.sum(moved[:, columns] * values[:, columns], axis=1)
+        wanted = 1 - np.sum(slope[:, columns] * values[:, columns], axis=1) / np.where(curvature > 0, curvature, 1.0)
+        fits = (curvature > 0) & (wanted * scales[:, block] >= SMALLEST_SCALE)
+        factor = np.where(fits, wanted, 1.0)
+        scales[:, block] *= factor
+        slope += (factor - 1)[:, None] * moved
+    return scales.astype(np.float32)
 
 
 def _step(part: Grid, codes: Array, values: Array, at: int, slope: Array, curvature: float) -> Array:

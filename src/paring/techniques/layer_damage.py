@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -38,7 +39,9 @@ def _damage(
 ) -> dict[str, float]:
     parameters = {name: quantization.parameters(seen[name]) for name in inputs.values()}
     editable = Graph(graph)
-    weigh = quantization.weighing.prepared(editable, list(inputs), job, Learned())
+    # The float layers beside the one that is quantized need the biases that they have.
+    weighing = replace(quantization.weighing, bias_correction=False)
+    weigh = weighing.prepared(editable, list(inputs), job, Learned())
     model, switch = switchable(editable, list(inputs), parameters, weigh)
     damage = dict.fromkeys(inputs, 0.0)
     left = SENSITIVITY_ROWS

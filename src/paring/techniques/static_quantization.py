@@ -53,9 +53,9 @@ class StaticQuantization(GraphTechnique):
     zero point 0. `formats` names layers whose weights have another one.
     `calibration` is how the range of an activation is chosen from the observed values, `scales` how that of a weight
     is; `percentile` counts for the choice of that name. `power_of_two`: all scales are 2^p. `rounding` says how weights
-    are rounded, see `paring.ops.rounding.rounded`; `bias_correction` takes the mean of what that changes in the outputs
-    from the biases (Nagel et al. 2019, Data-Free Quantization, section 4.2, with observed means). `placement`: see
-    `paring.graph.placement.planned`. `exclude` names layers (nodes) that stay float.
+    are rounded, see `paring.ops.rounding.refitted`; `bias_correction` takes the mean of what that changes in the
+    outputs from the biases (Nagel et al. 2019, Data-Free Quantization, section 4.2, with observed means). `placement`:
+    see `paring.graph.placement.planned`. `exclude` names layers (nodes) that stay float.
 
     Behind `QuantizationAwareTraining` the scales that it learned are kept, and its layers' formats: the settings are
     then about all that it left in floating point.

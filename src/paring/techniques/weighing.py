@@ -15,7 +15,7 @@ from paring.graph.matrices import as_rows, matrix_reasons
 from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.ops.formats import format_of
 from paring.ops.grid import Grid
-from paring.ops.rounding import Rounding, mean_shift, rounded
+from paring.ops.rounding import Rounding, mean_shift, refitted, rounded
 from paring.ops.scales import Scaling, fitted, least
 from paring.techniques.moments import layer_moments
 
@@ -46,12 +46,11 @@ class Weighing:
             weight = graph.constant(nodes[name].input[1])
             assert weight is not None
             rows = as_rows(nodes[name], weight * np.float32(attribute(nodes[name], "alpha", 1.0)))
-            grid = self.grid(name, rows)
             # A bias takes the shift of the mean upon itself: what is left is how the outputs vary.
             second = moments.covariance if self.bias_correction else moments.second
-            chosen[name] = grid, rounded(rows, grid, second, self.rounding)
+            chosen[name] = grid, codes = self._rounded(rows, self.grid(name, rows), second)
             if self.bias_correction:
-                add_to_bias(graph, nodes[name], -mean_shift(rows, grid.values(chosen[name][1]), moments.mean))
+                add_to_bias(graph, nodes[name], -mean_shift(rows, grid.values(codes), moments.mean))
 
         def weigh(layer: str, rows: Array, by_row: bool, least_scale: Array) -> tuple[Grid, Array]:
             if layer in chosen and (chosen[layer][0].scale[:, 0] >= least_scale).all():
@@ -61,6 +60,12 @@ class Weighing:
             return grid, grid.nearest(rows)
 
         return weigh
+
+    def _rounded(self, rows: Array, grid: Grid, second: Array) -> tuple[Grid, Array]:
+        """Codes, and scales for these where they may be any number."""
+        if self.scaling.power_of_two:
+            return grid, rounded(rows, grid, second, self.rounding)
+        return refitted(rows, grid, second, self.rounding)
 
     def grid(self, layer: str, rows: Array, by_row: bool = True) -> Grid:
         """The levels that a layer's weight, shape (rows, columns), may take."""

@@ -14,7 +14,7 @@ from paring.graph.matrices import matrix_reasons
 from paring.graph.narrow_weights import NarrowWeight, kernel_bits
 from paring.graph.onnx_graph import Array, Graph, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
-from paring.ops.rounding import Rounding, rounded
+from paring.ops.rounding import Rounding, refitted, rounded
 from paring.ops.scales import ScaleChoice, Scaling
 from paring.ops.weight_formats import weight_format_of
 from paring.settings import check_types
@@ -114,8 +114,12 @@ class WeightQuantization(GraphTechnique):
         """Quantize a weight, and let all that read it read what it is now."""
         weight = NarrowWeight(graph, place.weight, flipped=place.flipped)
         scaling = Scaling(self.scales, self.percentile, self.power_of_two)
-        weight.grid = weight_format_of(self.format).grid(weight.rows, scaling, place.blocks)
-        weight.codes = rounded(weight.rows, weight.grid, moments, self.rounding)
+        form = weight_format_of(self.format)
+        weight.grid = form.grid(weight.rows, scaling, place.blocks)
+        if self.power_of_two or form.block:
+            weight.codes = rounded(weight.rows, weight.grid, moments, self.rounding)
+        else:
+            weight.grid, weight.codes = refitted(weight.rows, weight.grid, moments, self.rounding)
         for node in list(graph.consumers[place.weight]):
             if place.multiplied:
                 weight.multiply(node, self.accuracy_level)

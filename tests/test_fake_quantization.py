@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from paring.ops import fake_quantization
 from paring.ops.fake_quantization import (
     dorefa_activations,
     dorefa_weights,
@@ -394,3 +395,29 @@ def test_least_squares_scale_of_channels_and_of_edges() -> None:
     for factor in (1e30, 1e-30):
         scaled = least_squares_scale(torch.tensor([1.0, 2.0, 7.0]) * factor, levels)
         assert scaled.item() == pytest.approx(factor, rel=1e-5)
+
+
+@pytest.mark.parametrize("offset", [None, torch.tensor(-1.3)], ids=["symmetric", "offset"])
+@pytest.mark.parametrize("layout", ["plain", "channels last", "with gaps", "repeated"])
+def test_large_tensors_go_piece_by_piece_whatever_their_layout(
+    layout: str, offset: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain, grad = (3 * torch.randn(4, 3, 5, 6, generator=generator) for _ in range(2))
+    values = {
+        "plain": plain,
+        "channels last": plain.contiguous(memory_format=torch.channels_last),
+        "with gaps": plain[:, ::2, 1:],
+        "repeated": plain[:, :1].expand(4, 3, 5, 6),
+    }[layout]
+    grad = grad[tuple(slice(size) for size in values.shape)]
+    found = []
+    for piece in (7, 2**20):
+        monkeypatch.setattr(fake_quantization, "PIECE", piece)
+        rows = values.detach().requires_grad_(True)
+        learned = [each.clone().requires_grad_(True) for each in (torch.tensor(0.4), offset) if each is not None]
+        result = learned_step(rows, learned[0], 0 if offset is not None else -8, 7, offset=(*learned, None)[1])
+        found.append([result, *torch.autograd.grad(result, [rows, *learned], grad)])
+        assert result.is_contiguous(memory_format=torch.channels_last) == (layout == "channels last")
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

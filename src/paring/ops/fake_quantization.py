@@ -8,7 +8,7 @@ do. They must lie above 0: one below `SMALLEST_SCALE` is used as that, and its g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +19,9 @@ from torch.autograd.function import once_differentiable
 from paring.ops.quantization import SMALLEST_SCALE
 
 HALF_A_STEP = 0.5
+
+PIECE = 2**16
+"""So many numbers at once stay in a core's cache."""
 
 Levels: TypeAlias = Sequence[float]
 """What values may be at scale 1, ascending."""
@@ -129,7 +132,7 @@ def dorefa_activations(values: Tensor, bits: int) -> Tensor:
 class _Uniform(Function):
     """Levels low..high, less the zero point, times the step.
 
-    Plain arithmetic, and in place where it can be: on a CPU masks of booleans and new tensors are what costs.
+    Plain arithmetic, in place where it can be, piece by piece: on a CPU memory is what costs.
     """
 
     @staticmethod
@@ -143,31 +146,44 @@ class _Uniform(Function):
         margin: float,
         gradient_scale: float,
     ) -> Tensor:
+        values = _dense(values)
         ctx.save_for_backward(values, step, offset, zero_point)
         ctx.ends, ctx.margin, ctx.gradient_scale = ends, margin, gradient_scale
-        scaled, divisor = _scaled(values, step)
-        codes = _clip_(scaled.round_(), zero_point, *ends)
-        if zero_point is not None:
-            codes.sub_(zero_point)
-        return codes.mul_(divisor).to(values.dtype)
+        result = torch.empty_like(values)
+        divisor, point, pieces = _in_pieces(step, zero_point, values, result)
+        for given, taken in pieces:
+            codes = _clip_((wide(given) / divisor).round_(), point, *ends)
+            if point is not None:
+                codes.sub_(point)
+            taken.copy_(codes.mul_(divisor))
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         values, step, offset, zero_point = ctx.saved_tensors
         low, high = ctx.ends
-        scaled, _ = _scaled(values, step)
-        codes = _clip_(scaled.round(), zero_point, low, high) if ctx.needs_input_grad[1] else None
-        if zero_point is not None:
-            scaled.add_(zero_point)
-        grad = grads[0].to(scaled.dtype)
-        inside = where_inside(grad, scaled, low - ctx.margin, high + ctx.margin)
-        of_step = of_offset = None
-        if codes is not None:
-            of_step = _of_scale(codes.mul_(grad), inside, scaled.clamp_(low, high), step, ctx.gradient_scale)
-        if ctx.needs_input_grad[2]:
-            of_offset = (grad - inside).sum_to_size(offset.shape).mul_(ctx.gradient_scale).to(offset.dtype)
-        return inside.to(values.dtype), of_step, of_offset, None, None, None, None
+        result = torch.empty_like(values)
+        divisor, point, pieces = _in_pieces(step, zero_point, values, _laid_out_as(values, grads[0]), result)
+        of_step = torch.zeros_like(divisor) if ctx.needs_input_grad[1] else None
+        of_offset = torch.zeros_like(divisor) if ctx.needs_input_grad[2] else None
+        for given, grad, taken in pieces:
+            grad = grad.to(divisor.dtype)
+            scaled = wide(given) / divisor
+            codes = _clip_(scaled.round(), point, low, high) if of_step is not None else None
+            if point is not None:
+                scaled.add_(point)
+            inside = where_inside(grad, scaled, low - ctx.margin, high + ctx.margin)
+            taken.copy_(inside)
+            if of_step is not None and codes is not None:
+                of_step += _of_scale(codes.mul_(grad), inside, scaled.clamp_(low, high), divisor)
+            if of_offset is not None:
+                of_offset += (grad - inside).sum_to_size(of_offset.shape)
+        scaled_slopes = (
+            None if slope is None else (slope * ctx.gradient_scale).reshape(like.shape).to(like.dtype)
+            for slope, like in ((of_step, step), (of_offset, offset))
+        )
+        return result, *scaled_slopes, None, None, None, None
 
 
 class _Leveled(Function):
@@ -191,17 +207,39 @@ class _Leveled(Function):
         inside = where_inside(grad, scaled, *ctx.ends)
         of_scale = None
         if taken is not None:
-            of_scale = _of_scale(grad * taken, inside, scaled.clamp_(*ctx.ends), scale, ctx.gradient_scale)
+            total = _of_scale(grad * taken, inside, scaled.clamp_(*ctx.ends), scale)
+            of_scale = (total * ctx.gradient_scale).to(scale.dtype)
         return inside.to(values.dtype), of_scale, None, None
 
 
-def _of_scale(of_levels: Tensor, inside: Tensor, clipped: Tensor, scale: Tensor, gradient_scale: float) -> Tensor:
+def _of_scale(of_levels: Tensor, inside: Tensor, clipped: Tensor, scale: Tensor) -> Tensor:
     """The sum over what shares a scale of gradient * (level - value inside, level outside); `of_levels` is overwritten.
 
     `of_levels` is gradient * level, `inside` the gradient inside and 0 outside.
     """
-    total = of_levels.addcmul_(inside, clipped, value=-1).sum_to_size(scale.shape)
-    return (total * gradient_scale).to(scale.dtype)
+    return of_levels.addcmul_(inside, clipped, value=-1).sum_to_size(scale.shape)
+
+
+def _in_pieces(
+    step: Tensor, zero_point: Tensor | None, *tensors: Tensor
+) -> tuple[Tensor, Tensor | None, Iterable[tuple[Tensor, ...]]]:
+    """The step and zero point to compute with, and dense tensors of one layout: in pieces where one step serves all."""
+    divisor = usable(step).to(torch.promote_types(tensors[0].dtype, torch.float32))
+    if step.numel() != 1 or (zero_point is not None and zero_point.numel() != 1):
+        return divisor, zero_point, [tensors]
+    flat = (tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors)
+    point = None if zero_point is None else zero_point.reshape(())
+    return divisor.reshape(()), point, zip(*(torch.split(each, PIECE) for each in flat), strict=True)
+
+
+def _dense(values: Tensor) -> Tensor:
+    """The same without gaps or repetitions in memory."""
+    return _laid_out_as(torch.empty_like(values), values)
+
+
+def _laid_out_as(like: Tensor, values: Tensor) -> Tensor:
+    """The same with its elements in the order in memory that a dense tensor has."""
+    return values if values.stride() == like.stride() else torch.empty_like(like, dtype=values.dtype).copy_(values)
 
 
 def where_inside(grad: Tensor, scaled: Tensor, low: float, high: float) -> Tensor:

@@ -76,7 +76,8 @@ STORIES = Table(
 def resnet20_page(rows: list[Row]) -> str:
     """ResNet-20: what needs no training, then what is trained, its seeds together."""
     original = _original(rows)
-    plain = [row for row in rows if "name" not in row]
+    plain = [row for row in rows if "name" not in row and not is_narrow(row)]
+    narrow = [original, *(row for row in rows if "name" not in row and is_narrow(row))]
     names = dict.fromkeys(row["name"] for row in rows if "name" in row)
     trained = [_together([row for row in rows if row.get("name") == name], original) for name in names]
     head = ["| bits | recipe | test, % | beside fp32 | bytes | training |", "|---" * 6 + "|"]
@@ -89,9 +90,15 @@ def resnet20_page(rows: list[Row]) -> str:
             "Runtime, measured in turn.",
         ),
         ("Without training", RESNET20.lines(RESNET20.chosen(plain), original)),
-        ("All that was tried", RESNET20.lines(plain, original)),
+        ("Weights of fewer bits, without training", RESNET20.lines(narrow, original) if len(narrow) > 1 else []),
+        ("All that was tried in 8 bits", RESNET20.lines(plain, original)),
         ("Trained", [*head, *trained] if trained else []),
     )
+
+
+def is_narrow(row: Row) -> bool:
+    """Whether a row without training tells of weights of fewer bits than 8."""
+    return "weights=" in row["settings"] or "BitAllocation" in row["settings"]
 
 
 def stsb_page(rows: list[Row]) -> str:

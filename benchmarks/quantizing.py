@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from paring.artifact.sparse import packed
 from peers import MAKERS, made_by
 from quantization_tables import ORIGINAL, Row
 from torch import nn
 from trained import backend_of, speedup
 
 from paring.artifact.files import write_json
+from paring.artifact.packed import packed
 from paring.backends.isolated import Deployment, IsolatedSession
 from paring.backends.runner import write_graph
 from paring.cli.chosen import chosen

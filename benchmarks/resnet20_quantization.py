@@ -4,7 +4,7 @@ Run: PARING_DATA=FOLDER python benchmarks/resnet20_quantization.py [score] [trai
      (pip install 'paring[peers]' for NNCF)
 
 `score` is what needs no training: each tool with each way that it has to choose ranges, all calibrated on the same 512
-training images. Which one counts is chosen on 5,000 other training images, by how far the answers are from the
+training images; and weights of fewer bits, one width for all layers or as many for each as `BitAllocation` chooses. Which one counts is chosen on 5,000 other training images, by how far the answers are from the
 original's (Kullback-Leibler divergence, since the original has learned these images), never on the 10,000 test images
 that are reported. `train` is paring's quantization-aware training, from the same network and with it as the teacher,
 on the other 45,000 training images, one seed on each core; its networks are scored in ONNX Runtime as well. `measure`
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quantization_tables import ORIGINAL, RESNET20, Row, resnet20_page
+from quantization_tables import ORIGINAL, RESNET20, Row, is_narrow, resnet20_page
 from quantizing import PARING, Entry, Results, Workshop, measure, score, told
 from resnet20_pruning import Cifar, cifar
 
@@ -53,8 +53,8 @@ class Trained:
 TRAINED = (
     Trained("W4A8", "int4", "uint8", 20),
     Trained("W2A4", "int2", "uint4", 40),
-    Trained("W1A32", "odd1", "float", 60),
-    Trained("W1A1", "odd1", "odd1", 100),
+    Trained("W1A32", "binary", "float", 60),
+    Trained("W1A1", "binary", "uint1", 100),
 )
 
 
@@ -74,6 +74,17 @@ def post_training() -> Iterator[Entry]:
     yield Entry("NNCF on OpenVINO")
     for calibration, placement in product(("mse", "min-max", "entropy", "percentile"), ("every-edge", "inputs-only")):
         yield Entry(PARING, f"StaticQuantization(calibration={calibration!r}, placement={placement!r})")
+
+
+def few_bits() -> Iterator[Entry]:
+    """Weights of fewer bits than 8, one width for all layers and as many for each as it needs, untrained."""
+    for rounding in ("nearest", "learned"):
+        settings = f"calibration='mse', scales='mse', rounding={rounding!r}"
+        for bits in (4, 3, 2):
+            yield Entry(PARING, f"StaticQuantization({settings}, weights='int{bits}')")
+        for mean_bits in (4.0, 3.0, 2.5):
+            whole = f"StaticQuantization({settings})"
+            yield Entry(PARING, f"BitAllocation(quantization={whole}, mean_bits={mean_bits})")
 
 
 def divergence(answers: Array, original: Array) -> float:
@@ -142,12 +153,12 @@ def main() -> None:
     workshop, results = workshop_of(data), Results(RESULTS, resnet20_page)
     wanted = [each for each in TRAINED if given.only is None or each.name in given.only]
     if "score" in steps:
-        score(post_training(), workshop, results, Scores.of(data, workshop).figures)
+        score([*post_training(), *few_bits()], workshop, results, Scores.of(data, workshop).figures)
     if "train" in steps:
         train([(each, seed) for seed in range(given.seeds) for each in wanted], results)
     if "measure" in steps:
         known, images = results.rows(), data.test[0].numpy()
-        chosen = RESNET20.chosen([row for row in known if "name" not in row])
+        chosen = RESNET20.chosen([row for row in known if "name" not in row and not is_narrow(row)])
         trained_rows = [row for row in known if "name" in row and row["seed"] == 0]
         measure([*chosen, *trained_rows], workshop, results, {size: {"input": images[:size]} for size in SIZES})
     results.write_page()

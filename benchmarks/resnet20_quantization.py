@@ -4,11 +4,12 @@ Run: PARING_DATA=FOLDER python benchmarks/resnet20_quantization.py [score] [trai
      (pip install 'paring[peers]' for NNCF)
 
 `score` is what needs no training: each tool with each way that it has to choose ranges, all calibrated on the same 512
-training images; and weights of fewer bits, one width for all layers or as many for each as `BitAllocation` chooses. Which one counts is chosen on 5,000 other training images, by how far the answers are from the
-original's (Kullback-Leibler divergence, since the original has learned these images), never on the 10,000 test images
-that are reported. `train` is paring's quantization-aware training, from the same network and with it as the teacher,
-on the other 45,000 training images, one seed on each core; its networks are scored in ONNX Runtime as well. `measure`
-times all of seed 0 in turn with the original in ONNX Runtime, and wants a machine that does nothing else.
+training images; and weights of fewer bits, one width for all layers or as many for each as `BitAllocation` chooses.
+Which settings count is chosen on 5,000 other training images, by how far the answers are from the original's
+(Kullback-Leibler divergence, since the original has learned these images), never on the 10,000 test images that are
+reported. `train` is paring's quantization-aware training, from the same network and with it as the teacher, on the
+other 45,000 training images, one seed on each core; its networks are scored in ONNX Runtime as well. `measure` times
+all of seed 0 in turn with the original in ONNX Runtime, and wants a machine that does nothing else.
 Writes results/resnet20_quantization.json and .md; rows that are there stay.
 """
 

@@ -140,3 +140,11 @@ def test_bold_labels_take_more_room() -> None:
     plain, bold = (Placed(Label("chosen", 0, 0, kind=kind), 0, 0, "start").box(13) for kind in ("label", BOLD))
     assert bold.right > 1.1 * plain.right
     assert f".chart .{BOLD} {{ font-weight: 700;" in files("paring.report").joinpath("page.css").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.994, "0.99×"), (1.899, "1.90×"), (9.996, "10.00×"), (42.04, "42.0×"), (314.6, "315×"), (10_134.0, "10,100×")],
+)
+def test_a_factor_is_a_plain_number_however_large(value: float, text: str) -> None:
+    assert units.ratio(value) == text

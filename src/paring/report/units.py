@@ -61,8 +61,10 @@ def throughput(per_s: float | None) -> str:
 
 
 def ratio(value: float) -> str:
-    """A factor, rounded to nearest: 1.899 -> 1.90×."""
-    return f"{value:.3g}×" if value >= 100 else f"{value:.{2 if value < 10 else 1}f}×"
+    """A factor, rounded to nearest: 1.899 -> 1.90×, 10134 -> 10,100×."""
+    if value < 100:
+        return f"{value:.{2 if value < 10 else 1}f}×"
+    return f"{float(f'{value:.3g}'):,.0f}×"
 
 
 def interval(low: float, high: float) -> str:

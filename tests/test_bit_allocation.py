@@ -118,7 +118,7 @@ def test_a_limit_of_time_leaves_in_float_what_gains_least(monkeypatch: pytest.Mo
     """With times given: the layer whose integers gain most for their harm is quantized, the costly ones stay."""
     times = LayerTimes(10.0, 4.0, {"Gemm_a": 3.0, "Gemm_b": 0.5, "Gemm_c": 2.0, "Gemm_y": 0.5})
     monkeypatch.setattr("paring.techniques.bit_allocation.layer_times", lambda *_: times)
-    technique = BitAllocation(WHOLE, ("float", "int4"), latency_share=0.5, sensitivity="weights")
+    technique = BitAllocation(WHOLE, ("int6", "int4"), latency_share=0.5, sensitivity="weights")
     found = technique.chosen(uneven_net(), job(rows(32, 8)))
     assert found.exclude == ("Gemm_b", "Gemm_y")
     with pytest.raises(TechniqueError, match="all layers in integers the network takes"):
@@ -141,8 +141,8 @@ def test_times_of_layers_are_measured_in_turn_with_the_integer_network(monkeypat
         ({"choices": ("int4", "nf4")}, "choices hold 'nf4', which has no integer levels: choose"),
         ({"choices": ("int4", "int9")}, "format 'int9' is unknown: choose"),
         ({"mean_bits": 0.5}, "mean_bits=0.5 must lie between 1 and 32"),
-        ({"latency_share": 1.5, "choices": ("float", "int8")}, "latency_share=1.5 must lie between 0 and 1"),
-        ({"latency_share": 0.5}, "choices must hold 'float'"),
+        ({"latency_share": 1.5}, "latency_share=1.5 must lie between 0 and 1"),
+        ({"least_sqnr_db": -3.0}, "least_sqnr_db=-3.0 must lie between 0 and 90"),
     ],
 )
 def test_bad_settings_are_told(settings: dict[str, Any], sentence: str) -> None:
@@ -170,3 +170,15 @@ def test_weights_that_are_not_finite_are_named() -> None:
             tensor.raw_data = weight.tobytes()
     with pytest.raises(TechniqueError, match="'w1' holds NaN or infinity"):
         BitAllocation().apply(broken, job(rows(8, 8)))
+
+
+def test_bits_by_distribution_are_fewer_where_a_lower_ratio_will_do() -> None:
+    model = uneven_net()
+    found = {
+        decibels: BitAllocation(WHOLE, least_sqnr_db=decibels).chosen(model, job(rows(8, 8))).formats
+        for decibels in (8.0, 15.0, 35.0)
+    }
+    means = [bits_of(replace(WHOLE, formats=formats), model) for formats in found.values()]
+    assert means[0] < means[1] < means[2]
+    assert means[0] >= 2
+    assert means[2] <= 8

@@ -44,9 +44,10 @@ class BitAllocation(GraphTechnique):
     """`quantization` with a format for each layer out of `choices`, which do the least harm together.
 
     Either the weights have at most `mean_bits` on average, or the network takes at most `latency_share` of the time
-    that the float one takes, both measured in ONNX Runtime on one row; for that "float" must be among the choices. Or,
-    with `least_sqnr_db`, each layer takes the fewest bits of the choices whose ratio of signal to noise is expected to
-    reach that many decibels, by an analysis of how its weights are distributed (`paring.ops.clipping.proposed_bits`).
+    that the float one takes, both measured in ONNX Runtime on one row; then "float" is a choice too, since integers of
+    any width take the same time. Or, with `least_sqnr_db`, each layer takes the fewest bits of the choices whose ratio
+    of signal to noise is expected to reach that many decibels, by an analysis of how its weights are distributed
+    (`paring.ops.clipping.proposed_bits`).
     The harm of a format is `sensitivity`: "outputs" estimates the error that it makes in the layer's outputs, over
     their power, from the second moments of what the layer reads (Nagel et al. 2020, section 3.2); "weights" is the
     error of the weights over their power, and needs no data; "measured" is how far the network's outputs move with
@@ -77,8 +78,12 @@ class BitAllocation(GraphTechnique):
             raise TechniqueError(f"latency_share={self.latency_share} must lie between 0 and 1, for example 0.6.")
         if self.least_sqnr_db is not None and not 0 < self.least_sqnr_db <= 90:
             raise TechniqueError(f"least_sqnr_db={self.least_sqnr_db} must lie between 0 and 90, for example 20.")
-        if self.latency_share is not None and FLOAT not in self.choices:
-            raise TechniqueError("with latency_share, choices must hold 'float': integers of any width take one time.")
+
+    @property
+    def _options(self) -> tuple[str, ...]:
+        """What there is to choose from."""
+        floats = self.latency_share is not None and FLOAT not in self.choices
+        return (*self.choices, FLOAT) if floats else self.choices
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The quantized graph. Raises TechniqueError where no choice holds the limit, or it is quantized already."""
@@ -102,11 +107,11 @@ class BitAllocation(GraphTechnique):
             return self._by_distribution(graph, plan, self.least_sqnr_db)
         harms = self._harms(graph, plan, job)
         found = self._cheapest(graph, plan, [harms[layer] for layer in plan.layers], job)
-        return [self.choices[option] for option in found.chosen]
+        return [self._options[option] for option in found.chosen]
 
     def _by_distribution(self, graph: Graph, plan: Plan, least_sqnr_db: float) -> list[str]:
         """For each layer the choice of fewest bits that hold its weights so well; the widest where none does."""
-        by_bits = sorted(self.choices, key=_bits)
+        by_bits = sorted(self._options, key=_bits)
         found = []
         for _, rows in _rows_of(graph, plan.layers):
             proposed = proposed_bits(rows, least_sqnr_db)
@@ -116,7 +121,7 @@ class BitAllocation(GraphTechnique):
     def _cheapest(self, graph: Graph, plan: Plan, harms: Sequence[Sequence[float]], job: Job) -> Assignment:
         if self.latency_share is not None:
             times = layer_times(graph.model, plan.layers, self.quantization, job)
-            costs = [[times.gained[layer] if name == FLOAT else 0.0 for name in self.choices] for layer in plan.layers]
+            costs = [[times.gained[layer] if name == FLOAT else 0.0 for name in self._options] for layer in plan.layers]
             if times.integer > self.latency_share * times.floating:
                 least = times.integer / times.floating
                 raise TechniqueError(
@@ -125,7 +130,7 @@ class BitAllocation(GraphTechnique):
                 )
             return least_harm(harms, costs, self.latency_share * times.floating - times.integer)
         sizes = {layer.name: layer.parameters for layer in weighted_layers(graph.model)}
-        bits = [_bits(name) for name in self.choices]
+        bits = [_bits(name) for name in self._options]
         costs = [[float(sizes[layer] * each) for each in bits] for layer in plan.layers]
         if min(bits) > self.mean_bits:
             raise TechniqueError(
@@ -139,7 +144,7 @@ class BitAllocation(GraphTechnique):
             return self._measured(graph, plan, job)
         rows = dict(_rows_of(graph, plan.layers))
         harms = {
-            layer: [self._error(layer, rows[layer], name, relative_error) for name in self.choices]
+            layer: [self._error(layer, rows[layer], name, relative_error) for name in self._options]
             for layer in plan.layers
         }
         if self.sensitivity == "outputs":
@@ -147,7 +152,7 @@ class BitAllocation(GraphTechnique):
             fitting = [layer for layer in plan.layers if reasons.get(layer) == ""]
             for layer, moments in layer_moments(graph, fitting, job):
                 measure = _in_outputs(moments.second)
-                harms[layer] = [self._error(layer, rows[layer], name, measure) for name in self.choices]
+                harms[layer] = [self._error(layer, rows[layer], name, measure) for name in self._options]
         return harms
 
     def _error(self, layer: str, rows: Array, name: str, measure: Measure) -> float:
@@ -161,7 +166,7 @@ class BitAllocation(GraphTechnique):
         inputs = {name: nodes[name].input[0] for name in plan.layers}
         seen = observe(graph.model, list(dict.fromkeys([*plan.sources, *inputs.values()])), job)
         found: list[Mapping[str, float]] = []
-        for name in self.choices:
+        for name in self._options:
             alone = replace(self.quantization, weights=name if name != FLOAT else "int8", formats=())
             damage = (
                 dict.fromkeys(inputs, 0.0) if name == FLOAT else layer_damage(alone, graph.model, inputs, seen, job)

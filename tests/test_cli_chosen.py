@@ -119,6 +119,7 @@ OTHER: dict[str, object] = {
     "anywhere": True,
     "uneven": "float",
     "rounding": "gptq",
+    "kernel": "dequantize",
     "least_sqnr_db": 20.0,
     "sensitivity": "measured",
     "bias_correction": True,

@@ -21,6 +21,7 @@ from tests.quantization_nets import (
     attention_block,
     constant,
     job,
+    operators,
     perceptron,
     rows,
     run,
@@ -99,6 +100,16 @@ def test_all_readers_of_a_normalisation_share_the_factors() -> None:
     named = {n.name: n.input[1] for n in aware.graph.node if n.op_type == "MatMul"}
     ratios = [constant(aware, named[f"MatMul_{each}"]) / constant(model, f"w{each}") for each in "qk"]
     np.testing.assert_allclose(ratios[0], ratios[1], rtol=1e-4)
+
+
+def test_anywhere_a_multiplication_takes_the_place_of_a_normalisation() -> None:
+    model, ids = attention_block(), token_ids()
+    technique = AWQ("int3", 16, anywhere=True)
+    aware = technique.apply(model, job(ids))
+    np.testing.assert_allclose(run(aware, ids)[0], run(model, ids)[0], rtol=1e-3, atol=1e-3)
+    told = {layer.layer: layer for layer in technique.coverage(model, aware, job(ids)).layers}
+    assert [name for name, layer in told.items() if layer.changed] == ["MatMul_q", "MatMul_k", "MatMul_o"]
+    assert operators(aware)["Mul"] == operators(model)["Mul"] + 1
 
 
 def test_where_nothing_fits_the_reason_is_told() -> None:

@@ -12,7 +12,8 @@ from paring.graph.learned import Learned
 from paring.graph.onnx_graph import Graph
 from paring.graph.switch import NO_LAYER, switchable
 from paring.ops.quantization import Range, affine
-from paring.techniques.mixed_precision import MixedPrecision, distance
+from paring.techniques.layer_damage import distance
+from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.static_quantization import StaticQuantization
 from paring.techniques.weighing import Weighing
 from tests.quantization_nets import (

@@ -249,6 +249,11 @@ def test_weights_that_are_no_numbers_are_named() -> None:
         matrix_reasons(Graph(model))
 
 
+def test_who_asks_for_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "fingerprint", None)
+    assert list(layer_moments(Graph(perceptron()), [], job(rows(8, 64)))) == []
+
+
 def test_an_input_without_any_patch_counts_nothing() -> None:
     patches = Patches((3, 3), (1, 1), (1, 1), (0, 0, 0, 0))
     assert list(patches.cut(np.zeros((0, 2, 5, 5), np.float32))) == []

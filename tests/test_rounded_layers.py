@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 
 from paring.graph.onnx_graph import Graph
 from paring.graph.placement import planned
+from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import observe
 from paring.techniques.layer_damage import layer_damage
 from paring.techniques.static_quantization import StaticQuantization
+from paring.techniques.weight_quantization import WeightQuantization
 from tests.quantization_nets import (
     Array,
     job,
@@ -103,6 +106,27 @@ def test_what_is_added_behind_a_product_takes_its_shift() -> None:
     x = correlated(128, 24)
     for bias in (True, False):
         assert operators(technique.apply(layer("MatMul", bias=bias), job(x)))["Add"] == 1
+
+
+@pytest.mark.parametrize(
+    ("technique", "free"),
+    [
+        (WeightQuantization("int3", None, rounding="gptq"), True),
+        (WeightQuantization("int3", None, rounding="learned", power_of_two=True), False),
+        (WeightQuantization("mxfp4", rounding="learned"), False),
+        (StaticQuantization(weights="int3", rounding="learned"), True),
+        (StaticQuantization(weights="int3", rounding="gptq", power_of_two=True), False),
+    ],
+    ids=str,
+)
+def test_scales_go_with_the_rounding_where_they_may_be_any_number(technique: GraphTechnique, free: bool) -> None:
+    x = correlated(128, 64)
+    found = [each.apply(perceptron(), job(x)) for each in (technique, replace(technique, rounding="nearest"))]
+    one, other = ({t.name: onnx.numpy_helper.to_array(t) for t in g.graph.initializer if "w0" in t.name} for g in found)
+    assert set(one) == set(other)
+    kept = [np.array_equal(value, other[name]) for name, value in one.items() if "scale" in name]
+    assert kept
+    assert all(kept) is not free
 
 
 def test_a_bias_that_counts_for_nothing_stays_so() -> None:

@@ -31,8 +31,9 @@ class AWQ(GraphTechnique):
 
     Lin et al., "AWQ: Activation-aware Weight Quantization" (2023), eq. 4 and 5: s = E[|x|]^alpha, of `alphas` (between
     0 and 1) that one with which the quantized weights of all layers that read x lose least of their outputs on the
-    calibration rows; a layer stays as it is where none loses less. Only where the normalisation's own scale and shift
-    can take 1/s, so that nothing is computed in addition.
+    calibration rows; a layer stays as it is where none loses less. Where only linear layers read x, the normalisation's
+    own scale and shift take 1/s, and nothing is computed in addition. With `anywhere` all other linear layers get a
+    multiplication by 1/s in front, as those of BERT need.
 
     It is followed by a technique that quantizes weights: `format`, `group_size` (inputs that share a scale, None for
     all of a row) and `scales` (how that is chosen) tell what that one will do.
@@ -42,6 +43,7 @@ class AWQ(GraphTechnique):
     group_size: int | None = 32
     alphas: tuple[float, ...] = ALPHAS
     scales: ScaleChoice = "min-max"
+    anywhere: bool = False
 
     role: ClassVar[Role] = "before"
 
@@ -74,7 +76,7 @@ class AWQ(GraphTechnique):
 
     def _fitting(self, graph: Graph) -> tuple[list[Normalised], dict[str, str]]:
         """What can be scaled, and for each linear layer why not, or why it may be left as it was."""
-        found, reasons = normalised_inputs(graph)
+        found, reasons = normalised_inputs(graph, anywhere=self.anywhere)
         told = matrix_reasons(graph)
         fitting = []
         for each in found:

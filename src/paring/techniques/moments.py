@@ -40,6 +40,8 @@ def layer_moments(graph: Graph, layers: Iterable[str], job: Job) -> Iterator[tup
             read = reading(graph, node)
             widths[read] = as_rows(node, weight).shape[1]
             readers.setdefault(read, []).append(node.name)
+    if not widths:
+        return iter(())
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     return _in_turns(model, widths, readers, job)

@@ -97,6 +97,10 @@ def entries() -> Iterator[Entry]:
         yield Entry(PARING, f"SmoothQuant(alpha={alpha}, anywhere=True) + {inputs.format(calibration, percentile)}")
     edges = "StaticQuantization(calibration='percentile', percentile=99.999)"
     yield Entry(PARING, f"SmoothQuant(alpha=0.85, anywhere=True) + {edges}")
+    narrow = "weights='int4', scales='mse', rounding={!r}"
+    for before, rounding in product(("", "SmoothQuant(alpha=0.7, anywhere=True) + "), ("nearest", "gptq")):
+        settings = f"calibration='min-max', placement='inputs-only', {narrow.format(rounding)}"
+        yield Entry(PARING, f"{before}StaticQuantization({settings})")
     yield Entry(PARING, "DynamicQuantization()")
     yield Entry(PARING, "SmoothQuant(alpha=0.85, anywhere=True) + DynamicQuantization()")
 

@@ -73,9 +73,9 @@ def entries() -> Iterator[Entry]:
         yield Entry(PARING, before + static.format(calibration, ""))
     for rounding in get_args(Rounding):
         yield Entry(PARING, static.format("min-max", f", weights='int4', scales='mse', rounding={rounding!r}"))
-    # A scale for each output: no group but one of 4 divides the 172 inputs of some layers.
-    for settings in ("format='int8'", "format='int4'", "format='nf4'", "format='int4', group_size=4", "format='int3'"):
-        yield Entry(PARING, f"WeightQuantization({settings})")
+    # A scale for each output: of groups none but those of 4 divide the 172 inputs of some layers.
+    for form, rounding in (("int8", "nearest"), *product(("int4", "uint4", "nf4"), get_args(Rounding))):
+        yield Entry(PARING, f"WeightQuantization(format={form!r}, rounding={rounding!r})")
 
 
 def main() -> None:

@@ -77,14 +77,11 @@ def post_training() -> Iterator[Entry]:
     yield Entry("NNCF on OpenVINO")
     for calibration, placement in product(get_args(Calibration), PLACEMENTS):
         yield Entry(PARING, f"StaticQuantization(calibration={calibration!r}, placement={placement!r})")
-    for weights, rounding in product(("int4", "int3"), get_args(Rounding)):
-        settings = f"weights={weights!r}, scales='mse', rounding={rounding!r}"
-        yield Entry(PARING, f"StaticQuantization(calibration='mse', {settings})")
 
 
 def few_bits() -> Iterator[Entry]:
     """Weights of fewer bits than 8, one width for all layers and as many for each as it needs, untrained."""
-    for rounding in ("nearest", "learned"):
+    for rounding in get_args(Rounding):
         settings = f"calibration='mse', scales='mse', rounding={rounding!r}"
         for bits in (4, 3, 2):
             yield Entry(PARING, f"StaticQuantization({settings}, weights='int{bits}')")

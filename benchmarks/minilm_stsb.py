@@ -19,7 +19,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -35,9 +34,39 @@ from paring.types import Array, Arrays, Task
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "minilm_stsb.json"
 OUT = HERE.parent / "out" / "benchmarks" / "minilm_stsb"
+CALIBRATIONS = ("min-max", "mse", "entropy", "aciq", "percentile")
 LENGTH, CALIBRATION_ROWS, THREADS = 64, 512, 2
 SIZES = (1,)
-PERCENTILES = (("percentile", 99.99), ("percentile", 99.999))
+MIN_MAX, MSE, ENTROPY, ACIQ, PERCENTILE = (
+    f"StaticQuantization(calibration={calibration!r}, placement='inputs-only')" for calibration in CALIBRATIONS
+)
+WIDE = "StaticQuantization(calibration='percentile', percentile=99.999, placement='inputs-only')"
+SMOOTH, SMOOTHER = (f"SmoothQuant(alpha={alpha}, anywhere=True) + " for alpha in (0.7, 0.85))
+TABLES = " + WeightQuantization(format='int8', embeddings='only')"
+INTEGERS = (
+    MIN_MAX,
+    MSE,
+    SMOOTHER + WIDE,
+    SMOOTHER + WIDE + TABLES,
+    SMOOTH + WIDE,
+    WIDE,
+    "DynamicQuantization()",
+    SMOOTHER + "DynamicQuantization()",
+    SMOOTHER + WIDE.replace("inputs-only", "every-edge"),
+    SMOOTHER + MIN_MAX,
+    PERCENTILE,
+    ENTROPY,
+    ACIQ,
+)
+NARROW = (
+    "WeightQuantization(format='int4', group_size=32)",
+    "WeightQuantization(format='int4', group_size=32, rounding='gptq')",
+    "AWQ() + WeightQuantization(format='int4', group_size=32)",
+    "WeightQuantization(format='int4')",
+    "WeightQuantization(format='int8')",
+    "WeightQuantization(format='nf4', group_size=32)",
+    "WeightQuantization(format='int3', group_size=32)",
+)
 SCORE, FIRST, SECOND = 4, 5, 6
 """Columns of the files."""
 
@@ -90,15 +119,8 @@ def entries() -> Iterator[Entry]:
     for operators in (None, ["MatMul", "Gemm"]):
         yield Entry("ONNX Runtime static", json.dumps({"op_types_to_quantize": operators}))
     yield Entry("NNCF on OpenVINO", json.dumps({"transformer": True}))
-    inputs = "StaticQuantization(calibration={!r}, percentile={}, placement='inputs-only')"
-    for calibration, percentile in (("min-max", 99.99), ("mse", 99.99), ("entropy", 99.99), *PERCENTILES):
-        yield Entry(PARING, inputs.format(calibration, percentile))
-    for alpha, (calibration, percentile) in product((0.7, 0.85), (("min-max", 99.99), *PERCENTILES[1:])):
-        yield Entry(PARING, f"SmoothQuant(alpha={alpha}, anywhere=True) + {inputs.format(calibration, percentile)}")
-    edges = "StaticQuantization(calibration='percentile', percentile=99.999)"
-    yield Entry(PARING, f"SmoothQuant(alpha=0.85, anywhere=True) + {edges}")
-    yield Entry(PARING, "DynamicQuantization()")
-    yield Entry(PARING, "SmoothQuant(alpha=0.85, anywhere=True) + DynamicQuantization()")
+    for recipe in (*INTEGERS[:4], *NARROW[:1], *INTEGERS[4:], *NARROW[1:]):
+        yield Entry(PARING, recipe)
 
 
 def job() -> Job:

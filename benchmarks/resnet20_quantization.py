@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from quantizing import PARING, Entry, Results, Workshop, measure, score, told
 from resnet20_pruning import Cifar, cifar
 
 from paring.data.job import Job
+from paring.graph.placement import PLACEMENTS
+from paring.ops.ranges import Calibration
+from paring.ops.rounding import Rounding
 from paring.types import Array
 
 HERE = Path(__file__).parent
@@ -43,7 +47,7 @@ SIZES = (1, 64)
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained: at most `drop` points below the original, or at least `right` percent, is wanted."""
+    """What is trained: formats of weights and of what layers read."""
 
     name: str
     weights: str
@@ -60,11 +64,9 @@ TRAINED = (
 
 
 def recipe_of(wanted: Trained) -> str:
-    """How it is trained, and made a graph of integers."""
-    return (
-        f"QuantizationAwareTraining(weights={wanted.weights!r}, activations={wanted.activations!r}, "
-        f"epochs={wanted.epochs}) + StaticQuantization()"
-    )
+    """How it is trained, and made a graph of integers. The first and the last layer have 8 bits."""
+    formats = f"weights={wanted.weights!r}, activations={wanted.activations!r}"
+    return f"QuantizationAwareTraining({formats}, epochs={wanted.epochs}) + StaticQuantization()"
 
 
 def post_training() -> Iterator[Entry]:
@@ -73,13 +75,13 @@ def post_training() -> Iterator[Entry]:
     for method in ("MinMax", "Entropy", "Percentile"):
         yield Entry("ONNX Runtime static", json.dumps({"method": method}))
     yield Entry("NNCF on OpenVINO")
-    for calibration, placement in product(("mse", "min-max", "entropy", "percentile"), ("every-edge", "inputs-only")):
+    for calibration, placement in product(get_args(Calibration), PLACEMENTS):
         yield Entry(PARING, f"StaticQuantization(calibration={calibration!r}, placement={placement!r})")
 
 
 def few_bits() -> Iterator[Entry]:
     """Weights of fewer bits than 8, one width for all layers and as many for each as it needs, untrained."""
-    for rounding in ("nearest", "learned"):
+    for rounding in get_args(Rounding):
         settings = f"calibration='mse', scales='mse', rounding={rounding!r}"
         for bits in (4, 3, 2):
             yield Entry(PARING, f"StaticQuantization({settings}, weights='int{bits}')")

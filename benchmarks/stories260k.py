@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from quantizing import PARING, Entry, Results, Workshop, measure, score
 from torch import Tensor, nn
 
 from paring.data.job import Job
+from paring.ops.ranges import Calibration
+from paring.ops.rounding import Rounding
 from paring.types import Task
 
 HERE = Path(__file__).parent
@@ -32,6 +35,7 @@ OUT = HERE.parent / "out" / "benchmarks" / "stories260k"
 LENGTH, GIVEN = 256, 16
 THREADS = 2
 SIZES = (1,)
+SMOOTH = ("SmoothQuant() + ", "SmoothQuant(alpha=0.85, anywhere=True) + ")
 COUNTS = {"sampled": 32, "selection": 32, "calibration": 16}
 
 
@@ -64,8 +68,14 @@ def entries() -> Iterator[Entry]:
     yield Entry("ONNX Runtime static")
     yield Entry(PARING, "DynamicQuantization()")
     yield Entry(PARING, "DynamicQuantization(least_parameters=0)")
-    for before, calibration in product(("", "SmoothQuant() + "), ("mse", "min-max", "percentile", "entropy")):
-        yield Entry(PARING, f"{before}StaticQuantization(calibration={calibration!r}, placement='inputs-only')")
+    static = "StaticQuantization(calibration={!r}, placement='inputs-only'{})"
+    for before, calibration in product(("", *SMOOTH), get_args(Calibration)):
+        yield Entry(PARING, before + static.format(calibration, ""))
+    for rounding in get_args(Rounding):
+        yield Entry(PARING, static.format("min-max", f", weights='int4', scales='mse', rounding={rounding!r}"))
+    # A scale for each output: of groups none but those of 4 divide the 172 inputs of some layers.
+    for form, rounding in (("int8", "nearest"), *product(("int4", "uint4", "nf4"), get_args(Rounding))):
+        yield Entry(PARING, f"WeightQuantization(format={form!r}, rounding={rounding!r})")
 
 
 def main() -> None:

@@ -120,6 +120,8 @@ OTHER: dict[str, object] = {
     "uneven": "float",
     "rounding": "gptq",
     "kernel": "dequantize",
+    "accuracy_level": 0,
+    "embeddings": "only",
     "least_sqnr_db": 20.0,
     "sensitivity": "measured",
     "bias_correction": True,

@@ -16,6 +16,7 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.techniques.awq import AWQ
 from paring.techniques.base import Technique
+from paring.techniques.bit_allocation import BitAllocation
 from paring.techniques.cross_layer_equalization import CrossLayerEqualization
 from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.fine_tune import FineTune
@@ -79,6 +80,10 @@ CASES = [
     (HalfPrecision("fp16"), convolutional),
     (HalfPrecision("bf16"), transformer),
     (MixedPrecision(float_layers=2), convolutional),
+    (BitAllocation(mean_bits=3.0), convolutional),
+    (BitAllocation(mean_bits=4.0, sensitivity="weights"), transformer),
+    (StaticQuantization("mse", weights="int4", activations="uint6", rounding="gptq", scales="mse"), convolutional),
+    (StaticQuantization(weights="ternary", bias_correction=True, scales="mse"), transformer),
     (SmoothQuant(), transformer),
     (CrossLayerEqualization(), convolutional),
     (CrossLayerEqualization(), transformer),

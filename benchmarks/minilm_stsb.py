@@ -61,7 +61,7 @@ INTEGERS = (
 NARROW = (
     "WeightQuantization(format='int4', group_size=32)",
     "WeightQuantization(format='int4', group_size=32, rounding='gptq')",
-    "AWQ() + WeightQuantization(format='int4', group_size=32)",
+    "AWQ(anywhere=True) + WeightQuantization(format='int4', group_size=32)",
     "WeightQuantization(format='int4')",
     "WeightQuantization(format='int8')",
     "WeightQuantization(format='nf4', group_size=32)",

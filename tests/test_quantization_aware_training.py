@@ -581,17 +581,19 @@ def test_steps_stay_positive_and_none_leaps(rate: float) -> None:
         for each, other in zip(layer.children(), first.children(), strict=True):
             assert isinstance(each, FixedInputs | FixedWeights)
             ratio = each.scale / other.scale  # type: ignore[operator]
-            assert (ratio >= 2.0**-9).all()
-            assert (ratio <= 2.0**9).all()
+            assert (ratio > 1.0101**-8).all()
+            assert (ratio < 1.0101**8).all()
 
 
 @pytest.mark.parametrize(
     ("technique", "lost"),
     [
-        (QuantizationAwareTraining(weights="int8"), 0.02),
-        (QuantizationAwareTraining(weights="int4", activations="uint4"), 0.03),
-        (QuantizationAwareTraining(weights="ternary", activations="uint4", progressive=True), 0.08),
-        (QuantizationAwareTraining(weights="binary", activations="uint4"), 0.12),
+        (QuantizationAwareTraining(weights="int8"), 0.015),
+        (QuantizationAwareTraining(weights="int4", activations="uint4"), 0.02),
+        (QuantizationAwareTraining(weights="ternary", activations="uint4", progressive=True), 0.04),
+        (QuantizationAwareTraining(weights="binary", activations="uint4"), 0.03),
+        (QuantizationAwareTraining(weights="ternary", activations="uint1"), 0.04),
+        (QuantizationAwareTraining(weights="binary", activations="binary"), 0.05),
     ],
     ids=str,
 )
@@ -611,7 +613,7 @@ def test_training_brings_back_what_few_values_lose() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_less_than_float32_trains_as_well(precision: Any) -> None:
     technique = QuantizationAwareTraining(epochs=8, weights="int3", activations="uint4", precision=precision)
-    assert score(technique.apply(taught(), digits_job())) > score(taught()) - 0.05
+    assert score(technique.apply(taught(), digits_job())) > score(taught()) - 0.02
 
 
 def test_it_proposes_one_that_runs() -> None:

@@ -23,6 +23,7 @@ from paring.techniques import (
     IterativePruning,
     PruneChannels,
     PruneWeights,
+    QuantizationAwareTraining,
     RegularisedTraining,
     RemoveBlocks,
 )
@@ -109,6 +110,7 @@ def test_floating_point_is_none_of_it_nor_are_marks_of_what_may_be_quantized_one
         GradualPruning(epochs=1),
         IterativePruning(epochs=1),
         RegularisedTraining(epochs=1),
+        QuantizationAwareTraining(epochs=1),
     ],
     ids=lambda technique: technique.name,
 )

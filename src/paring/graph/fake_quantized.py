@@ -139,24 +139,28 @@ class FixedWeights(nn.Module):
 class FixedInputs(nn.Module):
     """scale * (clip(round(x / scale) + zero_point, low, high) - zero_point), for a whole tensor.
 
-    low..high lie in 0..255 or in -128..127. `signs`: the value is +scale where x is at least 0, else -scale.
+    low..high lie in 0..255 or in -128..127. With `signs_around`, x is scale where it is at least that, else -scale.
     In single operations, which an export shows as they are: torch's own for this has no form for batches of any size.
     """
 
     scale: Tensor
     zero_point: Tensor
+    middle: Tensor | None
 
-    def __init__(self, scale: Tensor, zero_point: int, low: int, high: int, *, signs: bool = False) -> None:
+    def __init__(
+        self, scale: Tensor, zero_point: int, low: int, high: int, *, signs_around: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.register_buffer("scale", scale.detach().float().clone())
         self.register_buffer("zero_point", torch.full_like(self.scale, zero_point))
-        self.low, self.high, self.signs = low, high, signs
+        self.register_buffer("middle", None if signs_around is None else signs_around.detach().float().clone())
+        self.low, self.high = low, high
 
     def forward(self, values: Tensor) -> Tensor:
         """The nearest of the values that there are."""
         # Half the bits would round to other levels.
         given = values.to(torch.promote_types(values.dtype, torch.float32))
-        if self.signs:
-            given = torch.where(given >= 0, self.scale, -self.scale)
+        if self.middle is not None:
+            given = torch.where(given >= self.middle, self.scale, -self.scale)
         codes = (torch.round(given / self.scale) + self.zero_point).clamp(self.low, self.high)
         return ((codes - self.zero_point) * self.scale).to(values.dtype)

@@ -34,10 +34,11 @@ class QuantizationAwareTraining(FineTune):
     Jacob et al. 2018, section 3, with scales that are learned: LSQ (Esser et al. 2020) and, for inputs of both signs,
     LSQ+ (Bhalgat et al. 2020). Weights have a scale for each output channel, inputs one for each tensor. Formats are
     those of `paring.ops.formats` whose levels are integers: "int2" to "int8", "binary", "ternary", "pow3", "apot4" and
-    others for weights; "uint1" to "uint8", "int2" to "int8" and "binary" (plus or minus one scale, Rastegari et al.
-    2016, XNOR-Net) for inputs, or "float". `ends` is what the first and the last layer have, which suffer most. Layers
-    named by `exclude` stay float. With `progressive` the bits go down step by step in the first half of the training
-    (Zhuang et al. 2018, Towards Effective Low-bitwidth Convolutional Neural Networks, section 3.2).
+    others for weights; "uint1" to "uint8", "int2" to "int8" and "binary" for inputs (plus or minus one scale, Rastegari
+    et al. 2016, XNOR-Net; on either side of a learned middle), or "float". `ends` is what the first and the last layer
+    have, which suffer most. Layers named by `exclude` stay float. With `progressive` the bits go down step by step in
+    the first half of the training (Zhuang et al. 2018, Towards Effective Low-bitwidth Convolutional Neural Networks,
+    section 3.2).
 
     What comes out computes in floating point with those values; its export holds the integers.
     """
@@ -166,6 +167,5 @@ def _input_quantizer(form: Format | None, seen: Histogram, values_per_row: int) 
     if form is None:
         return nn.Identity()
     if form.name == "binary":
-        total = max(int(seen.counts.sum()), 1)
-        return Signs(float(seen.counts @ abs(seen.centers)) / total)
+        return Signs(seen, values_per_row)
     return LearnedInputs(form, chosen_range(seen, "mse", levels=len(form.levels)), values_per_row)

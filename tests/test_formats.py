@@ -103,3 +103,16 @@ def test_the_smallest_numbers_have_the_level_of_their_sign(name: str) -> None:
     form = format_of(name)
     for size in (1e-45, 1e-30, 1e-17):
         assert form.decode(form.encode(np.array([-size, size], np.float32))).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("form", FORMATS.values(), ids=str)
+def test_numbers_next_to_the_middle_of_two_levels_go_where_they_belong(form: Format, kind: type[np.floating]) -> None:
+    levels = np.array(form.levels)
+    middles = (levels[1:] + levels[:-1]) / 2
+    near = np.concatenate([middles.astype(kind), levels.astype(kind), np.array([np.inf, -np.inf], kind)])
+    near = np.concatenate([near, np.nextafter(near, kind(np.inf)), np.nextafter(near, kind(-np.inf))])
+    below, above = (np.searchsorted(middles, near.astype(np.float64), side=side) for side in ("left", "right"))
+    zero = form.levels.index(0.0) if 0.0 in form.levels else 0
+    expected = np.where((below - zero) % 2 == 0, below, above)
+    assert np.array_equal(form.encode(near), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -384,7 +385,8 @@ def test_outputs_of_zeros_and_of_one_value(form: str, tmp_path: Path) -> None:
 def test_variants_fit_all_networks() -> None:
     for net, x in ((residual_net(), rows(4, 3, 8, 8)), (attention_block(), token_ids())):
         variants = list(WeightQuantization.variants(net, job(x)))
-        assert variants == [WeightQuantization("int8"), WeightQuantization("int4", 32, uneven="whole")]
+        narrow = WeightQuantization("int4", 32, uneven="whole")
+        assert variants == [WeightQuantization("int8"), narrow, replace(narrow, rounding="gptq")]
         assert all(each.coverage(net, each.apply(net, job(x)), job(x)).changed for each in variants)
     small = make([node("MatMul", "x w", "y")], {"x": ("n", 4)}, {"y": ("n", 4)}, {"w": weights(4, 4)})
     with pytest.raises(TechniqueError, match=r"^no weight can be int8 \('MatMul_y': its 16 parameters are fewer"):

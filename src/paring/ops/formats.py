@@ -22,6 +22,9 @@ from paring.errors import TechniqueError
 
 Array = npt.NDArray[Any]
 
+FEW_LEVELS = 32
+"""With so many, comparing with each middle between two is quicker than searching among them."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -64,6 +67,12 @@ class Format:
         levels: Array = np.array(self.levels)
         return np.asarray((levels[1:] + levels[:-1]) / 2)
 
+    @cached_property
+    def _narrow_middles(self) -> Array:
+        """The largest float32 at most each middle: above it lie the same float32 as above the middle."""
+        narrow = self._middles.astype(np.float32)
+        return np.where(narrow > self._middles, np.nextafter(narrow, np.float32(-np.inf)), narrow)
+
     def encode(self, values: Array) -> Array:
         """Codes of the nearest levels, same shape; a tie goes to the level of even rank, counted from zero.
 
@@ -80,8 +89,16 @@ class Format:
             ranks = np.rint(given / self.step)
             return (np.clip(ranks, -zero, len(self.levels) - 1 - zero) + zero).astype(kind)
         # Also where steps are equal but none begins at 0: a number near 0 less the first level would lose its sign.
-        below, above = (np.searchsorted(self._middles, given, side=side) for side in ("left", "right"))
-        return np.where((below - zero) % 2 == 0, below, above).astype(kind)
+        if given.dtype == np.float32 and len(self.levels) <= FEW_LEVELS:
+            below = np.zeros(given.shape, kind)
+            for middle in self._narrow_middles:
+                below += given > middle
+        else:
+            below = np.searchsorted(self._middles, given).astype(kind)
+        # Many values lie beyond the last middle, on which none of them can be.
+        tied = given == np.append(self._middles, np.nan).take(below)
+        codes: Array = (below + (tied & (below % 2 != zero % 2))).astype(kind)
+        return codes
 
     def decode(self, codes: Array) -> Array:
         """float32 levels of the codes, same shape."""

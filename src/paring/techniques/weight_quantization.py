@@ -94,7 +94,8 @@ class WeightQuantization(GraphTechnique):
         if not plan.places:
             raise nothing_fits(f"no weight can be {self.format}", plan.reasons)
         left = {place.weight: place for place in plan.places}
-        for layer, moments in layer_moments(editable, self._observed(editable, plan), job):
+        observed = self._observed(editable, plan)
+        for layer, moments in layer_moments(editable, observed, job) if observed else ():
             place = next(place for place in left.values() if layer in place.layers)
             self._replace(editable, left.pop(place.weight), moments.second)
         for place in left.values():
@@ -140,7 +141,7 @@ class WeightQuantization(GraphTechnique):
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:
-        """8 bits with a scale for each output, then 4 bits in groups where these divide.
+        """8 bits with a scale for each output, then 4 bits in groups where these divide, also with GPTQ.
 
         Raises TechniqueError where no layer has weights enough, or the graph is quantized already.
         """
@@ -150,6 +151,7 @@ class WeightQuantization(GraphTechnique):
             raise nothing_fits("no weight can be int8", plan.reasons)
         yield wide
         yield cls("int4", GROUP, "whole")
+        yield cls("int4", GROUP, "whole", rounding="gptq")
 
     def _editable(self, graph: onnx.ModelProto) -> Graph:
         if self.embeddings != "only":

@@ -43,6 +43,7 @@ RESULTS = HERE / "results" / "resnet20_quantization.json"
 OUT = HERE.parent / "out" / "benchmarks" / "resnet20_quantization"
 THREADS = 2
 SIZES = (1, 64)
+DOWN_TO_ONE = ("int8", "int6", "int4", "int3", "int2", "binary")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def few_bits() -> Iterator[Entry]:
         for mean_bits in (4.0, 3.0, 2.5):
             whole = f"StaticQuantization({settings})"
             yield Entry(PARING, f"BitAllocation(quantization={whole}, mean_bits={mean_bits})")
+        yield Entry(PARING, f"BitAllocation(quantization={whole}, choices={DOWN_TO_ONE}, mean_bits=2.0)")
 
 
 def divergence(answers: Array, original: Array) -> float:

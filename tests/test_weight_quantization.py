@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from paring.errors import TechniqueError
-from paring.graph.narrow_weights import integers_of, kernel_bits
+from paring.graph.narrow_weights import integers_of, kernel_bits, kernel_block
 from paring.ops.scales import Scaling
 from paring.ops.weight_formats import WEIGHT_FORMATS
 from paring.techniques.half_precision import HalfPrecision
@@ -403,13 +403,32 @@ def test_what_a_group_does_not_divide_stays_float_or_has_a_scale_for_each_output
     assert largest_error(run(whole, x)[0], run(by_output, x)[0]) < EXACT
 
 
+@pytest.mark.parametrize(
+    ("columns", "blocks", "expected"),
+    [
+        (64, 1, 64),
+        (240, 1, 16),
+        (384, 1, 128),
+        (172, 1, 64),
+        (7, 1, 16),
+        (384, 12, 32),
+        (384, 16, None),
+    ],
+)
+def test_blocks_of_the_kernel(columns: int, blocks: int, expected: int | None) -> None:
+    assert kernel_block(columns, blocks, 4) == expected
+
+
 @pytest.mark.parametrize("form", ["int4", "uint4", "int8", "uint8", "ternary"])
 @pytest.mark.parametrize("columns", [7, 27, 172, 300])
 def test_rows_of_any_length_are_multiplied_as_stored(form: str, columns: int, tmp_path: Path) -> None:
     weight, x = weights(columns, 24), rows(3, columns)
     net = make([node("MatMul", "x w", "y")], {"x": ("n", columns)}, {"y": ("n", 24)}, {"w": weight})
-    graph = WeightQuantization(form, accuracy_level=0, least_parameters=0).apply(net, job(x))
+    technique = WeightQuantization(form, accuracy_level=0, least_parameters=0)
+    graph = technique.apply(net, job(x))
     assert operators(graph)["MatMulNBits"] == 1
+    (layer,) = technique.coverage(net, graph, job(x)).layers
+    assert layer.reason.endswith("; OpenVINO dequantizes rows of that length as the network is loaded")
     expected = run(by_hand(net, ("w",), ("w",), form), x)[0]
     assert largest_error(run(graph, x)[0], expected) < EXACT
     assert relative_error(in_openvino(graph, x, tmp_path), expected) < INT8_INPUTS

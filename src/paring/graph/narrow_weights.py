@@ -46,9 +46,11 @@ def kernel_bits(form: Format | None) -> int | None:
 def kernel_block(columns: int, blocks: int, bits: int) -> int | None:
     """The block of MatMulNBits in which rows of so many columns take the fewest bytes; None where none fits.
 
-    It divides each of several blocks of a row. Of a row that has one scale the last block is filled up.
+    It divides each block of a row. Of a row that has one scale, which none divides, the last block is filled up:
+    OpenVINO has no kernel for that.
     """
-    fitting = [size for size in KERNEL_BLOCKS if blocks == 1 or columns // blocks % size == 0]
+    dividing = [size for size in KERNEL_BLOCKS if columns // blocks % size == 0]
+    fitting = dividing or (KERNEL_BLOCKS if blocks == 1 else ())
     return min(fitting, key=lambda size: -(-columns // size) * (size * bits // 8 + SCALE_BYTES), default=None)
 
 

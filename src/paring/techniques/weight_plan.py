@@ -160,8 +160,12 @@ class WeightPlanner:
         """How a layer computes with its narrow weight."""
         shared = f", a scale for each {self.group_size} weights" if place.blocks > 1 else ""
         form = f"{self.form.name}{shared}"
-        if place.multiplied:
-            return f"{form}: multiplied as stored, in {kernel_bits(self.form.form)} bits, by MatMulNBits"
+        bits = kernel_bits(self.form.form)
+        if place.multiplied and bits is not None:
+            columns = self.graph.initializers[place.weight].dims[0 if place.flipped else 1]
+            filled = columns % (kernel_block(columns, place.blocks, bits) or 1)
+            openvino = "; OpenVINO dequantizes rows of that length as the network is loaded" if filled else ""
+            return f"{form}: multiplied as stored, in {bits} bits, by MatMulNBits{openvino}"
         if node.op_type == TABLE:
             return f"{form}: dequantized row by row as they are looked up, which saves bytes on disk and in memory"
         saves = f"{form}: dequantized as the network is loaded, which saves bytes on disk and no time"

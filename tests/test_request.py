@@ -77,8 +77,8 @@ class Cheapen(sleepy.Cheapen):
     ("given", "says"),
     [
         (
-            {"techniques": ["StaticQuantisation"]},
-            "no technique is called 'StaticQuantisation': did you mean StaticQuantization or DynamicQuantization?",
+            {"techniques": ["FineTunes"]},
+            "no technique is called 'FineTunes': did you mean FineTune?",
         ),
         ({"backends": ["onnx-runtimes"]}, "no backend is called 'onnx-runtimes': did you mean onnxruntime?"),
         (

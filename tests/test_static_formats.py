@@ -14,6 +14,7 @@ from paring.backends.openvino import OpenVINO
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph
 from paring.ops.formats import FORMATS, format_of
+from paring.ops.ranges import Calibration
 from paring.ops.rounding import Rounding
 from paring.ops.scales import ScaleChoice, Scaling, fitted
 from paring.techniques.dynamic_quantization import DynamicQuantization
@@ -212,6 +213,23 @@ def test_a_range_that_explodes_is_told_with_the_tensor(calibration: Any) -> None
     wild[3, 0, 0, 0] = 1e30
     with pytest.raises(TechniqueError, match=r"tensor 'x' reaches 1e\+30 on the calibration rows, and 99.99% of its"):
         StaticQuantization(calibration).apply(residual_net(), job(wild))
+
+
+@pytest.mark.parametrize("calibration", get_args(Calibration))
+@pytest.mark.parametrize("bias", [-9.0, -3.9])
+def test_an_activation_that_is_never_or_hardly_ever_open_is_no_range_that_explodes(
+    calibration: Any, bias: float
+) -> None:
+    x = rows(3000, 8)
+    constants = {"w": np.eye(8, dtype=np.float32), "b": np.full(8, bias, np.float32), "v": weights(4, 8)}
+    nodes = [node("Gemm", "x w b", "a", transB=1), node("Relu", "a", "r"), node("Gemm", "r v", "y", transB=1)]
+    model = make(nodes, {"x": (None, 8)}, {"y": (None, 4)}, constants)
+    open_share = float((x + bias > 0).mean())
+    assert open_share < 1e-4
+    assert (open_share > 0) == (bias > -9)
+    graph = StaticQuantization(calibration).apply(model, job(x))
+    closed = (x + bias < 0).all(axis=1)
+    np.testing.assert_array_equal(run(graph, x)[0][closed], 0)
 
 
 def test_constant_and_zero_channels_keep_their_values() -> None:

@@ -51,15 +51,17 @@ def rounded(weight: Array, grid: Grid, moments: Array | None, rounding: Rounding
     return np.concatenate(found)
 
 
-def refitted(weight: Array, grid: Grid, moments: Array | None, rounding: Rounding) -> tuple[Grid, Array]:
+def refitted(
+    weight: Array, grid: Grid, moments: Array | None, rounding: Rounding, *, free: bool = True
+) -> tuple[Grid, Array]:
     """As `rounded`, with scales for it: (grid, codes).
 
     The scale of least error for codes that are given is known exactly, and so are better codes for that scale: both
     take turns, each of which can only lower a row's error. Few levels gain most. Scales of all rows together stay, and
-    so does everything where the nearest levels are asked for.
+    so do those that are not `free` to be any number, as powers of two, and all where the nearest levels are asked for.
     """
     codes = rounded(weight, grid, moments, rounding)
-    if moments is None or rounding == "nearest" or len(grid.scale) < len(weight):
+    if not free or moments is None or rounding == "nearest" or len(grid.scale) < len(weight):
         return grid, codes
     each = moments.reshape(-1, *moments.shape[-2:])
     rows = len(weight) // len(each)

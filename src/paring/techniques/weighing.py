@@ -15,7 +15,7 @@ from paring.graph.matrices import as_rows, matrix_reasons
 from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.ops.formats import format_of
 from paring.ops.grid import Grid
-from paring.ops.rounding import Rounding, mean_shift, refitted, rounded
+from paring.ops.rounding import Rounding, mean_shift, refitted
 from paring.ops.scales import Scaling, fitted, least
 from paring.techniques.moments import layer_moments
 
@@ -48,7 +48,8 @@ class Weighing:
             rows = as_rows(nodes[name], weight * np.float32(attribute(nodes[name], "alpha", 1.0)))
             # A bias takes the shift of the mean upon itself: what is left is how the outputs vary.
             second = moments.covariance if self.bias_correction else moments.second
-            chosen[name] = grid, codes = self._rounded(rows, self.grid(name, rows), second)
+            free = not self.scaling.power_of_two
+            chosen[name] = grid, codes = refitted(rows, self.grid(name, rows), second, self.rounding, free=free)
             if self.bias_correction:
                 add_to_bias(graph, nodes[name], -mean_shift(rows, grid.values(codes), moments.mean))
 
@@ -60,12 +61,6 @@ class Weighing:
             return grid, grid.nearest(rows)
 
         return weigh
-
-    def _rounded(self, rows: Array, grid: Grid, second: Array) -> tuple[Grid, Array]:
-        """Codes, and scales for these where they may be any number."""
-        if self.scaling.power_of_two:
-            return grid, rounded(rows, grid, second, self.rounding)
-        return refitted(rows, grid, second, self.rounding)
 
     def grid(self, layer: str, rows: Array, by_row: bool = True) -> Grid:
         """The levels that a layer's weight, shape (rows, columns), may take."""

@@ -14,7 +14,7 @@ from paring.graph.matrices import matrix_reasons
 from paring.graph.narrow_weights import NarrowWeight, kernel_bits
 from paring.graph.onnx_graph import Array, Graph, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
-from paring.ops.rounding import Rounding, refitted, rounded
+from paring.ops.rounding import Rounding, refitted
 from paring.ops.scales import ScaleChoice, Scaling
 from paring.ops.weight_formats import weight_format_of
 from paring.settings import check_types
@@ -116,11 +116,8 @@ class WeightQuantization(GraphTechnique):
         weight = NarrowWeight(graph, place.weight, flipped=place.flipped)
         scaling = Scaling(self.scales, self.percentile, self.power_of_two)
         form = weight_format_of(self.format)
-        weight.grid = form.grid(weight.rows, scaling, place.blocks)
-        if self.power_of_two or form.block:
-            weight.codes = rounded(weight.rows, weight.grid, moments, self.rounding)
-        else:
-            weight.grid, weight.codes = refitted(weight.rows, weight.grid, moments, self.rounding)
+        grid, free = form.grid(weight.rows, scaling, place.blocks), not (self.power_of_two or form.block)
+        weight.grid, weight.codes = refitted(weight.rows, grid, moments, self.rounding, free=free)
         for node in list(graph.consumers[place.weight]):
             if place.multiplied:
                 weight.multiply(node, self.accuracy_level)

@@ -25,6 +25,7 @@ from trained import backend_of, speedup
 from paring.artifact.files import write_json
 from paring.artifact.packed import packed
 from paring.backends.isolated import Deployment, IsolatedSession
+from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.runner import write_graph
 from paring.cli.chosen import chosen
 from paring.data.batches import tensors_of
@@ -69,7 +70,9 @@ class Workshop:
     threads: int
 
     def made(self, entry: Entry) -> Path:
-        """The network's file, which is there or made now."""
+        """The network's file, which is there or made now; without a recipe the original, in paring's hands."""
+        if entry == Entry(PARING):
+            return self.original
         file = self.folder / entry.file
         if file.is_file():
             return file
@@ -106,9 +109,12 @@ class Workshop:
         with tempfile.TemporaryDirectory() as folder:
             return network_size_bytes(packed(Path(shutil.copy(file, folder))))
 
-    def speedup(self, file: Path, batch: Arrays) -> dict[str, float]:
-        """Over the original in ONNX Runtime."""
-        return speedup(file, self.original, batch, self.threads, COMPARISON_S)
+    def speedup(self, entry: Entry, batch: Arrays) -> dict[str, float]:
+        """Over the original in ONNX Runtime, which is left alone there; peers are too, and paring's run as it does."""
+        file, alone = self.made(entry), OnnxRuntime(skip_layer_norm=True)
+        backend = backend_of(file) if entry.tool == PARING or "OpenVINO" in entry.tool else alone
+        original = Deployment(alone, self.original)
+        return speedup(Deployment(backend, file), original, batch, self.threads, COMPARISON_S)
 
     def _by_recipe(self, recipe: str) -> onnx.ModelProto:
         (found,) = chosen("technique", recipe) or ()
@@ -178,7 +184,7 @@ def measure(rows: Iterable[Row], workshop: Workshop, results: Results, batches: 
         entry, times = Entry.of(row), row.get("times", {})
         for size, batch in batches.items():
             if str(size) not in times and entry.tool != ORIGINAL:
-                times = {**times, str(size): workshop.speedup(workshop.made(entry), batch)}
+                times = {**times, str(size): workshop.speedup(entry, batch)}
                 results.put({**row, "times": times})
 
 

@@ -46,7 +46,8 @@ class Timing:
         original = self.exported(self.original, "original")
         names = signature_of(self.original, self._inputs(2)).input_names
         batch = {name: rows[: self.batch_size].numpy() for name, rows in zip(names, self.rows, strict=True)}
-        return speedup(file, original, batch, self.threads, time_limit_s)
+        one, other = (Deployment(backend_of(path), path) for path in (file, original))
+        return speedup(one, other, batch, self.threads, time_limit_s)
 
     def _inputs(self, count: int) -> Tensor | Rows:
         rows = tuple(tensor[:count] for tensor in self.rows)
@@ -58,13 +59,12 @@ def backend_of(file: Path, *, spinning: bool = True) -> Backend:
     return OpenVINO() if file.suffix == ".xml" else OnnxRuntime(spinning=spinning)
 
 
-def speedup(file: Path, original: Path, batch: Arrays, threads: int, time_limit_s: float) -> dict[str, float]:
-    """Of a file over another one, both in processes of their own, in turn: the ratio and its 95 % interval."""
+def speedup(one: Deployment, other: Deployment, batch: Arrays, threads: int, time_limit_s: float) -> dict[str, float]:
+    """Of one network over another, both in processes of their own, in turn: the ratio and its 95 % interval."""
     size = len(next(iter(batch.values())))
     inputs: Mapping[str, Path] = {
-        name: write_array(original.parent / f"{name}-{size}.npy", rows) for name, rows in batch.items()
+        name: write_array(other.network.parent / f"{name}-{size}.npy", rows) for name, rows in batch.items()
     }
-    one, other = (Deployment(backend_of(path), path) for path in (file, original))
     found = compare(one, other, Workload(inputs, size, threads), time_limit_s=time_limit_s)
     return {"ratio": found.ratio, "low": found.low, "high": found.high}
 

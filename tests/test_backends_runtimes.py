@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -117,6 +119,29 @@ def test_a_network_of_a_fixed_batch_says_which(backend, tmp_path):
     assert session.run({"x": X})["y"].shape == (6, 64)
     with pytest.raises(InputError, match=r"'x' has shape \(2, 64\), and the network takes \(6, 64\)"):
         session.run({"x": X[:2]})
+
+
+def test_an_addition_and_the_layer_norm_behind_it_are_fused_where_that_is_asked_for_alone(tmp_path, monkeypatch):
+    opened: list[Path] = []
+    real = onnxruntime.InferenceSession
+
+    def seen(network, options, **more):
+        opened.append(tmp_path / f"optimized-{len(opened)}.onnx")
+        options.optimized_model_filepath = str(opened[-1])
+        return real(network, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", seen)
+    nodes = [helper.make_node("Add", ["x", "y"], ["sum"]), helper.make_node("LayerNormalization", ["sum", "w"], ["z"])]
+    x, y, z = (helper.make_tensor_value_info(name, FLOAT, [1, 6, 64]) for name in "xyz")
+    weight = numpy_helper.from_array(np.linspace(0.5, 2, 64, dtype=np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [x, y], [z], [weight])
+    path = tmp_path / "n.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    rows = {"x": X[None], "y": X[None, ::-1].copy()}
+    apart, fused = (OnnxRuntime(skip_layer_norm=each).load(path, threads=1).run(rows)["z"] for each in (False, True))
+    np.testing.assert_allclose(apart, fused, atol=1e-5)
+    operators = [{node.op_type for node in onnx.load(file).graph.node} for file in opened]
+    assert ["SkipLayerNormalization" in each for each in operators] == [False, True]
 
 
 @pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVINO()], ids=str)

@@ -21,6 +21,10 @@ class OnnxRuntime(ProviderBackend):
     whole). `threads` (0: all) and streams are never more than the threads that the network is given. `spinning` lets
     idle threads wait actively: faster, and it takes a core from whoever else needs one. `optimization` "basic" leaves
     every name of the graph in place, "off" every node too.
+
+    `skip_layer_norm` fuses an addition with the layer norm behind it, as ONNX Runtime does when left alone: its fused
+    kernel goes number by number and takes 2 to 13 times as long as the two that it replaces
+    (`benchmarks/layer_norm.py`; ONNX Runtime 1.31).
     """
 
     streams: int = 1
@@ -28,6 +32,7 @@ class OnnxRuntime(ProviderBackend):
     spinning: bool = True
     optimization: Optimization = "all"
     threads: int = 0
+    skip_layer_norm: bool = False
 
     name: ClassVar[str] = "onnxruntime"
     package: ClassVar[str | None] = "onnxruntime"
@@ -46,7 +51,8 @@ class OnnxRuntime(ProviderBackend):
         """The threads that it takes, shared among the streams."""
         threads = threads_taken(self.threads, threads)
         lanes = min(self.streams, threads)
-        return Opening(threads // lanes, lanes, self.micro_batch, self.spinning, self.optimization)
+        without = () if self.skip_layer_norm else ("SkipLayerNormFusion",)
+        return Opening(threads // lanes, lanes, self.micro_batch, self.spinning, self.optimization, without)
 
     @classmethod
     def variants(cls, budget: Budget, threads: int) -> Iterator[Self]:

@@ -40,13 +40,17 @@ _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool"
 
 @dataclass(frozen=True)
 class Opening:
-    """How ONNX Runtime opens a graph: `lanes` pieces of a batch side by side on `threads` threads each."""
+    """How ONNX Runtime opens a graph: `lanes` pieces of a batch side by side on `threads` threads each.
+
+    `without` names graph optimizers of ONNX Runtime's that are left out.
+    """
 
     threads: int
     lanes: int = 1
     micro_batch: int = 0
     spinning: bool = True
     optimization: Optimization = "all"
+    without: tuple[str, ...] = ()
 
 
 class ProviderBackend(Backend):
@@ -76,10 +80,11 @@ class ProviderBackend(Backend):
         """By the operators of the graph as ONNX Runtime has optimized it."""
         import onnx
 
-        options = _session_options(self.opening(1))
+        how = self.opening(1)
+        options = _session_options(how)
         with tempfile.TemporaryDirectory(prefix="paring-") as folder:
             options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-            _loaded(network, options, self.providers())
+            _loaded(network, options, how, self.providers())
             graph = onnx.load(options.optimized_model_filepath).graph
         return tuple(_EXECUTED[node.op_type] for node in graph.node if node.op_type in _EXECUTED)
 
@@ -93,7 +98,7 @@ class ProviderBackend(Backend):
         how = self.opening(threads)
         # With one thread a lane the caller does all the work itself, so that one loaded network serves every lane.
         loaded = 1 if how.threads == 1 else how.lanes
-        sessions = [_loaded(network, _session_options(how), self.providers()) for _ in range(loaded)]
+        sessions = [_loaded(network, _session_options(how), how, self.providers()) for _ in range(loaded)]
         lanes = [_lane(sessions[i % loaded]) for i in range(how.lanes)]
         return SplitSession(str(self), lanes, _input_specs(sessions[0]), micro_batch=how.micro_batch)
 
@@ -127,7 +132,7 @@ def _session_options(how: Opening) -> onnxruntime.SessionOptions:
     return options
 
 
-def _loaded(network: Path, options: Any, providers: Providers) -> onnxruntime.InferenceSession:
+def _loaded(network: Path, options: Any, how: Opening, providers: Providers) -> onnxruntime.InferenceSession:
     """A loaded graph. Raises BackendError, also where the first provider was silently replaced by another."""
     import onnxruntime
 
@@ -136,7 +141,9 @@ def _loaded(network: Path, options: Any, providers: Providers) -> onnxruntime.In
     if reason is not None:
         raise BackendError(reason)
     try:
-        session = onnxruntime.InferenceSession(str(network), options, providers=providers)
+        session = onnxruntime.InferenceSession(
+            str(network), options, providers=providers, disabled_optimizers=list(how.without)
+        )
     except Exception as error:
         raise BackendError(f"ONNX Runtime can't load {network.name}: {in_one_sentence(error)}.") from error
     if session.get_providers()[0] != wanted:

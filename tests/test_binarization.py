@@ -15,10 +15,8 @@ from torch.autograd import gradcheck
 from torch.nn.functional import conv2d
 
 from paring.ops.binarization import (
-    balanced,
     binary_sign,
     binary_weights,
-    centred_binary_weights,
     input_scales,
     ternary_weights,
     trained_ternary,
@@ -93,19 +91,10 @@ def test_binary_weights(numbers: np.ndarray) -> None:
     weight = torch.tensor(numbers, requires_grad=True)
     height = np.abs(numbers.reshape(len(numbers), -1).astype(np.float64)).mean(1)
     height = height.reshape(-1, *[1] * (numbers.ndim - 1))
-    given_factors = factors(numbers.shape)
-    inside = np.abs(numbers) <= 1
-    for estimator, expected in (("identity", given_factors), ("clipped", given_factors * inside)):
-        result = binary_weights(weight, estimator)  # type: ignore[arg-type]
-        assert np.allclose(result.detach().numpy(), sign(numbers) * height, rtol=1e-5)
-        (grad,) = gradient(result, weight)
-        assert np.array_equal(grad, expected)
-    result = binary_weights(weight, "scaled")
+    result = binary_weights(weight)
     assert np.allclose(result.detach().numpy(), sign(numbers) * height, rtol=1e-5)
     (grad,) = gradient(result, weight)
-    others = tuple(range(1, numbers.ndim))
-    through_mean = np.sign(numbers) * (given_factors * sign(numbers)).mean(others, keepdims=True)
-    assert np.allclose(grad, given_factors * inside * height + through_mean, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(grad, factors(numbers.shape))
 
 
 def test_binary_weights_are_the_nearest_in_least_squares() -> None:
@@ -114,31 +103,6 @@ def test_binary_weights_are_the_nearest_in_least_squares() -> None:
     for factor in (0.9, 1.1):
         assert (weight - factor * binary_weights(weight)).square().sum() > best
     assert (weight - weight.sign() * weight.abs().mean()).square().sum() > best
-
-
-@settings(deadline=None)
-@given(weights)
-def test_centred_binary_weights(numbers: np.ndarray) -> None:
-    weight = torch.tensor(np.clip(numbers, -10, 10), dtype=torch.float64, requires_grad=True)
-    result = centred_binary_weights(weight)
-    for row, got in zip(weight.detach().numpy(), result.detach().numpy(), strict=True):
-        rest = row - row.ravel().mean()
-        surely = np.abs(rest) > 1e-9
-        assert np.allclose(got[surely], (row.ravel().mean() + rest.std() * np.sign(rest))[surely])
-    (grad,) = torch.autograd.grad(result.sum(), weight)
-    assert bool((grad == 1).all())
-
-
-def test_balanced_weights() -> None:
-    weight = torch.randn(4, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    result = balanced(weight).detach().flatten(1)
-    assert torch.allclose(result.mean(1), torch.zeros(4, dtype=torch.float64), atol=1e-12)
-    assert torch.allclose(result.std(1, correction=0), torch.ones(4, dtype=torch.float64))
-    assert gradcheck(balanced, (weight,))
-    equal = torch.full((2, 3), 0.7, requires_grad=True)
-    (grad,) = torch.autograd.grad(balanced(equal).square().sum() + balanced(equal).sum(), equal)
-    assert torch.allclose(balanced(equal), torch.zeros(2, 3), atol=1e-6)
-    assert bool(grad.isfinite().all())
 
 
 def test_input_scales_bring_signs_to_the_size_of_the_images() -> None:
@@ -203,10 +167,7 @@ def test_both_scales_of_trained_ternary_have_their_true_slopes() -> None:
     "function",
     [
         binary_weights,
-        centred_binary_weights,
-        balanced,
         ternary_weights,
-        lambda weight: binary_weights(weight, "scaled"),
         lambda weight: trained_ternary(weight, torch.tensor(0.5), torch.tensor(0.25)),
     ],
 )

@@ -15,13 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import avg_pool2d
 
 from paring.ops.fake_quantization import applied, straight_through, where_inside
-from paring.ops.quantization import SMALLEST_SCALE
 
 Slope: TypeAlias = Literal["clipped", "polynomial", "identity"]
 """What stands for the slope of the sign, which is 0 wherever there is one."""
-Estimator: TypeAlias = Literal["identity", "clipped", "scaled"]
-"""What stands for the slope of a binary weight."""
-
 TERNARY_THRESHOLD = 0.7
 """Of mean|w|. Li et al. 2016, eq. 6: near the best for normal and for uniform weights."""
 
@@ -38,43 +34,14 @@ def binary_sign(values: Tensor, slope: Slope = "clipped") -> Tensor:
     return applied(_Sign, values, slope)
 
 
-def binary_weights(weight: Tensor, estimator: Estimator = "identity") -> Tensor:
+def binary_weights(weight: Tensor) -> Tensor:
     """sign(w) mean|w|, the nearest two levels +-a in least squares. Rastegari et al. 2016, BWN, eq. 6; sign(0) = 1.
 
-    The slope is estimated:
-
-    "identity" 1. The default: weights begin as those of a trained network and no optimizer here keeps them in -1..1, so
-    the bound 1 says nothing about them, and one that were beyond it would never be trained again.
-    "clipped" 1 where |w| <= 1, else 0, for weights that are kept in there: Courbariaux et al. 2015, BinaryConnect.
-    "scaled" that of the product, with the clipped slope of the sign: a gradient smaller by mean|w|, and what comes
-    through mean|w|, sign(w) / n sum(gradient sign(w)). Rastegari's section 3.1 has the gradient / n for the latter,
-    which is that of no function.
+    The slope is 1 everywhere. Theirs ends where |w| = 1, and is smaller by mean|w|: weights begin as those of a trained
+    network here, about whose size the number 1 says nothing.
     """
-    if estimator == "scaled":
-        return binary_sign(weight) * _channel_mean(weight.abs())
-    quantized = binary_sign(weight.detach()) * _channel_mean(weight.detach().abs())
-    bounded = weight.clamp(-1, 1) if estimator == "clipped" else weight
-    return straight_through(bounded, quantized)
-
-
-def centred_binary_weights(weight: Tensor) -> Tensor:
-    """b + a sign(w - b) with b = mean(w) and a the deviation from it. Tu et al. 2022, AdaBin, weight equalization.
-
-    The slope is 1, theirs that of a tanh. Two levels that are not symmetric about 0.
-    """
-    centre = _channel_mean(weight.detach())
-    rest = weight.detach() - centre
-    return straight_through(weight, centre + binary_sign(rest) * _channel_mean(rest.square()).sqrt())
-
-
-def balanced(weight: Tensor) -> Tensor:
-    """(w - mean) / deviation, with its own slope. Qin et al. 2020, IR-Net, eq. 7: before `binary_weights`.
-
-    As many signs of either kind tell the most. A channel of equal weights becomes 0.
-    """
-    rest = weight - _channel_mean(weight)
-    variance = _channel_mean(rest.square())
-    return rest / torch.where(variance > SMALLEST_SCALE, variance, 1.0).sqrt()
+    given = weight.detach()
+    return straight_through(weight, binary_sign(given) * _channel_mean(given.abs()))
 
 
 def input_scales(values: Tensor, kernel_size: tuple[int, int], stride: Any = 1, padding: Any = 0) -> Tensor:

@@ -17,12 +17,14 @@ from paring.cli.chosen import chosen
 from paring.data.job import Job
 from paring.errors import ParingError
 from paring.techniques import (
+    BitAllocation,
     FineTune,
     GradualPruning,
     IterativePruning,
     MixedPrecision,
     PruneChannels,
     PruneWeights,
+    QuantizationAwareTraining,
     RegularisedTraining,
     StaticQuantization,
 )
@@ -128,15 +130,23 @@ OTHER: dict[str, object] = {
     "activations": "uint4",
     "ends": "float",
     "progressive": True,
+    "estimator": "ttq",
+    "input_estimator": "xnor",
 }
 """A value of every setting of every technique that is not its default."""
+
+WITH: dict[str, dict[str, str]] = {
+    "estimator": {"weights": "ternary"},
+    "input_estimator": {"activations": "binary"},
+}
+"""What else such a value asks for."""
 
 
 @pytest.mark.parametrize("name", registry.names("technique"))
 def test_what_a_report_prints_is_the_same_technique_when_it_is_typed(name: str) -> None:
     kind = registry.find("technique", name)
     for setting in (field.name for field in fields(kind)):
-        technique = kind(**{setting: OTHER[setting]})
+        technique = kind(**{setting: OTHER[setting]}, **WITH.get(setting, {}))
         assert technique != kind()
         assert f"{setting}=" in str(technique)
         assert chosen("technique", str(technique)) == [technique]
@@ -154,6 +164,8 @@ def test_what_a_report_prints_is_the_same_technique_when_it_is_typed(name: str) 
         GradualPruning(epochs=2, learning_rate=0.5, until=0.2, prune=PruneWeights(0.9, scope="global")),
         IterativePruning(epochs=3, rounds=2, prune=PruneChannels(0.25, ratios=(("conv", 0.5),))),
         IterativePruning(prune=PruneChannels(), learning_rate=0.5, rounds=2),
+        QuantizationAwareTraining(formats=BitAllocation(mean_bits=2.5, choices=("int4", "ternary")), epochs=2),
+        QuantizationAwareTraining(formats=(("conv1", "int8"), ("layer1.0.conv1", "ternary"))),
     ],
     ids=str,
 )

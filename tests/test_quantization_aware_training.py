@@ -33,7 +33,7 @@ from paring.techniques import (
     StaticQuantization,
 )
 from paring.techniques.base import ModuleTechnique
-from paring.techniques.quantization_aware_training import trainable
+from paring.techniques.ways import trainable
 from paring.train.constraint import HeldZeros
 from paring.train.loop import fit_
 from paring.train.quantizers import HeldSteps, LearnedInputs, LearnedWeights

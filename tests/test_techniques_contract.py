@@ -101,6 +101,12 @@ CASES = [
     (FineTune(epochs=1), convolutional),
     (QuantizationAwareTraining(epochs=1), convolutional),
     (QuantizationAwareTraining(epochs=1, weights="ternary", activations="float"), transformer),
+    (QuantizationAwareTraining(epochs=1, formats=BitAllocation(mean_bits=3.0)), convolutional),
+    (QuantizationAwareTraining(epochs=1, formats=BitAllocation(mean_bits=4.0)), transformer),
+    (QuantizationAwareTraining(epochs=1, weights="ternary", estimator="ttq"), transformer),
+    (QuantizationAwareTraining(epochs=1, weights="ternary", estimator="twn"), convolutional),
+    (QuantizationAwareTraining(epochs=1, weights="odd3", estimator="dorefa"), convolutional),
+    (QuantizationAwareTraining(epochs=1, activations="binary", input_estimator="xnor"), convolutional),
 ]
 
 

@@ -32,12 +32,12 @@ def check_types(settings: DataclassInstance) -> None:
         raise TechniqueError(f"{told} must be {_in_words(kind)}{example}.")
 
 
-def check_once(setting: str, pairs: Sequence[tuple[str, float]]) -> None:
-    """Raise TechniqueError for a layer that is named twice with different shares."""
-    shares: dict[str, float] = {}
-    for layer, share in pairs:
-        if shares.setdefault(layer, share) != share:
-            raise TechniqueError(f"{setting} names {layer!r} twice, with {shares[layer]} and {share}: give it once.")
+def check_once(setting: str, pairs: Sequence[tuple[str, float | str]]) -> None:
+    """Raise TechniqueError for a layer that is named twice with different values."""
+    given: dict[str, float | str] = {}
+    for layer, value in pairs:
+        if given.setdefault(layer, value) != value:
+            raise TechniqueError(f"{setting} names {layer!r} twice, with {given[layer]} and {value}: give it once.")
 
 
 def _fits(value: Any, kind: Any) -> bool:

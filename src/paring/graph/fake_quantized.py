@@ -8,13 +8,14 @@ QuantizeLinear and DequantizeLinear.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from paring.data.batches import model_call
+from paring.ops.binarization import input_scales
 from paring.types import Inputs
 
 SMALLEST, LARGEST = -128, 127
@@ -26,13 +27,19 @@ class _Quantized(nn.Module):
 
     input_quantizer: nn.Module
     weight_quantizer: nn.Module
+    input_scales: nn.Module | None
+    formats: str
     weight: Tensor
-    bias: Tensor | None
+    bias: Any
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer on quantized values."""
-        return self._conv_forward(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+        values, weight = self.input_quantizer(input), self.weight_quantizer(self.weight)
+        if self.input_scales is None:
+            return self._conv_forward(values, weight, self.bias)
+        scaled: Tensor = self._conv_forward(values, weight, None) * self.input_scales(input, self.input_quantizer)
+        return scaled if self.bias is None else scaled + self.bias.reshape(-1, *[1] * (self.weight.ndim - 2))
 
 
 class QuantizedConv1d(_Quantized, nn.Conv1d):
@@ -47,15 +54,11 @@ class QuantizedConv3d(_Quantized, nn.Conv3d):
     """A 3-D convolution."""
 
 
-class QuantizedLinear(nn.Linear):
+class QuantizedLinear(_Quantized, nn.Linear):
     """A linear layer."""
 
-    input_quantizer: nn.Module
-    weight_quantizer: nn.Module
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The layer on quantized values."""
-        return functional.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return functional.linear(input, weight, bias)
 
 
 QuantizedLayer = QuantizedConv1d | QuantizedConv2d | QuantizedConv3d | QuantizedLinear
@@ -67,10 +70,18 @@ KINDS: dict[type[nn.Module], type[QuantizedLayer]] = {
 }
 
 
-def quantize_(layer: nn.Module, inputs: nn.Module, weights: nn.Module) -> None:
-    """Let a layer, one of `KINDS`, see its input and its weight through these; its parameters keep their names."""
+def quantize_(
+    layer: nn.Module, inputs: nn.Module, weights: nn.Module, formats: str = "", *, scaled: bool = False
+) -> None:
+    """Let a layer, one of `KINDS`, see its input and its weight through these; its parameters keep their names.
+
+    `formats` tells people what these are. With `scaled` its output is brought to the size of its input.
+    """
+    scales = PlaceScales(layer) if scaled else None
     layer.__class__ = KINDS[type(layer)]
-    layer.input_quantizer, layer.weight_quantizer = inputs, weights
+    quantized = cast(QuantizedLayer, layer)
+    quantized.input_quantizer, quantized.weight_quantizer = inputs, weights
+    quantized.input_scales, quantized.formats = scales, formats
     # Transformer layers of torch that only answer read the weights of others past their forward, unless these have one.
     layer.register_forward_pre_hook(_nothing)
 
@@ -115,6 +126,42 @@ def called_layers(model: nn.Module, inputs: Inputs) -> dict[str, int]:
         for hook in hooks:
             hook.remove()
     return found
+
+
+def unscaled_reason(layer: nn.Module) -> str:
+    """Why the sizes around each place can't be taken for a layer's input; empty where they can."""
+    if isinstance(layer, nn.Linear):
+        return ""
+    if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
+        return "is a convolution of groups, or not of images"
+    narrow = not isinstance(layer.padding, str) and all(
+        2 * each <= size for each, size in zip(layer.padding, layer.kernel_size, strict=True)
+    )
+    usual = layer.padding_mode == "zeros" and set(layer.dilation) == {1}
+    return "" if narrow and usual else "has a dilation, or a padding other than zeros for at most half its window"
+
+
+class PlaceScales(nn.Module):
+    """What an output is multiplied by: mean |input - middle| around its place, over the one size that all signs have.
+
+    K of Rastegari et al. 2016, XNOR-Net, section 3.2, there with 0 for the middle; of a linear layer the mean of each
+    row. It is no part of what the middle learns by.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        images = isinstance(layer, nn.Conv2d)
+        self.window: Any = (layer.kernel_size, layer.stride, layer.padding) if images else None
+
+    def forward(self, values: Tensor, signs: Any) -> Tensor:
+        """(batch, channels, h, w) -> (batch, 1, out_h, out_w), or (..., features) -> (..., 1).
+
+        `signs` is what the input is quantized by, around its `middle`, to its `scale`.
+        """
+        rest = values.to(torch.promote_types(values.dtype, torch.float32)) - signs.middle.detach()
+        sizes = rest.abs().mean(-1, keepdim=True) if self.window is None else input_scales(rest, *self.window)
+        found: Tensor = sizes / signs.scale
+        return found.to(values.dtype)
 
 
 class FixedWeights(nn.Module):

@@ -97,9 +97,9 @@ class BitAllocation(GraphTechnique):
         if not plan.layers:
             raise TechniqueError("no layer can be quantized, so that there is nothing to choose.")
         formats = dict(zip(plan.layers, self._formats(editable, plan, job), strict=True))
-        job.say("formats: " + ", ".join(f"{layer} {name}" for layer, name in formats.items()))
         floats = tuple(layer for layer, name in formats.items() if name == FLOAT)
         named = tuple((layer, name) for layer, name in formats.items() if name != FLOAT)
+        job.say(f"formats={named}" + (f", exclude={floats}" if floats else ""))
         return replace(self.quantization, formats=named, exclude=(*self.quantization.exclude, *floats))
 
     def _formats(self, graph: Graph, plan: Plan, job: Job) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import difflib
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -11,17 +12,22 @@ from torch import Tensor, nn
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.export import export_onnx, export_program, signature_of
 from paring.graph.fake_quantized import called_layers, quantize_, quantized_layers
 from paring.graph.macs import layer_costs
+from paring.graph.onnx_layers import weighted_layers
 from paring.graph.weights import check_modules
-from paring.ops.formats import Format, format_of
-from paring.ops.ranges import Histogram, chosen_range
+from paring.ops.formats import format_of
+from paring.settings import check_once
+from paring.techniques.bit_allocation import BitAllocation
 from paring.techniques.fine_tune import FineTune, trainable_copy
 from paring.techniques.observed_inputs import observed_inputs
+from paring.techniques.ways import Ways, check_estimator, check_trainable
 from paring.train.constraint import Constraint, HeldZeros
+from paring.train.estimators import INPUTS, WEIGHTS, Estimator, InputEstimator, input_quantizer, weight_quantizer
 from paring.train.loop import Loss
 from paring.train.precision import device_of, placed
-from paring.train.quantizers import HeldSteps, LearnedInputs, LearnedWeights, Signs, fix_
+from paring.train.quantizers import HeldSteps, fix_
 from paring.types import Coverage, LayerChange, Task
 
 Ends = Literal["int8", "same", "float"]
@@ -40,6 +46,15 @@ class QuantizationAwareTraining(FineTune):
     the first half of the training (Zhuang et al. 2018, Towards Effective Low-bitwidth Convolutional Neural Networks,
     section 3.2).
 
+    `formats` names layers whose weights have another format, at the ends too; or it is a `BitAllocation`, which chooses
+    one for each layer that is not to stay float, by the network as it is before the training.
+
+    `estimator` is how weights learn: "learned" is LSQ, of two levels BWN (Rastegari et al. 2016); "twn" (Li et al.
+    2016) and "ttq", two scales of a whole layer (Zhu et al. 2017), are for ternary weights; "dorefa" (Zhou et al. 2016)
+    is for odd integers. Layers that have other formats learn scales. `input_estimator` is how inputs do: "dorefa" has
+    levels that stay where they are, from 0 on; "xnor" multiplies what comes of binary inputs by their size around each
+    place (Rastegari et al. 2016, section 3.2).
+
     What comes out computes in floating point with those values; its export holds the integers.
     """
 
@@ -50,42 +65,68 @@ class QuantizationAwareTraining(FineTune):
     ends: Ends = "int8"
     progressive: bool = False
     exclude: tuple[str, ...] = ()
+    formats: tuple[tuple[str, str], ...] | BitAllocation = ()
+    estimator: Estimator = "learned"
+    input_estimator: InputEstimator = "learned"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for setting in ("weights", "activations"):
-            name = getattr(self, setting)
-            if (setting, name) != ("activations", "float") and not trainable(format_of(name), setting):
-                usual = "int2 to int8, ternary or binary" if setting == "weights" else "uint1 to uint8, or float"
-                raise TechniqueError(f"{setting}={name!r} is no format to train for: choose for example {usual}.")
+        for setting, name in self._named():
+            check_trainable(setting, name)
+        check_estimator("weights", self.weights, self.estimator, WEIGHTS)
+        check_estimator("activations", self.activations, self.input_estimator, INPUTS)
+        named = [each for each in (self.estimator, self.input_estimator) if each != "learned"]
+        if self.progressive and named:
+            raise TechniqueError(f"progressive=True is for learned scales, not for {named[0]!r}: leave one out.")
+        if isinstance(self.formats, tuple):
+            check_once("formats", self.formats)
+            both = sorted({layer for layer, _ in self.formats} & set(self.exclude))
+            if both:
+                raise TechniqueError(f"{both[0]!r} is named by formats and by exclude: take it out of one.")
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        """Every format that the settings name, by the setting."""
+        yield from (("weights", self.weights), ("activations", self.activations))
+        if isinstance(self.formats, tuple):
+            yield from (("formats", name) for _, name in self.formats)
+        else:
+            yield from (("choices", name) for name in self.formats.choices if name != "float")
 
     def check_fits(self, model: nn.Module, task: Task) -> None:
-        """Raise TechniqueError where `exclude` names what the network does not have."""
-        check_modules(self.exclude, model, "exclude")
+        """Raise TechniqueError where `exclude` or `formats` name what the network does not have."""
+        self._check_names(model)
         super().check_fits(model, task)
+
+    def _check_names(self, model: nn.Module) -> None:
+        check_modules(self.exclude, model, "exclude")
+        if isinstance(self.formats, tuple):
+            check_modules([layer for layer, _ in self.formats], model, "formats")
 
     def student(self, model: nn.Module, job: Job) -> nn.Module:
         """A copy whose layers learn scales. TechniqueError where no layer can be quantized."""
-        check_modules(self.exclude, model, "exclude")
+        self._check_names(model)
         student = trainable_copy(model)
         called = self._called(student, job)
-        chosen = self._formats(called)
+        chosen = self._chosen(student, called, job)
         if not chosen:
             raise TechniqueError("every convolution and linear layer is to stay float: exclude fewer of them.")
         _check_finite(student, chosen)
         seen = observed_inputs(student, list(chosen), job)
-        inputs: dict[tuple[int, str], nn.Module] = {}
-        weights: dict[tuple[int, str], LearnedWeights] = {}
-        for name, (form, activations) in chosen.items():
+        inputs: dict[Hashable, nn.Module] = {}
+        weights: dict[Hashable, nn.Module] = {}
+        for name, ways in chosen.items():
             layer = student.get_submodule(name)
             assert isinstance(layer.weight, Tensor)
+            ways.check_layer(name, layer, seen[name][0].low)
             # Layers that read one tensor read the same integers, and those that share a weight share what it becomes.
-            read, held = (called[name], activations.name if activations else ""), (id(layer.weight), form.name)
+            read = called[name], ways.inputs, ways.input_estimator
+            held = id(layer.weight), ways.weights, ways.estimator
             if read not in inputs:
-                inputs[read] = _input_quantizer(activations, *seen[name]).to(layer.weight.device)
+                found = input_quantizer(ways.input_estimator, ways.inputs, *seen[name])
+                inputs[read] = found.to(layer.weight.device)
             if held not in weights:
-                weights[held] = LearnedWeights(layer.weight, form)
-            quantize_(layer, inputs[read], weights[held])
+                weights[held] = weight_quantizer(ways.estimator, layer.weight, ways.weights)
+            quantize_(layer, inputs[read], weights[held], ways.told, scaled=ways.input_estimator == "xnor")
         return student
 
     def finished(self, student: nn.Module) -> nn.Module:
@@ -103,13 +144,11 @@ class QuantizationAwareTraining(FineTune):
 
     def coverage(self, before: nn.Module, after: nn.Module, job: Job) -> Coverage:
         """Each layer that holds weights: its formats, or why it stayed float."""
-        done = {name for name, _ in quantized_layers(after)}
-        formats = self._formats(self._called(before, job))
+        done = {name: layer.formats for name, layer in quantized_layers(after)}
         layers = []
         for name, cost in layer_costs(before, job.calibrate[0][0]).items():
             if name in done:
-                weights, activations = formats[name]
-                reason = f"{weights.name} weights, {activations.name if activations else 'float'} inputs"
+                reason = done[name]
             elif name in self.exclude:
                 reason = "excluded by the settings"
             elif not cost.macs:
@@ -137,23 +176,40 @@ class QuantizationAwareTraining(FineTune):
             raise TechniqueError("no convolution or linear layer runs as a module: there is nothing to quantize.")
         return called
 
-    def _formats(self, called: Iterable[str]) -> dict[str, tuple[Format, Format | None]]:
-        """Formats of weights and inputs of each layer that is quantized, in the order of the calls."""
+    def _chosen(self, student: nn.Module, called: Iterable[str], job: Job) -> dict[str, Ways]:
+        """What is done with each layer that is quantized, in the order of the calls."""
         names = list(called)
-        own = format_of(self.weights), None if self.activations == "float" else format_of(self.activations)
+        inputs = None if self.activations == "float" else format_of(self.activations)
+        own = Ways(format_of(self.weights), inputs, self.estimator, self.input_estimator)
         chosen = dict.fromkeys(names, own)
         if self.ends == "int8":
-            at_ends = format_of("int8"), format_of("uint8") if own[1] else None
+            at_ends = Ways(format_of("int8"), format_of("uint8") if inputs else None)
             chosen |= {names[0]: at_ends, names[-1]: at_ends}
-        kept = self.exclude if self.ends != "float" else (*self.exclude, names[0], names[-1])
-        return {name: formats for name, formats in chosen.items() if name not in kept}
+        kept = {*self.exclude, *((names[0], names[-1]) if self.ends == "float" else ())}
+        if isinstance(self.formats, BitAllocation):
+            formats, floats = self._allocated(self.formats, student, [name for name in names if name not in kept], job)
+            kept |= floats
+        else:
+            formats = dict(self.formats)
+            kept -= formats.keys()
+        for name, form in formats.items():
+            if name not in chosen:
+                close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.0))
+                raise TechniqueError(f"formats names {name!r}, which is not quantized; the closest that are: {close}.")
+            chosen[name] = replace(chosen[name], weights=format_of(form), estimator=self.estimator)
+        return {name: ways for name, ways in chosen.items() if name not in kept}
 
-
-def trainable(form: Format, setting: str) -> bool:
-    """Whether weights or activations can be trained for a format: all its levels are integers of at most 8 bits."""
-    if setting == "weights":
-        return form.is_integral and form.levels[0] < 0
-    return form.is_integral and (form.step == 1 or form.name == "binary")
+    @staticmethod
+    def _allocated(
+        allocation: BitAllocation, student: nn.Module, names: Sequence[str], job: Job
+    ) -> tuple[dict[str, str], set[str]]:
+        """The formats that an allocation chooses for these layers, and those of them that it leaves in float."""
+        inputs = placed(job.sample, device_of(student), channels_last=False)
+        graph = export_onnx(export_program(student, inputs), signature_of(student, inputs))
+        others = tuple(layer.name for layer in weighted_layers(graph) if layer.name not in names)
+        whole = replace(allocation.quantization, exclude=(*allocation.quantization.exclude, *others))
+        found = replace(allocation, quantization=whole).chosen(graph, job)
+        return dict(found.formats), {*found.exclude} & {*names}
 
 
 def _check_finite(model: nn.Module, layers: Iterable[str]) -> None:
@@ -161,11 +217,3 @@ def _check_finite(model: nn.Module, layers: Iterable[str]) -> None:
     for name in layers:
         if not torch.isfinite(model.get_parameter(f"{name}.weight")).all():
             raise TechniqueError(f"weight '{name}.weight' holds NaN or infinity: check the network's training.")
-
-
-def _input_quantizer(form: Format | None, seen: Histogram, values_per_row: int) -> nn.Module:
-    if form is None:
-        return nn.Identity()
-    if form.name == "binary":
-        return Signs(seen, values_per_row)
-    return LearnedInputs(form, chosen_range(seen, "mse", levels=len(form.levels)), values_per_row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,7 +29,33 @@ In a few epochs on small images steps of 8 bits, left free, grew to 60 times the
 """
 
 
-class LearnedWeights(nn.Module):
+class WeightQuantizer(nn.Module, ABC):
+    """What a weight goes through while it learns: (out_channels, ...) -> levels times scales, same shape."""
+
+    @property
+    def steps(self) -> tuple[nn.Parameter, ...]:
+        """What it learns the distance of its levels by."""
+        return ()
+
+    @abstractmethod
+    def fixed(self, weight: Tensor) -> tuple[Tensor, FixedWeights]:
+        """What the weight was seen as, and what that is to go through from now on."""
+
+
+class InputQuantizer(nn.Module, ABC):
+    """What a layer's input goes through in a training."""
+
+    @property
+    def steps(self) -> tuple[nn.Parameter, ...]:
+        """What it learns the distance of its levels by."""
+        return ()
+
+    @abstractmethod
+    def fixed(self) -> FixedInputs:
+        """What the inputs are to go through from now on."""
+
+
+class LearnedWeights(WeightQuantizer):
     """The nearest level times a scale that each output channel learns (Esser et al. 2020, LSQ).
 
     Two levels take mean|w| as scale, which is the best (Rastegari et al. 2016, XNOR-Net, eq. 6).
@@ -57,6 +84,11 @@ class LearnedWeights(nn.Module):
             self.refit_(weight)
 
     @property
+    def steps(self) -> tuple[nn.Parameter, ...]:
+        """One scale for each output channel."""
+        return (self.scale,)
+
+    @property
     def is_binary(self) -> bool:
         """Whether there are two levels."""
         return len(self.levels) == 2
@@ -78,7 +110,7 @@ class LearnedWeights(nn.Module):
         return self(weight), FixedWeights(scale.clamp_min(SMALLEST_SCALE))
 
 
-class LearnedInputs(nn.Module):
+class LearnedInputs(InputQuantizer):
     """The nearest of equally distant levels, whose distance is learned; of values of both signs the zero point too.
 
     Esser et al. 2020 (LSQ); Bhalgat et al. 2020 (LSQ+) for the zero point.
@@ -93,6 +125,11 @@ class LearnedInputs(nn.Module):
         self.step = nn.Parameter(torch.tensor(step))
         signed = self.low == 0 and seen.low < 0
         self.offset = nn.Parameter(torch.tensor(min(seen.low, 0.0))) if signed else None
+
+    @property
+    def steps(self) -> tuple[nn.Parameter, ...]:
+        """The one."""
+        return (self.step,)
 
     def forward(self, values: Tensor) -> Tensor:
         """Quantized values, with gradients for them, the step and the offset."""
@@ -116,7 +153,7 @@ class LearnedInputs(nn.Module):
         return FixedInputs(step, zero, self.low, self.high)
 
 
-class Signs(nn.Module):
+class Signs(InputQuantizer):
     """Plus or minus a scale, where a value is on one side or the other of a learned middle (Liu et al. 2020, ReActNet).
 
     The middle begins at 0, or at the mean of values of one sign, which all lie on one side of 0. The slope is that of a
@@ -155,11 +192,11 @@ def fix_(model: nn.Module) -> None:
     weights_of: dict[nn.Module, tuple[nn.Parameter, FixedWeights]] = {}
     for _, layer in quantized_layers(model):
         inputs, weights = layer.input_quantizer, layer.weight_quantizer
-        if isinstance(inputs, LearnedInputs | Signs):
+        if isinstance(inputs, InputQuantizer):
             if inputs not in inputs_of:
                 inputs_of[inputs] = inputs.fixed()
             layer.input_quantizer = inputs_of[inputs]
-        if isinstance(weights, LearnedWeights):
+        if isinstance(weights, WeightQuantizer):
             if weights not in weights_of:
                 seen, fixed = weights.fixed(layer.weight)
                 weights_of[weights] = nn.Parameter(seen, layer.weight.requires_grad), fixed
@@ -177,7 +214,8 @@ class HeldSteps(Constraint):
         self.held, self.progressive = held, progressive
         self._layers = [layer for _, layer in quantized_layers(model)]
         quantizers = dict.fromkeys(each for layer in self._layers for each in layer.children())
-        self._steps = [step for each in quantizers if (step := _step_of(each)) is not None]
+        learning = [each for each in quantizers if isinstance(each, InputQuantizer | WeightQuantizer)]
+        self._steps = [step for each in learning for step in each.steps]
         self._before = [step.detach().clone() for step in self._steps]
 
     @contextmanager
@@ -211,13 +249,6 @@ class HeldSteps(Constraint):
                 inputs.lower_(progress)
         for step, before in zip(self._steps, self._before, strict=True):
             before.copy_(step)
-
-
-def _step_of(quantizer: nn.Module) -> nn.Parameter | None:
-    """What it learns the distance of its levels by."""
-    if isinstance(quantizer, LearnedWeights):
-        return quantizer.scale
-    return quantizer.step if isinstance(quantizer, LearnedInputs) else None
 
 
 def _bits_now(progress: float, wanted: int) -> int:

@@ -29,6 +29,7 @@ from tests.test_fine_tune import job_of as digits_job
 from tests.test_fine_tune import score, taught
 from tests.test_quantization_aware_training import (
     Several,
+    Twice,
     answer_of,
     answers,
     assert_same_answers,
@@ -377,6 +378,13 @@ def test_layers_that_an_allocation_leaves_in_float_stay_so(monkeypatch: pytest.M
         "side": "Conv2d stays float",
         "head": "Linear stays float",
     }
+
+
+def test_layers_that_share_a_weight_share_what_an_allocation_chose() -> None:
+    model, inputs = trained(Twice()), normal(32, 6)
+    technique = QuantizationAwareTraining(weights="int8", formats=BitAllocation(mean_bits=3.0, sensitivity="weights"))
+    told = reasons(technique, model, inputs)
+    assert told["one"] == told["other"] != "int8 weights, uint8 inputs"
 
 
 def test_an_allocation_that_holds_no_limit_says_so() -> None:

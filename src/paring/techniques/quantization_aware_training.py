@@ -209,7 +209,11 @@ class QuantizationAwareTraining(FineTune):
         others = tuple(layer.name for layer in weighted_layers(graph) if layer.name not in names)
         whole = replace(allocation.quantization, exclude=(*allocation.quantization.exclude, *others))
         found = replace(allocation, quantization=whole).chosen(graph, job)
-        return dict(found.formats), {*found.exclude} & {*names}
+        # A graph knows a weight that several layers share by the name of one of them.
+        weights = {name: id(student.get_submodule(name).weight) for name in names}
+        formats = {weights[name]: form for name, form in found.formats}
+        chosen = {name: formats[weight] for name, weight in weights.items() if weight in formats}
+        return chosen, {*found.exclude} & {*names}
 
 
 def _check_finite(model: nn.Module, layers: Iterable[str]) -> None:

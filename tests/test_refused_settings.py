@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ import paring
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.ops.importance import Evidence
-from paring.techniques import PruneChannels, PruneWeights
+from paring.techniques import FineTune, PruneChannels, PruneWeights, SmoothQuant, StaticQuantization
 from paring.techniques.base import ModuleTechnique
 from paring.types import Coverage
 from tests import sleepy
@@ -113,6 +113,38 @@ def test_beside_what_can_be_tried_it_is_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("technique", [Buggy(), Hungry(), Stubborn], ids=["bug", "memory", "class"])
 def test_what_is_not_the_user_s_fault_keeps_the_original(tmp_path: Path, technique: Any) -> None:
     assert optimized(tmp_path, technique).status == "kept-original"
+
+
+FOUR_BITS = StaticQuantization(activations="uint4")
+NO_KERNEL = "sleepy does not run int8, 4-bit inputs on this machine (no kernel): use openvino."
+
+
+@pytest.mark.parametrize(
+    "asked", [(FOUR_BITS,), ((SmoothQuant(), FOUR_BITS),), (FOUR_BITS, (SmoothQuant(), FOUR_BITS))], ids=len
+)
+def test_what_no_kernel_runs_is_bad_input_where_nothing_else_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[Any, ...]
+) -> None:
+    monkeypatch.setattr("paring.tune.proposing.flaw", lambda kind, form: NO_KERNEL)
+    with pytest.raises(TechniqueError, match=r"^nothing that was asked for can be tried \(") as refusal:
+        optimized(tmp_path, *asked)
+    assert refusal.value.exit_code == 2
+    assert str(refusal.value).endswith(f"{FOUR_BITS} on sleepy: {NO_KERNEL[:-1]}).")
+    assert str(refusal.value).count("no kernel") == 1
+
+
+def test_beside_what_runs_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paring.tune.proposing.flaw", lambda kind, form: NO_KERNEL)
+    result = optimized(tmp_path, FOUR_BITS, sleepy.Cheapen())
+    assert result.status == "improved"
+    assert {"what": f"{FOUR_BITS} on sleepy", "reason": NO_KERNEL} in result.values["not_tried"]
+
+
+def test_a_training_with_nothing_to_mend_is_bad_input_where_it_was_given_with_its_settings(tmp_path: Path) -> None:
+    task = replace(sleepy.task(), train=sleepy.task().evaluate)
+    told = r"^nothing that was asked for can be tried \(FineTune\(epochs=3\): it makes nothing smaller itself"
+    with pytest.raises(TechniqueError, match=told):
+        optimized(tmp_path, FineTune(epochs=3), task=task)
 
 
 def test_a_survey_tells_why_its_first_part_failed(tmp_path: Path) -> None:

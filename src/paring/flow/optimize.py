@@ -72,7 +72,7 @@ def run(request: Request) -> Result:
             hunt = Hunt(prepared, runner, told)
             hunt.follow(Search(hunt.scene()))
         if request.gives_settings:
-            check_not_all_refused(hunt.trials, prepared.not_tried)
+            check_not_all_refused(hunt.trials, prepared.not_tried, request.asked)
         told.stage("concluding")
         result = conclude(prepared, hunt.ranking, hunt.candidates, hunt.trials, hunt.finals)
         prepared.networks.keep(hunt.kept())

@@ -25,15 +25,22 @@ SHOWN: Mapping[str, Callable[[float], str]] = {
 }
 
 
-def check_not_all_refused(trials: Sequence[Trial], not_tried: Mapping[str, str]) -> None:
-    """Raise TechniqueError where a search came to its end, and every candidate was refused by its own technique.
+def check_not_all_refused(trials: Sequence[Trial], not_tried: Mapping[str, str], asked: Sequence[str]) -> None:
+    """Raise TechniqueError where a search came to its end, and nothing that was asked for could be made.
 
-    For runs whose user gave the settings: it is these that can't be used.
+    Either every candidate was refused by its own technique; or there was none, and `not_tried` tells why of those
+    `asked`, or of graphs. For runs whose user gave the settings: it is these that can't be used.
     """
     tried = [trial for trial in trials if trial.recipe]
-    if tried and all(trial.refused for trial in tried) and NOT_COME_TO not in not_tried:
+    if NOT_COME_TO in not_tried or not all(trial.refused for trial in tried):
+        return
+    if tried:
         reasons = dict.fromkeys(trial.reason.rstrip(".") for trial in tried)
         raise TechniqueError(f"{'; '.join(reasons)}.")
+    of_these = ("graphs on ", *(f"{name} on " for name in asked))
+    told = {what: reason for what, reason in not_tried.items() if what in asked or what.startswith(of_these)}
+    if told:
+        raise TechniqueError(f"nothing that was asked for can be tried{_quoted(told)}.")
 
 
 def missed(misses: Iterable[Miss]) -> str:

@@ -23,10 +23,11 @@ from paring.techniques.base import (
     Technique,
     TrainingTechnique,
     check_order,
+    described,
 )
 from paring.tune import Candidate, Trial
 from paring.tune.candidate import check_storable
-from paring.tune.proposing import kind_of
+from paring.tune.proposing import kind_of, told
 from paring.tune.trainers import is_training
 from paring.types import Budget, Task, is_number, is_whole
 
@@ -121,6 +122,11 @@ class Request:
     def gives_settings(self) -> bool:
         """Whether a technique with settings, or a recipe of such, was passed."""
         return any(not isinstance(technique, type) for technique in self.techniques or ())
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names of all techniques and recipes, as `not_tried` has them."""
+        return *map(told, self.all_techniques()), *map(described, self.recipes)
 
     @property
     def trains(self) -> bool:

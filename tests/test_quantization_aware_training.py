@@ -386,6 +386,15 @@ def test_ends_may_be_float_and_layers_excluded() -> None:
     assert levels["wide"] <= 16  # It is no end of the network for being the first that is left.
 
 
+def test_it_is_not_applied_twice_and_a_search_does_not_go_on_with_it() -> None:
+    model, inputs = trained(Several()), normal(8, 3, 8, 8)
+    once = untrained(QuantizationAwareTraining(), model, inputs)
+    with pytest.raises(TechniqueError, match="the network is quantized already"):
+        QuantizationAwareTraining(epochs=1).apply(once, job_of(model, inputs))
+    assert not QuantizationAwareTraining.goes_on
+    assert QuantizationAwareTraining.prepares == (StaticQuantization,)
+
+
 def test_names_that_are_not_there_are_told() -> None:
     model, inputs = trained(Several()), normal(8, 3, 8, 8)
     technique = QuantizationAwareTraining(exclude=("wid",))

@@ -140,10 +140,14 @@ class TrainingTechnique(ModuleTechnique):
 
     One of its fields is `epochs`, the passes over the training data. The search chooses them for the settings that
     `variants` proposes; of an object that was passed it keeps them, as far as the time limit holds them. One that
-    `shrinks` makes the network smaller itself; any other is tried with a technique that does.
+    `shrinks` makes the network smaller itself; any other is tried with a technique that does. One that `prepares` for
+    techniques of graphs stands before one of these alone, which loses less then, or where none of them is tried before
+    nothing; it needs no smaller network. `goes_on` tells whether its network can be trained so again.
     """
 
     shrinks: ClassVar[bool] = False
+    prepares: ClassVar[tuple[type[GraphTechnique], ...]] = ()
+    goes_on: ClassVar[bool] = True
     epochs: int
 
     def check_fits(self, model: nn.Module, task: Task) -> None:
@@ -206,6 +210,10 @@ class GraphTechnique(Technique, ABC):
         It is not tried on a backend that refuses one of them or answers it wrongly.
         """
         return ()
+
+    def serves(self, graph: onnx.ModelProto) -> tuple[Objective, ...]:
+        """What of `improves` it can serve on this graph: all of it, unless that depends on the layers."""
+        return self.improves
 
     @abstractmethod
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:

@@ -55,6 +55,11 @@ class DynamicQuantization(GraphTechnique):
         if not form.is_integral or form.levels[0] >= 0:
             raise TechniqueError(f"weights={self.weights!r} has no integer levels of either sign: choose int2 to int8.")
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The row of the table of kernels: not every runtime computes with ranges that are found at run time."""
+        return ("int8 dynamic",)
+
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer linear layers. Raises TechniqueError where it is quantized already."""
         require_float_graph(graph, self.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,11 @@ from paring.graph.onnx_layers import weighted_layers
 from paring.graph.weights import check_modules
 from paring.ops.formats import format_of
 from paring.settings import check_once
+from paring.techniques.base import GraphTechnique
 from paring.techniques.bit_allocation import BitAllocation
 from paring.techniques.fine_tune import FineTune, trainable_copy
 from paring.techniques.observed_inputs import observed_inputs
+from paring.techniques.static_quantization import StaticQuantization
 from paring.techniques.ways import Ways, check_estimator, check_trainable
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.estimators import INPUTS, WEIGHTS, Estimator, InputEstimator, input_quantizer, weight_quantizer
@@ -57,6 +59,9 @@ class QuantizationAwareTraining(FineTune):
 
     What comes out computes in floating point with those values; its export holds the integers.
     """
+
+    prepares: ClassVar[tuple[type[GraphTechnique], ...]] = (StaticQuantization,)
+    goes_on: ClassVar[bool] = False
 
     epochs: int = 30
     learning_rate: float = 0.02

@@ -103,6 +103,11 @@ class WeightQuantization(GraphTechnique):
             self._replace(editable, place, None)
         return editable.finished()
 
+    def serves(self, graph: onnx.ModelProto) -> tuple[Objective, ...]:
+        """Time is gained where weights are multiplied as they are stored, which no convolution does."""
+        multiplied = any(place.multiplied for place in self._plan(self._editable(graph)).places)
+        return tuple(each for each in self.improves if each != "latency" or multiplied)
+
     def _observed(self, graph: Graph, plan: WeightPlan) -> list[str]:
         """For each weight that is rounded by what is multiplied with it, the layer whose inputs count."""
         if self.rounding == "nearest":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from paring.techniques.base import GraphTechnique, ModuleTechnique, Technique, TrainingTechnique, described
+from paring.techniques.base import GraphTechnique, ModuleTechnique, Recipe, Technique, TrainingTechnique, described
 from paring.tune.candidate import Candidate, Stage
 from paring.tune.hopeless import judged
 from paring.tune.proposing import offered
@@ -138,8 +138,15 @@ class Refinement:
         return found
 
 
-def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> list[Candidate]:
+def leading_tails(
+    scene: Scene,
+    candidates: Mapping[str, Candidate],
+    trials: Sequence[Trial],
+    prepared: tuple[type[GraphTechnique], ...] = (),
+) -> list[Candidate]:
     """The graph recipes and backends that end a trained recipe, the cheapest first and one for each backend.
+
+    Where some are `prepared` for by the training, only such a technique alone, or, if none was tried, nothing.
 
     Feasible ones, where there are any, else such as keep the accuracy: a smaller network in front of them may hold the
     other limits. None that costs so much more than the first that training would not turn it.
@@ -151,6 +158,8 @@ def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Seq
     ranking = scene.ranking
     pool = [t for t in trials if t.key in candidates and t.speedup is not None]
     originals = [t for t in pool if not t.recipe]
+    if prepared:
+        pool = [t for t in pool if _is_alone(candidates[t.key].recipe, prepared)] or originals
     pool = list(filter(ranking.feasible, pool)) or list(filter(ranking.keeps_accuracy, pool)) or pool
     slow = {t.key: ranking.seems_too_slow(t, originals) for t in pool}
     pool = [t for t in pool if not candidates[t.key].module_part]
@@ -162,6 +171,11 @@ def leading_tails(scene: Scene, candidates: Mapping[str, Candidate], trials: Seq
     close = [candidates[t.key] for t in pool[1:] if ranking.cost(t) <= WORTH_AN_OPTION * ranking.cost(pool[0])]
     first = candidates[pool[0].key] if pool else None
     return [*tails.values(), *(c for c in close if first and _same_but_options(c, first))]
+
+
+def _is_alone(recipe: Recipe, kinds: tuple[type[GraphTechnique], ...]) -> bool:
+    """Whether a recipe is one technique of these kinds."""
+    return len(recipe) == 1 and isinstance(recipe[0], kinds)
 
 
 def _same_but_options(one: Candidate, other: Candidate) -> bool:

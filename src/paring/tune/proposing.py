@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paring.backends.base import Backend
-from paring.backends.kernels import flaw
-from paring.errors import DataError, OutputError, ParingError, TimeUpError, in_words
+from paring.backends.kernels import best_percent, flaw
+from paring.data.job import Measured
+from paring.errors import DataError, OutputError, ParingError, TechniqueError, TimeUpError, in_words
 from paring.techniques.base import (
     GraphTechnique,
     ModuleTechnique,
@@ -20,6 +22,9 @@ from paring.techniques.base import (
 )
 from paring.tune.candidate import check_storable
 from paring.types import NEEDS_MODULE, Objective
+
+if TYPE_CHECKING:
+    import onnx
 
 Offer = TypeVar("Offer", bound=Technique | Backend | Part[ModuleTechnique])
 
@@ -56,20 +61,18 @@ def out_of_place(
     module_kinds = [kind for kind in map(kind_of, useful) if issubclass(kind, ModuleTechnique)]
     trains = any(issubclass(kind, TrainingTechnique) for kind in module_kinds)
     shrinks = not all(map(only_mends, module_kinds))
-    alone = any(role == "alone" for role in map(_role, techniques))
+    alone = any(role == "alone" for role in map(_role, useful))
     for technique in techniques:
-        if not issubclass(kind_of(technique), ModuleTechnique):
+        if useless(technique, wants):
+            yield told(technique), no_gain(wants, technique.improves)
+        elif not issubclass(kind_of(technique), ModuleTechnique):
             if not alone and isinstance(technique, type):
                 yield told(technique), "it only serves another technique of graphs, and none was asked for."
-            continue
-        if useless(technique, wants):
-            wanted, served = " or ".join(wants), " or ".join(technique.improves)
-            yield told(technique), f"no runtime here gains {wanted} by it: it serves the objective {served}."
         elif graph_only:
             yield told(technique), NEEDS_MODULE
         elif issubclass(kind_of(technique), TrainingTechnique) and not train_data:
             yield told(technique), "the task has no `train` data."
-        elif only_mends(kind_of(technique)) and not shrinks:
+        elif needs_smaller(kind_of(technique)) and not shrinks:
             yield (
                 told(technique),
                 "it makes nothing smaller itself: it is tried with a technique that does, and none was asked for.",
@@ -115,6 +118,35 @@ def only_mends(kind: type[Technique]) -> bool:
     return issubclass(kind, TrainingTechnique) and not kind.shrinks
 
 
+def needs_smaller(kind: type[Technique]) -> bool:
+    """Whether it is a training that is of use for a smaller network alone."""
+    return only_mends(kind) and issubclass(kind, TrainingTechnique) and not kind.prepares
+
+
+def serving(
+    variants: Iterable[GraphTechnique], graph: onnx.ModelProto, wants: Sequence[Objective]
+) -> Iterator[GraphTechnique]:
+    """The variants that serve what the budget wants. Raises TechniqueError where there are some, and none of them does.
+
+    It says what they serve on this network.
+    """
+    served: dict[Objective, None] = {}
+    none = True
+    for variant in variants:
+        of_variant = variant.serves(graph)
+        if set(wants).intersection(of_variant):
+            none = False
+            yield variant
+        served.update(dict.fromkeys(of_variant))
+    if none and served:
+        raise TechniqueError(no_gain(wants, tuple(served), " on this network"))
+
+
+def no_gain(wants: Sequence[Objective], served: Sequence[Objective], where: str = "") -> str:
+    """Why a technique is not proposed: what it serves is not wanted."""
+    return f"no runtime here gains {' or '.join(wants)} by it{where}: it serves the objective {' or '.join(served)}."
+
+
 def useless(technique: Technique | type[Technique], wants: Sequence[Objective]) -> bool:
     """Whether settings of its own would serve nothing that the budget wants; an object is somebody's choice."""
     return isinstance(technique, type) and not set(wants).intersection(technique.improves)
@@ -151,6 +183,22 @@ def runnable(recipe: Recipe, backend: Backend, not_tried: dict[str, str]) -> boo
     if told:
         not_tried[f"{described(recipe)} on {backend.name}"] = told
     return not told
+
+
+def quick(variant: GraphTechnique, backend: Backend, measured: Measured, not_tried: dict[str, str]) -> bool:
+    """Whether a form that it asks for is no slower there than fp32, in the layers that gain most; else that is told."""
+    kind = type(backend)
+    percents = [
+        measured(f"{kind.name}: {form}, percent of fp32's speed", partial(best_percent, kind, form))
+        for form in variant.forms
+    ]
+    if max(percents, default=100) >= 100:
+        return True
+    told = (
+        f"{' and '.join(variant.forms)} runs at {max(percents) / 100:.2f}x the speed of fp32 here at best, as measured"
+    )
+    not_tried[f"{variant} on {backend.name}"] = f"{told}: pass it with its settings to try it all the same."
+    return False
 
 
 def permitted(variants: Iterable[Backend], not_tried: dict[str, str]) -> Iterator[Backend]:

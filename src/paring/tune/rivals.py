@@ -11,6 +11,8 @@ from paring.tune.proposing import offered
 from paring.tune.racer import Racer
 from paring.tune.scene import Scene
 
+NO_TIME_FOR_RIVALS = "the time that was left held no race of other ways to the same sizes."
+
 
 def rivals(scene: Scene, racer: Racer) -> Iterator[Racer]:
     """The racer with other settings of a technique of its structure, or with a training in the place or in front of it.
@@ -32,3 +34,12 @@ def rivals(scene: Scene, racer: Racer) -> Iterator[Racer]:
             for training in offered(kind.__name__, partial(kind.before, *of_both), scene.not_tried):
                 first = training.with_epochs(racer.epochs // 2)
                 yield replace(racer, start=(first, *racer.start), kept_epochs=first.epochs)
+
+
+def tell_no_rivals(scene: Scene, racer: Racer) -> None:
+    """Say of trainings that are raced in the place of a technique, or in front of it, that there was no time."""
+    own = (*racer.start, racer.trainer.technique)
+    for rival in rivals(scene, racer):
+        for technique in {*rival.start, rival.trainer.technique}.difference(own):
+            if technique.name in scene.not_tried:
+                scene.not_tried[technique.name] = NO_TIME_FOR_RIVALS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -18,7 +18,9 @@ from paring.tune.proposing import (
     offered,
     out_of_place,
     permitted,
+    quick,
     runnable,
+    serving,
     unfit,
     unread,
     useless,
@@ -90,14 +92,18 @@ class Scene:
     def graph_variants(self, technique: Any, backend: Backend, most: int | None = None) -> list[GraphTechnique]:
         """The first settings of a graph technique, those that the backend executes; none for another kind.
 
-        An object is tried whatever precision it asks for, but not in a format that the backend can't run.
+        Where time is all that counts, none in a format that is slower there than fp32. An object is tried whatever
+        precision it asks for, but not in a format that the backend can't run.
         """
         if isinstance(technique, type) and issubclass(technique, GraphTechnique):
-            variants = self._offered(technique, lambda: islice(technique.variants(self.graph, self.job), most))
+            variants = self._offered(technique, lambda: islice(self._serving(technique), most))
             found = executable(variants, backend.name, self.precisions.get(backend.name), self.not_tried)
         else:
             found = [technique] if isinstance(technique, GraphTechnique) else []
-        return [variant for variant in found if self.runnable((variant,), backend)]
+        found = [variant for variant in found if self.runnable((variant,), backend)]
+        if not isinstance(technique, type) or not {"latency", "throughput"}.issuperset(self.budget.wants):
+            return found
+        return [each for each in found if quick(each, backend, self.job.measured, self.not_tried)]
 
     def runnable(self, recipe: Recipe, backend: Backend) -> bool:
         """Whether the backend has answered rightly in all number formats that the recipe's graphs ask for."""
@@ -118,6 +124,9 @@ class Scene:
         if model is None or not divides(kind) or useless(technique, self.budget.wants):
             return []
         return offered(kind.__name__, lambda: _object(technique).parts(model, self.job), self.not_tried)
+
+    def _serving(self, technique: type[GraphTechnique]) -> Iterator[GraphTechnique]:
+        return serving(technique.variants(self.graph, self.job), self.graph, self.budget.wants)
 
     def _offered(self, technique: type[Offered], offers: Callable[[], Iterable[Offered]]) -> list[Offered]:
         """What a technique proposes; one that proposes nothing is told as well."""

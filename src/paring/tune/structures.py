@@ -30,10 +30,13 @@ NO_GAIN = "it makes nothing smaller itself, and no smaller network that was meas
 def planned(scene: Scene) -> list[Recipe]:
     """What will be raced as far as it is known beforehand: parts, combinations of what does not divide, and trainings.
 
-    A training that makes the network smaller itself is raced from the original. A structure needs another training to
-    follow; and without any structure there is no such training, which is told.
+    A training that makes the network smaller itself is raced from the original, and without structures one that
+    prepares. A structure needs another training to follow; and without any structure there is no such training, which
+    is told.
     """
-    return [*_in_front(scene), *((trainer.technique,) for trainer in shrinkers(scene))]
+    structures = _in_front(scene)
+    alone = [each for each in trainers(scene) if each.technique.prepares and not structures]
+    return [*structures, *((trainer.technique,) for trainer in (*alone, *shrinkers(scene)))]
 
 
 def _in_front(scene: Scene) -> list[Recipe]:
@@ -49,12 +52,13 @@ def _in_front(scene: Scene) -> list[Recipe]:
     return structures
 
 
-def probed(scene: Scene, trials: Sequence[Trial], tail: Candidate, trainer: Trainer) -> Steps[list[Racer]]:
-    """Measure structures untrained in front of the tail while there is time for it; those worth a race, cheapest first.
+def probed(scene: Scene, trials: Sequence[Trial], trainer: Trainer) -> Steps[list[Racer]]:
+    """Measure structures untrained while there is time for it, with what follows the training behind them.
 
-    Without any there is no training, which is told.
+    Those worth a race, cheapest first. Without any there is none of the trainings that need one, which is told.
     """
     parts = [divided(scene, technique) for technique in scene.techniques]
+    tail = trainer.tails[0]
     tail_trial = next(trial for trial in trials if trial.key == tail.key)
     for share in PARTS_SHARES:
         structures = combined((yield from _ladders(scene, parts, tail, tail_trial, share)))

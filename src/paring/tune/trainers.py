@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from paring.techniques.base import Technique, TrainingTechnique
-from paring.tune.proposing import kind_of, only_mends, told
+from paring.techniques.base import GraphTechnique, Technique, TrainingTechnique
+from paring.tune.candidate import Candidate
+from paring.tune.proposing import kind_of, needs_smaller, only_mends, told
 from paring.tune.scene import Scene
 
 TRAINER_VARIANTS = 3
@@ -14,12 +16,20 @@ MOST_EPOCHS = 200
 """Of one training whose epochs the search chooses."""
 
 
+Leading = Callable[[tuple[type[GraphTechnique], ...]], Sequence[Candidate]]
+"""The leading tails of those kinds, the cheapest first; of all kinds where none is given."""
+
+
 @dataclass(frozen=True)
 class Trainer:
-    """A training; `asked_epochs` is the number that came with an object, None where the search chooses it."""
+    """A training; `asked_epochs` is the number that came with an object, None where the search chooses it.
+
+    `tails` are the techniques of graphs and the backends that may follow it, the cheapest first.
+    """
 
     technique: TrainingTechnique
     asked_epochs: int | None = None
+    tails: tuple[Candidate, ...] = ()
 
     def most_epochs(self, kept_epochs: int) -> int:
         """Of the next training of a network that has had so many: what was asked for is the sum of all of them."""
@@ -44,6 +54,12 @@ def shrinkers(scene: Scene) -> list[Trainer]:
     return [trainer for trainer in _every(scene) if not only_mends(type(trainer.technique))]
 
 
+def with_tails(trainers: Sequence[Trainer], leading: Leading) -> list[Trainer]:
+    """The same with the tails that lead, of those that may follow each; without those that nothing can follow."""
+    found = [replace(trainer, tails=tuple(leading(trainer.technique.prepares))) for trainer in trainers]
+    return [trainer for trainer in found if trainer.tails]
+
+
 def _every(scene: Scene) -> list[Trainer]:
     if scene.job.task.train is None:
         return []
@@ -64,5 +80,5 @@ def tell_untrained(scene: Scene, reason: str) -> None:
 def tell_unmended(scene: Scene, reason: str) -> None:
     """The same of those that only mend what a smaller network lost."""
     for technique in scene.techniques:
-        if only_mends(kind_of(technique)):
+        if needs_smaller(kind_of(technique)):
             scene.not_tried.setdefault(told(technique), reason)

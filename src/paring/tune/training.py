@@ -13,19 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from statistics import median
 
 from paring.errors import TrainDataError
 from paring.tune.candidate import Candidate
 from paring.tune.post_training import leading_tails
+from paring.tune.preparing import SURE, may_gain, meets, needless
 from paring.tune.proposing import kind_of
 from paring.tune.racer import Racer, learnt_rate, milder, small_enough
 from paring.tune.ranking import LUCK
-from paring.tune.rivals import rivals
+from paring.tune.rivals import rivals, tell_no_rivals
 from paring.tune.scene import Rounds, Scene, Steps
 from paring.tune.structures import probed
-from paring.tune.trainers import Trainer, is_training, shrinkers, tell_untrained, trainers
+from paring.tune.trainers import Trainer, is_training, shrinkers, tell_untrained, trainers, with_tails
 from paring.tune.trial import Trial
 
 RACE_SHARE = 0.2
@@ -43,11 +45,8 @@ A short race favours what learns fast, and on a few thousand rows the drops afte
 LONG_TRAININGS = 2
 """So many may also serve to make a certificate surer; those that follow have to promise a cheaper network."""
 
-SURE = 0.9
-"""A chance of a certificate above which a trained network needs no more training."""
-
 EVEN = 0.5
-"""The same after LONG_TRAININGS: only a cheaper network is worth more time then."""
+"""A chance that is enough after LONG_TRAININGS: only a cheaper network is worth more time then."""
 
 CURVE_RATE = 0.5
 """The rate of the learning curve until the first long run tells.
@@ -56,7 +55,6 @@ ResNet-20 on CIFAR-10: 0.88 with three blocks removed (5 to 63 epochs), 0.28 wit
 """
 
 NOT_WORTH_IT = "no smaller network was worth a long training in the time that was left, so it was not raced."
-NO_TIME_FOR_RIVALS = "the time that was left held no race of other ways to the same sizes."
 NO_TIME = "the time that was left held no race against another training."
 
 
@@ -66,9 +64,12 @@ class Training:
     def __init__(self, scene: Scene, candidates: Mapping[str, Candidate], trials: Sequence[Trial]) -> None:
         self.scene = scene
         self.trials = trials
-        self.tails = leading_tails(scene, candidates, trials)
-        self.trainers = trainers(scene)
-        self.shrinkers = shrinkers(scene)
+        leading = partial(leading_tails, scene, candidates, trials)
+        self.tails = leading(())
+        self.shrinkers = with_tails(shrinkers(scene), leading)
+        every = with_tails(trainers(scene), leading)
+        self.preparing = [trainer for trainer in every if trainer.technique.prepares]
+        self.trainers = [each for each in every if meets(scene, trials, each, self.tails[0])] or every
 
     def rounds(self) -> Rounds:
         """Probe structures for speed, race the promising, train one for long, choose again, train another.
@@ -78,23 +79,26 @@ class Training:
         if not self.tails:
             return
         raced: list[Racer] = []
+        alone = self.preparing
         try:
             if self.trainers:
-                racers = yield from probed(self.scene, self.trials, self.tails[0], self.trainers[0])
+                racers = yield from probed(self.scene, self.trials, self.trainers[0])
                 raced = (yield from self._races(racers)) if racers else []
-            raced += yield from self._shrunk()
+                alone = [trainer for trainer in alone if not racers or trainer not in self.trainers]
+            alone = [trainer for trainer in alone if may_gain(self.scene, self.trials, trainer)]
+            raced += yield from self._from_original([*self.shrinkers, *alone])
             yield from self._train_for_long(raced)
         except TrainDataError as error:
             tell_untrained(self.scene, f"no further training, since every one would fail as the last: {error}")
 
-    def _shrunk(self) -> Steps[list[Racer]]:
-        """Races of the trainings that make the network smaller themselves, from the original."""
-        lap_s = RACE_SHARE * self.scene.time_left_s() / max(1, len(self.shrinkers))
+    def _from_original(self, waiting: Sequence[Trainer]) -> Steps[list[Racer]]:
+        """Races of trainings that need no smaller network. Those that would only make surer what is sure are over."""
+        lap_s = RACE_SHARE * self.scene.time_left_s() / max(1, len(waiting))
         raced: list[Racer] = []
-        for trainer in self.shrinkers:
+        for trainer in waiting:
             # What it will cost is not known before the first epoch, nor does it matter before that.
             done = yield from self._raced(Racer((), trainer, cost=0.0, drop=0.0, deviation=0.0), lap_s)
-            raced += [done] if done else []
+            raced += [done] if done and not needless(self.scene, self.trials, trainer) else []
         return raced
 
     def _races(self, racers: Sequence[Racer]) -> Steps[list[Racer]]:
@@ -159,7 +163,7 @@ class Training:
         if chosen is None:
             return raced
         if chosen.epoch_s * chosen.epochs > lap_s:
-            self._tell_no_rivals(chosen)
+            tell_no_rivals(self.scene, replace(chosen, epochs=RACE_EPOCHS))
             return raced
         best = chosen
         for rival in rivals(self.scene, chosen):
@@ -168,14 +172,6 @@ class Training:
                 self.scene.not_tried.pop(technique.name, None)
             best = min((best, done), key=lambda racer: racer.drop) if done else best
         return [best if racer is chosen else racer for racer in raced]
-
-    def _tell_no_rivals(self, chosen: Racer) -> None:
-        """Say of trainings that are raced in the place of a technique, or in front of it, that there was no time."""
-        own = (*chosen.start, chosen.trainer.technique)
-        for rival in rivals(self.scene, replace(chosen, epochs=RACE_EPOCHS)):
-            for technique in {*rival.start, rival.trainer.technique}.difference(own):
-                if technique.name in self.scene.not_tried:
-                    self.scene.not_tried[technique.name] = NO_TIME_FOR_RIVALS
 
     def _tell_beaten(self, loser: Racer, winner: Racer) -> None:
         """Say of a training whose epochs were asked for that it did not get them."""
@@ -194,7 +190,7 @@ class Training:
 
     def _lap(self, racer: Racer, epochs: int) -> Steps[Racer | None]:
         """Train one for so many epochs; None where that failed, TrainDataError where that was the data's fault."""
-        for trial in (yield [self.tails[0].behind((*racer.start, racer.training(epochs)))]):
+        for trial in (yield [racer.trainer.tails[0].behind((*racer.start, racer.training(epochs)))]):
             if trial.train_at_fault:
                 raise TrainDataError(trial.reason)
             if trial.outcome == "measured" and trial.drop is not None:
@@ -270,7 +266,7 @@ class Training:
 
     def _affordable(self, share: float, racer: Racer) -> int:
         """Epochs in a share of the time that is left, with room for what follows a training; as many as it may have."""
-        time_s = self.scene.time_left_s() - self._untrained_s() * (1 + len(self.tails))
+        time_s = self.scene.time_left_s() - self._untrained_s() * (1 + len(racer.trainer.tails))
         return min(racer.most_epochs, int(share * time_s / max(MINIMUM_EPOCH_S, racer.epoch_s)))
 
     def _train(self, racer: Racer, share: float) -> Steps[Racer | None]:
@@ -284,7 +280,9 @@ class Training:
         trained = yield from self._lap(racer, epochs)
         if trained is None:
             return None
-        others = [tail.behind(recipe) for tail in self.tails[1:]]
+        others = [tail.behind(recipe) for tail in racer.trainer.tails[1:]]
         if others:
             yield others
+        if not racer.trainer.technique.goes_on:
+            return trained
         return replace(trained, start=recipe, kept_epochs=trained.epochs)

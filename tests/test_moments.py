@@ -258,3 +258,17 @@ def test_an_input_without_any_patch_counts_nothing() -> None:
     patches = Patches((3, 3), (1, 1), (1, 1), (0, 0, 0, 0))
     assert list(patches.cut(np.zeros((0, 2, 5, 5), np.float32))) == []
     assert not Moments(1, 18).second.any()
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, 100.0, -1e4])
+def test_what_hardly_varies_has_its_covariance_all_the_same(mean: float) -> None:
+    x = (mean + 1e-5 * abs(mean) * rows(400, 6)).astype(np.float32)
+    x[:, 0] = mean
+    moments = Moments(1, 6)
+    for part in np.split(x, 4):
+        moments.add(part[None])
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(moments.covariance[0], np.cov(exact.T, bias=True), rtol=1e-4, atol=1e-16 * mean**2)
+    np.testing.assert_allclose(moments.second[0], exact.T @ exact / 400, rtol=1e-7)
+    np.testing.assert_allclose(moments.mean[0], exact.mean(axis=0), rtol=1e-9)
+    assert np.linalg.eigvalsh(moments.covariance[0]).min() >= -1e-17 * mean**2

@@ -81,20 +81,30 @@ class Patches:
 
 
 class Moments:
-    """Means and second moments of a layer's input columns, in float64; patches are added as they are seen."""
+    """Means and second moments of a layer's input columns, in float64; patches are added as they are seen.
+
+    What is summed are distances from the mean of the first patches: of columns that hardly vary, sums of squares would
+    keep no digit of how they vary.
+    """
 
     def __init__(self, groups: int, columns: int) -> None:
         self.count = 0
+        self._origin: Array | None = None
         self._sum, self._magnitudes = np.zeros((groups, columns)), np.zeros((groups, columns))
         self._products = np.zeros((groups, columns, columns))
 
     def add(self, patches: Array) -> None:
         """Count patches of shape (groups, some, columns)."""
+        if not patches.shape[1]:
+            return
+        if self._origin is None:
+            self._origin = patches.mean(axis=1, dtype=np.float64).astype(patches.dtype)
         self.count += patches.shape[1]
-        self._sum += patches.sum(axis=1, dtype=np.float64)
         self._magnitudes += np.abs(patches).sum(axis=1, dtype=np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            self._products += patches.swapaxes(1, 2) @ patches
+            away = patches - self._origin[:, None]
+            self._sum += away.sum(axis=1, dtype=np.float64)
+            self._products += away.swapaxes(1, 2) @ away
 
     @property
     def is_finite(self) -> bool:
@@ -104,7 +114,7 @@ class Moments:
     @property
     def mean(self) -> Array:
         """E[x], shape (groups, columns)."""
-        return self._sum / max(1, self.count)
+        return self._away + (0.0 if self._origin is None else self._origin)
 
     @property
     def magnitude(self) -> Array:
@@ -114,10 +124,19 @@ class Moments:
     @property
     def second(self) -> Array:
         """E[x x^T], shape (groups, columns, columns)."""
-        return self._products / max(1, self.count)
+        return self.covariance + _squares(self.mean)
 
     @property
     def covariance(self) -> Array:
         """E[x x^T] - E[x] E[x]^T, same shape: what counts where a bias makes up for the shift of the mean."""
-        mean = self.mean
-        return np.asarray(self.second - mean[:, :, None] * mean[:, None, :])
+        return self._products / max(1, self.count) - _squares(self._away)
+
+    @property
+    def _away(self) -> Array:
+        """How far the mean lies from the origin."""
+        return self._sum / max(1, self.count)
+
+
+def _squares(vectors: Array) -> Array:
+    """v v^T of each, (groups, columns) -> (groups, columns, columns)."""
+    return np.asarray(vectors[:, :, None] * vectors[:, None, :])

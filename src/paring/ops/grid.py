@@ -73,4 +73,5 @@ class Grid:
 
     def _blocks(self, matrix: Array) -> Array:
         """(rows, columns) -> (rows, blocks, columns of a block)."""
-        return matrix.reshape(len(matrix), self.scale.shape[1], -1)
+        blocks = self.scale.shape[1]
+        return matrix.reshape(len(matrix), blocks, matrix.shape[1] // blocks)

@@ -89,11 +89,11 @@ def affine(values: Range, levels: int = LEVELS) -> Parameters:
 
 
 def around_zero(values: Range, levels: int = LEVELS) -> Parameters:
-    """Parameters with zero point 0 of a signed type, for integers -levels / 2 .. levels / 2 - 1."""
-    half = levels // 2
+    """Parameters with zero point 0 of a signed type; of so many integers around 0 an even number has one more below."""
+    largest = (levels - 1) // 2
     kind = np.int8 if levels <= LEVELS else np.int16
-    scale = max(-values.low, values.high, 0.0) / (half - 1)
-    limits = None if half - 1 == np.iinfo(kind).max else (-half, half - 1)
+    scale = max(-values.low, values.high, 0.0) / largest
+    limits = None if largest == np.iinfo(kind).max else (-(levels // 2), largest)
     usable = scale if scale >= SMALLEST_SCALE else 1.0
     return Parameters(np.array(usable, np.float32), np.array(0, kind), limits=limits)
 

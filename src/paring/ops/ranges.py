@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paring.ops.clipping import fitted
+from paring.ops.divergence import Cells, least_diverging
 from paring.ops.quantization import LEVELS, SMALLEST_SCALE, Range, affine, dequantize, quantize
 
 Array = npt.NDArray[Any]
@@ -91,37 +92,21 @@ def _percentile_range(seen: Histogram, percentile: float) -> Range:
     return Range(max(seen.low, (first - _HALF_BINS) * width), min(seen.high, (last + 1 - _HALF_BINS) * width))
 
 
-def _divergence(counts: Array, outliers: float, levels: int) -> float:
-    """Kullback-Leibler divergence in nats of a histogram, clipped so that its last bin holds the outliers, from its
-    own form in `levels` levels, each level's mass spread over those of its bins that are not empty."""
-    edges = np.linspace(0, counts.size, levels + 1).astype(int)[:-1]
-    filled = counts > 0
-    mass, places = np.add.reduceat(counts, edges), np.add.reduceat(filled.astype(float), edges)
-    spread = np.repeat(mass / np.maximum(places, 1), np.diff(np.append(edges, counts.size))) * filled
-    clipped = counts.copy()
-    clipped[-1] += outliers
-    p, q = clipped / clipped.sum(), spread / max(spread.sum(), 1e-30)
-    where = p > 0
-    return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], 1e-9))))
+def entropy_range(seen: Histogram, cells: Cells) -> Range:
+    """The range whose quantized magnitudes diverge least from the observed ones, see `paring.ops.divergence`.
 
-
-def _entropy_range(seen: Histogram, most: int) -> Range:
-    """The threshold whose quantized distribution diverges least from the observed one.
-
-    Migacz, "8-bit inference with TensorRT" (2017): magnitudes only, the mass beyond the threshold counted in the
-    last bin of the reference. Differs in that values that are never negative have all levels, others half of them. The
-    first bin counts as its neighbour: a rectifier's zeros, exact in any range, would outweigh all else.
+    The first bin counts as its neighbour: a rectifier's zeros, exact in any range, would outweigh all else.
     """
     magnitudes = seen.counts[_HALF_BINS:] + seen.counts[:_HALF_BINS][::-1]
-    used = int(np.flatnonzero(magnitudes)[-1]) + 1
-    bins = np.add.reduceat(magnitudes, np.linspace(0, used, min(used, 2048) + 1).astype(int)[:-1]).astype(float)
-    if bins.size > 1:
-        bins[0] = bins[1]
-    levels = most if seen.low >= 0 else most // 2
-    sizes = [*range(levels, bins.size, 8), bins.size]
-    best = min(sizes, key=lambda size: _divergence(bins[:size], float(bins[size:].sum()), levels))
-    threshold = max(-seen.low, seen.high) * best / bins.size
-    return Range(max(seen.low, -threshold), min(seen.high, threshold))
+    if magnitudes[1:].any():
+        magnitudes[0] = magnitudes[1]
+    reach = least_diverging(magnitudes, seen.reach / _HALF_BINS, max(-seen.low, seen.high), cells)
+    return Range(max(seen.low, -reach), min(seen.high, reach))
+
+
+def _even_cells(seen: Histogram, levels: int) -> Cells:
+    """Values of one sign have all levels, others half of them."""
+    return Cells.even(levels, half=seen.low >= 0 or seen.high <= 0)
 
 
 def _squared_error(seen: Histogram, candidate: Range, levels: int) -> float:
@@ -164,7 +149,7 @@ def chosen_range(seen: Histogram, calibration: Calibration, percentile: float = 
     choices: dict[str, Callable[[], Range]] = {
         "min-max": lambda: seen.range,
         "percentile": lambda: _percentile_range(seen, percentile),
-        "entropy": lambda: _entropy_range(seen, levels),
+        "entropy": lambda: entropy_range(seen, _even_cells(seen, levels)),
         "mse": lambda: _mse_range(seen, levels),
         "aciq": lambda: _aciq_range(seen, levels),
     }

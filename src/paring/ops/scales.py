@@ -1,25 +1,30 @@
-"""Which scales bring a weight's entries into the reach of a format: by extremes, percentiles, error or divergence."""
+"""Which scales bring a weight's entries into the reach of a format: by extremes, percentiles, error and others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from paring.errors import TechniqueError
+from paring.ops import clipping
+from paring.ops.divergence import Cells
 from paring.ops.formats import Format
 from paring.ops.grid import Grid
-from paring.ops.quantization import SMALLEST_SCALE
-from paring.ops.ranges import Histogram, chosen_range
+from paring.ops.quantization import SMALLEST_SCALE, Range
+from paring.ops.ranges import Histogram, chosen_range, entropy_range
 
 Array = npt.NDArray[Any]
-ScaleChoice = Literal["min-max", "percentile", "mse", "entropy", "hqq"]
+ScaleChoice = Literal["min-max", "percentile", "mse", "entropy", "aciq", "hqq"]
 
 _SHRINKS = np.geomspace(1.0, 0.12, 40)
 _REFINEMENTS = 3
 _NORM = 0.7
 _STIFFNESS, _STIFFENING, _STEPS = 4.0, 1.05, 30
+_LARGEST = float(np.finfo(np.float32).max) * (1 - 1e-6)
 _ENTRIES_AT_ONCE = 2**22
 
 
@@ -30,15 +35,20 @@ class Scaling:
     `choice`: "min-max" reaches the largest magnitude; "percentile" cuts off what lies above that percentile of the
     magnitudes; "mse" has the least squared error, which for binary levels gives mean|w| (Rastegari et al. 2016,
     XNOR-Net, eq. 6) and for ternary ones what TWN approximates (Li et al. 2016, eq. 3); "entropy" the least
-    Kullback-Leibler divergence of the magnitudes (one histogram a block, slow where there are many); "hqq" the least
-    sum of |error|^0.7, to which a few far entries matter less (Badri and Shaji 2023, HQQ). Formats without negative
-    levels are affine: both ends are chosen so, and a zero point tells where 0 lies.
+    Kullback-Leibler divergence of the magnitudes, and "aciq" the least squared error that is expected of the
+    distribution which the entries follow, see `paring.ops.clipping` (both go block by block, slow where there are
+    many); "hqq" the least sum of |error|^0.7, to which a few far entries matter less (Badri and Shaji 2023, HQQ).
+    Formats without negative levels are affine: both ends are chosen so, and a zero point tells where 0 lies.
     `power_of_two`: scales are 2^p, of the two next to the chosen one that with the smaller error.
     """
 
     choice: ScaleChoice = "mse"
     percentile: float = 99.9
     power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percentile <= 100:
+            raise TechniqueError(f"percentile={self.percentile} must be above 50 and at most 100, for example 99.9.")
 
 
 def fitted(weight: Array, form: Format, scaling: Scaling, blocks: int = 1, *, by_row: bool = True) -> Grid:
@@ -48,19 +58,25 @@ def fitted(weight: Array, form: Format, scaling: Scaling, blocks: int = 1, *, by
     """
     if weight.shape[1] % blocks:
         raise ValueError(f"{weight.shape[1]} columns do not divide into {blocks} blocks.")
+    rows = len(weight) if by_row else 1
+    affine = form.levels[0] >= 0
+    if not weight.size:
+        return Grid(form, np.ones((rows, blocks), np.float32), np.zeros((rows, blocks)) if affine else None)
     parts = weight.astype(np.float32).reshape(len(weight), blocks, -1)
     if not by_row:
         parts = parts.transpose(1, 0, 2).reshape(1, blocks, -1)
     step = max(1, _ENTRIES_AT_ONCE // max(1, parts[0].size))
-    found = [_fitted(parts[first : first + step], form, scaling) for first in range(0, len(parts), step)]
-    zeros = None if form.levels[0] < 0 else np.concatenate([zero for _, zero in found])
-    return Grid(form, _usable(np.concatenate([scale for scale, _ in found])), zeros)
+    found = [_of_any_size(parts[first : first + step], form, scaling) for first in range(0, len(parts), step)]
+    scale, zero = (np.concatenate(each) for each in zip(*found, strict=True))
+    return Grid(form, _usable(scale), zero if affine else None)
 
 
-def least(grid: Grid, scale: Array | float) -> Grid:
-    """The same grid with no scale below the given ones, a number or shape (rows,)."""
-    floor = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1, 1), grid.scale.shape)
-    return replace(grid, scale=np.maximum(grid.scale, floor))
+def least(grid: Grid, scale: Array | float, *, power_of_two: bool = False) -> Grid:
+    """The same grid with no scale below the given ones, a number or shape (rows,), or the powers of two above them."""
+    floor = np.asarray(scale, np.float64).reshape(-1, 1)
+    if power_of_two:
+        floor = np.where(floor > 0, np.exp2(np.ceil(np.log2(np.where(floor > 0, floor, 1.0)))), 0.0)
+    return replace(grid, scale=np.maximum(grid.scale, floor).astype(np.float32))
 
 
 def _usable(scale: Array) -> Array:
@@ -69,9 +85,23 @@ def _usable(scale: Array) -> Array:
     return np.where(usable, scale, scale.max(initial=0.0) if usable.any() else 1.0).astype(np.float32)
 
 
+def _of_any_size(parts: Array, form: Format, scaling: Scaling) -> tuple[Array, Array]:
+    """As `_fitted`, for entries whose squares float32 does not hold, too: each block is brought below 1 and back.
+
+    That is by a power of two, which no digit is lost by. Scales are such that float32 holds all levels.
+    """
+    _, exponent = np.frexp(np.abs(parts).max(axis=-1))
+    scale, zero = _fitted(np.ldexp(parts, -exponent[..., None]), form, scaling)
+    farthest = np.maximum(np.abs(form.levels[0] - zero), np.abs(form.levels[-1] - zero))
+    most = _LARGEST / farthest.astype(np.float64)
+    if scaling.power_of_two:
+        most = np.exp2(np.floor(np.log2(most)))
+    return np.minimum(np.ldexp(scale.astype(np.float64), exponent), most), zero
+
+
 def _fitted(parts: Array, form: Format, scaling: Scaling) -> tuple[Array, Array]:
     """Scales and zero points, each of shape (rows, blocks), for parts (rows, blocks, entries)."""
-    low, high = _ends(parts, scaling, affine=form.levels[0] >= 0)
+    low, high = _ends(parts, form, scaling)
     scale, zero = _covering(low, high, form)
     if scaling.choice == "mse":
         scale, zero = _least_error(parts, form, low, high)
@@ -82,30 +112,53 @@ def _fitted(parts: Array, form: Format, scaling: Scaling) -> tuple[Array, Array]
     return scale, zero
 
 
-def _ends(parts: Array, scaling: Scaling, *, affine: bool) -> tuple[Array, Array]:
+def _ends(parts: Array, form: Format, scaling: Scaling) -> tuple[Array, Array]:
     """The range to cover in each block, (rows, blocks) each, which holds 0."""
     if scaling.choice == "percentile":
         share = scaling.percentile / 100
-        if affine:
+        if form.levels[0] >= 0:
             low, high = np.quantile(parts, (1 - share) / 2, axis=-1), np.quantile(parts, (1 + share) / 2, axis=-1)
         else:
             high = np.quantile(np.abs(parts), share, axis=-1)
             low = -high
     elif scaling.choice == "entropy":
-        low, high = _by_divergence(parts)
+        low, high = _block_by_block(parts, lambda block: _of_least_divergence(block, form))
+    elif scaling.choice == "aciq":
+        low, high = _block_by_block(parts, lambda block: _of_its_distribution(block, form))
     else:
         low, high = parts.min(axis=-1, initial=0.0), parts.max(axis=-1, initial=0.0)
     return np.minimum(low, 0.0), np.maximum(high, 0.0)
 
 
-def _by_divergence(parts: Array) -> tuple[Array, Array]:
+def _block_by_block(parts: Array, found: Callable[[Array], Range]) -> tuple[Array, Array]:
     ends = np.zeros((2, *parts.shape[:2]))
     for row, block in np.ndindex(*parts.shape[:2]):
-        seen = Histogram()
-        seen.add(parts[row, block])
-        chosen = chosen_range(seen, "entropy")
-        ends[:, row, block] = chosen.low, chosen.high
+        within = found(parts[row, block])
+        ends[:, row, block] = within.low, within.high
     return ends[0], ends[1]
+
+
+def _of_least_divergence(block: Array, form: Format) -> Range:
+    seen = Histogram()
+    seen.add(block)
+    if form.levels[0] >= 0 or seen.low == seen.high:
+        return chosen_range(seen, "entropy", levels=len(form.levels))
+    within = _within_reach(form)
+    return entropy_range(seen, Cells.of(within[within >= 0]))
+
+
+def _within_reach(form: Format) -> Array:
+    """The levels whose magnitude both signs have."""
+    return form.values[np.abs(form.values) <= form.largest]
+
+
+def _of_its_distribution(block: Array, form: Format) -> Range:
+    """The analysis is for levels of equal steps; for others of as many levels it is near enough."""
+    levels = len(form.levels)
+    if form.levels[0] < 0:
+        block, levels = np.concatenate([block, -block]), len(_within_reach(form))
+    low, high = clipping.fitted(block).range(levels)
+    return Range(max(float(block.min()), low), min(float(block.max()), high))
 
 
 def _covering(low: Array, high: Array, form: Format) -> tuple[Array, Array]:

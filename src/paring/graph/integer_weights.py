@@ -16,11 +16,12 @@ from paring.ops.quantization import Parameters
 
 LARGEST_BIAS = 2.0**30
 
-Weigh: TypeAlias = Callable[[str, Array, bool, Array], tuple[Grid, Array]]
-"""How a weight is quantized: (layer, rows, by_row, least_scale) -> (grid, codes).
+Weigh: TypeAlias = Callable[[str, Array, bool, Array], tuple[Grid, Array, Array]]
+"""How a weight is quantized: (layer, rows, by_row, least_scale) -> (grid, codes, shift).
 
 `rows` has shape (rows, columns): a row for each output channel, unless `by_row` is False, which asks for one scale for
-all. No scale is to lie below `least_scale`, shape (rows,).
+all. No scale is to lie below `least_scale`, shape (rows,), which is above 0 only where there is a bias; `shift`, same
+shape, is what that gains because a scale was raised.
 """
 
 
@@ -44,12 +45,13 @@ class IntegerWeights:
         by_row = not (node.op_type == "ConvTranspose" and attribute(node, "group", 1) != 1)
         rows = as_rows(node, weight * factor)
         least = np.zeros(len(rows)) if bias is None else np.abs(bias) / (float(inputs.scale) * LARGEST_BIAS)
-        grid, codes = self.weigh(layer or node.name, rows, by_row, least if by_row else np.full(len(rows), least.max()))
+        least = least if by_row else np.full(len(rows), least.max())
+        grid, codes, shift = self.weigh(layer or node.name, rows, by_row, least)
         integers, parameters = stored(grid, codes, axis)
         name = node.input[1]
         node.input[1] = self._dequantized(name, from_rows(node, integers, weight.shape), parameters)
         if bias is not None:
-            self._replace_bias(node, bias, parameters.scale.astype(np.float64) * float(inputs.scale))
+            self._replace_bias(node, bias + shift, parameters.scale.astype(np.float64) * float(inputs.scale))
 
     def _replace_bias(self, node: onnx.NodeProto, bias: Array, scale: Array) -> None:
         """int32 in units of input scale x weight scale."""

@@ -41,7 +41,7 @@ class Weighing:
         observes = self.rounding != "nearest" or self.bias_correction
         wanted = _matrices(graph, layers, learned) if observes else []
         nodes = {node.name: node for node in graph.nodes}
-        chosen: dict[str, tuple[Grid, Array]] = {}
+        chosen: dict[str, tuple[Grid, Array, Array]] = {}
         for name, moments in layer_moments(graph, wanted, job):
             weight = graph.constant(nodes[name].input[1])
             assert weight is not None
@@ -49,18 +49,31 @@ class Weighing:
             # A bias takes the shift of the mean upon itself: what is left is how the outputs vary.
             second = moments.covariance if self.bias_correction else moments.second
             free = not self.scaling.power_of_two
-            chosen[name] = grid, codes = refitted(rows, self.grid(name, rows), second, self.rounding, free=free)
+            grid, codes = refitted(rows, self.grid(name, rows), second, self.rounding, free=free)
+            chosen[name] = grid, codes, moments.mean
             if self.bias_correction:
                 add_to_bias(graph, nodes[name], -mean_shift(rows, grid.values(codes), moments.mean))
 
-        def weigh(layer: str, rows: Array, by_row: bool, least_scale: Array) -> tuple[Grid, Array]:
-            if layer in chosen and (chosen[layer][0].scale[:, 0] >= least_scale).all():
-                return chosen[layer]
-            grid = _learned_grid(learned.weights[layer]) if layer in learned.weights else self.grid(layer, rows, by_row)
-            grid = least(grid, least_scale if len(grid.scale) > 1 else least_scale.max(initial=0.0))
-            return grid, grid.nearest(rows)
+        def weigh(layer: str, rows: Array, by_row: bool, least_scale: Array) -> tuple[Grid, Array, Array]:
+            if layer in chosen:
+                grid, codes, mean = chosen[layer]
+            else:
+                given = learned.weights.get(layer)
+                grid = self.grid(layer, rows, by_row) if given is None else _learned_grid(given)
+                codes, mean = grid.nearest(rows), np.zeros(rows.shape[1])
+            raised, new = self._raised(grid, codes, rows, least_scale)
+            if not self.bias_correction or new is codes:
+                return raised, new, np.zeros(len(rows))
+            return raised, new, mean_shift(raised.values(new), grid.values(codes), mean)
 
         return weigh
+
+    def _raised(self, grid: Grid, codes: Array, rows: Array, least_scale: Array) -> tuple[Grid, Array]:
+        """No scale below the least; rows whose scale that changes have the nearest codes, the others keep theirs."""
+        floor = least_scale if len(grid.scale) > 1 else least_scale.max(initial=0.0)
+        raised = least(grid, floor, power_of_two=self.scaling.power_of_two)
+        changed = (raised.scale != grid.scale).any(axis=1)
+        return raised, np.where(changed[:, None], raised.nearest(rows), codes) if changed.any() else codes
 
     def grid(self, layer: str, rows: Array, by_row: bool = True) -> Grid:
         """The levels that a layer's weight, shape (rows, columns), may take."""

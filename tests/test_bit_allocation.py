@@ -138,8 +138,8 @@ def test_times_of_layers_are_measured_in_turn_with_the_integer_network(monkeypat
     ("settings", "sentence"),
     [
         ({"choices": ("int4",)}, r"choices=\('int4',\) must be two formats or more"),
-        ({"choices": ("int4", "nf4")}, "choices hold 'nf4', which has no integer levels: choose"),
-        ({"choices": ("int4", "int9")}, "format 'int9' is unknown: choose"),
+        ({"choices": ("int4", "nf4")}, "choices='nf4' does not fit 8-bit integers: use"),
+        ({"choices": ("int4", "int9")}, "choices='int9' is unknown: choose int8"),
         ({"mean_bits": 0.5}, "mean_bits=0.5 must lie between 1 and 32"),
         ({"latency_share": 1.5}, "latency_share=1.5 must lie between 0 and 1"),
         ({"least_sqnr_db": -3.0}, "least_sqnr_db=-3.0 must lie between 0 and 90"),

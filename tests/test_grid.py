@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from paring.ops.formats import FORMATS, Format, format_of
 from paring.ops.grid import Grid
 from paring.ops.scales import ScaleChoice, Scaling, fitted, least
+from paring.ops.weight_formats import WEIGHT_FORMATS
 
 NAMES = sorted(name for name in FORMATS if not name.endswith("16"))
 numbers = st.floats(-(2.0**60), 2.0**60, width=32) | st.floats(-10, 10, width=32)
@@ -176,6 +177,52 @@ def test_rows_of_a_grid_give_the_same_values() -> None:
 def test_scales_are_not_below_the_least() -> None:
     grid = fitted(np.array([[1.0], [1e-9]], np.float32), format_of("int8"), Scaling("min-max"))
     np.testing.assert_allclose(least(grid, np.array([1e-6, 1e-6])).scale[:, 0], [1 / 127, 1e-6], rtol=1e-6)
+
+
+def test_least_scales_are_raised_to_powers_of_two_where_scales_are() -> None:
+    grid = fitted(np.array([[1.0], [1e-9]], np.float32), format_of("int8"), Scaling("min-max", power_of_two=True))
+    assert least(grid, np.array([0.0, 3e-6]), power_of_two=True).scale[1, 0] == 2.0**-18
+
+
+@pytest.mark.parametrize("choice", ["entropy", "aciq"])
+@pytest.mark.parametrize("distribution", ["normal", "laplace"])
+@pytest.mark.parametrize("name", ["binary", "ternary", "int2", "odd2", "int3", "uint2", "int4", "uint4", "nf4", "int8"])
+def test_scales_by_a_distribution_know_how_many_levels_there_are(
+    choice: ScaleChoice, distribution: str, name: str
+) -> None:
+    weight = getattr(np.random.default_rng(0), distribution)(size=(1, 20_000)).astype(np.float32)
+
+    def error(scales: ScaleChoice) -> float:
+        return float(np.square(fitted(weight, format_of(name), Scaling(scales)).quantized(weight) - weight).sum())
+
+    assert error(choice) <= 1.7 * error("mse")
+    assert error(choice) <= error("min-max")
+
+
+@pytest.mark.parametrize("choice", get_args(ScaleChoice))
+@pytest.mark.parametrize("power_of_two", [False, True])
+@pytest.mark.parametrize("magnitude", [2.0**-140, 2.0**-100, 2.0**100, 3.4028234e38])
+def test_weights_at_the_limits_of_float32_have_finite_scales(
+    choice: ScaleChoice, power_of_two: bool, magnitude: float
+) -> None:
+    weight = (np.array([[1, -1, 0.5, 0], [1, 1, 1, 1], [-1, -0.2, -1, -0.7]]) * magnitude).astype(np.float32)
+    for form in FORMATS.values():
+        with np.errstate(over="raise", invalid="raise"):
+            grid = fitted(weight, form, Scaling(choice, power_of_two=power_of_two))
+            values = grid.quantized(weight)
+        assert np.isfinite(values).all()
+        assert not power_of_two or (np.frexp(grid.scale)[0] == 0.5).all()
+        if 2.0**-140 < magnitude < 3e38:
+            small = fitted(weight / np.float32(magnitude), form, Scaling(choice, power_of_two=power_of_two))
+            np.testing.assert_array_equal(grid.scale, small.scale * np.float32(magnitude))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
+@pytest.mark.parametrize("name", ["int4", "uint4", "kmeans3", "mxfp4"])
+def test_weights_without_entries_have_a_grid(shape: tuple[int, int], name: str) -> None:
+    weight = np.zeros(shape, np.float32)
+    for choice in get_args(ScaleChoice):
+        assert WEIGHT_FORMATS[name].grid(weight, Scaling(choice), 2).quantized(weight).shape == shape
 
 
 def test_what_contradicts_itself_is_refused() -> None:

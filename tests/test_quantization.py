@@ -155,6 +155,19 @@ def test_outliers_are_cut_off(calibration: str, one_sided: bool) -> None:
     assert chosen_range(seen, calibration).high < 60  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("one_sided", [True, False])
+@pytest.mark.parametrize("levels", [2, 3, 4, 8, 16])
+def test_the_least_divergence_of_few_levels_is_near_the_least_error(levels: int, one_sided: bool) -> None:
+    values = np.random.default_rng(1).normal(size=100_000).astype(np.float32)
+    values = np.maximum(values, 0) if one_sided else values
+
+    def error(calibration: Calibration) -> float:
+        parameters = affine(chosen_range(filled(values), calibration, levels=levels), levels)
+        return float(np.mean((dequantize(quantize(values, parameters), parameters) - values) ** 2))
+
+    assert error("mse") * 0.99 < error("entropy") < 1.6 * error("mse") < 1.6 * error("min-max")
+
+
 def test_mse_is_no_worse_than_any_other_range() -> None:
     values = np.random.default_rng(2).laplace(size=50_000).astype(np.float32)
     seen = filled(values)

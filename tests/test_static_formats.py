@@ -12,6 +12,7 @@ import pytest
 
 from paring.backends.openvino import OpenVINO
 from paring.errors import TechniqueError
+from paring.graph.learned import Learned
 from paring.graph.onnx_graph import Graph
 from paring.ops.formats import FORMATS, format_of
 from paring.ops.ranges import Calibration
@@ -19,6 +20,7 @@ from paring.ops.rounding import Rounding
 from paring.ops.scales import ScaleChoice, Scaling, fitted
 from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.static_quantization import StaticQuantization
+from paring.techniques.weighing import Weighing
 from tests.quantization_nets import Array, constant, job, make, node, operators, residual_net, rows, run, weights
 from tests.quantization_nets import relative_error as moved
 
@@ -68,7 +70,7 @@ def in_openvino(graph: onnx.ModelProto, x: Array) -> Array:
     return np.asarray(compiled(x)[0])
 
 
-@pytest.mark.parametrize("name", ["uint2", "uint3", "uint4", "uint5", "uint6", "uint7", "int4", "int6", "int8"])
+@pytest.mark.parametrize("name", [*(f"uint{bits}" for bits in range(2, 8)), "int4", "int6", "int8", "ternary"])
 @pytest.mark.parametrize("placement", ["every-edge", "inputs-only"])
 def test_activations_take_no_more_levels_than_they_have_bits(name: str, placement: Any) -> None:
     """What every DequantizeLinear of an activation reads is looked at, on rows beyond those calibrated on."""
@@ -191,15 +193,30 @@ def test_dynamic_quantization_has_the_levels_too(name: str) -> None:
 @pytest.mark.parametrize(
     ("technique", "settings", "sentence"),
     [
-        (StaticQuantization, {"weights": "int9"}, "format 'int9' is unknown: choose"),
-        (StaticQuantization, {"weights": "nf4"}, "weights='nf4' has no integer levels: use WeightQuantization"),
-        (StaticQuantization, {"formats": (("a", "e4m3"),)}, "weights='e4m3' has no integer levels"),
-        (StaticQuantization, {"activations": "nf4"}, "activations='nf4' can't be calibrated: choose uint2 to uint8"),
+        (StaticQuantization, {"weights": "int9"}, r"^weights='int9' is unknown: choose int8, \w+, \w+\.$"),
+        (StaticQuantization, {"weights": "nf4"}, "weights='nf4' does not fit 8-bit integers: use WeightQuantization"),
+        (
+            StaticQuantization,
+            {"weights": "int16"},
+            "weights='int16' does not fit 8-bit integers: use Weight",
+        ),
+        (
+            StaticQuantization,
+            {"weights": "mxfp4"},
+            "weights='mxfp4' does not fit 8-bit integers: use Weight",
+        ),
+        (StaticQuantization, {"formats": (("a", "e4m3"),)}, "formats='e4m3' does not fit 8-bit integers"),
+        (StaticQuantization, {"activations": "nf4"}, "activations='nf4' can't be calibrated: choose uint1 to uint8"),
         (StaticQuantization, {"activations": "uint32"}, "format 'uint32' is unknown: choose"),
         (StaticQuantization, {"scales": "best"}, "scales='best' is unknown: choose one of"),
         (StaticQuantization, {"rounding": "up"}, "rounding='up' is unknown: choose one of"),
-        (DynamicQuantization, {"weights": "uint4"}, "weights='uint4' has no integer levels of either sign"),
-        (DynamicQuantization, {"weights": "e2m1"}, "weights='e2m1' has no integer levels of either sign"),
+        (DynamicQuantization, {"weights": "uint4"}, "weights='uint4' has no levels below 0: choose int2 to int8"),
+        (
+            DynamicQuantization,
+            {"weights": "e2m1"},
+            "weights='e2m1' does not fit 8-bit integers: use Weight",
+        ),
+        (DynamicQuantization, {"percentile": 50.0}, "percentile=50.0 must be above 50 and at most 100"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_sentence(technique: Any, settings: dict[str, Any], sentence: str) -> None:
@@ -242,3 +259,68 @@ def test_constant_and_zero_channels_keep_their_values() -> None:
     for name in ("int2", "int4", "uint4", "ternary"):
         graph = StaticQuantization(weights=name, scales="mse").apply(model, job(x))
         assert moved(run(graph, x)[0], run(model, x)[0]) < 0.05
+
+
+@pytest.mark.parametrize("rounding", [each for each in get_args(Rounding) if each != "nearest"])
+@pytest.mark.parametrize("name", ["constant", "far from 0"])
+def test_biases_are_corrected_where_inputs_hardly_vary(rounding: Any, name: str) -> None:
+    x = np.full((64, 12), 0.3, np.float32) if name == "constant" else (rows(64, 12) * 0.1 + 100).astype(np.float32)
+    model = make([node("MatMul", "x w", "y")], {"x": (None, 12)}, {"y": (None, 8)}, {"w": weights(12, 8)})
+    technique = StaticQuantization("mse", weights="int4", scales="mse", rounding=rounding, bias_correction=True)
+    difference = run(technique.apply(model, job(x)), x)[0] - run(model, x)[0]
+    assert np.abs(difference.mean(axis=0)).max() < 0.01 * np.abs(run(model, x)[0]).mean()
+
+
+def weak_channel(strength: float) -> onnx.ModelProto:
+    """Its first output has a weight so weak beside the bias that int32 would not hold this in units of its scale."""
+    weight = weights(6, 12).copy()
+    weight[0] *= strength
+    bias = np.full(6, 0.3, np.float32)
+    return make([node("Gemm", "x w b", "y", transB=1)], {"x": (None, 12)}, {"y": (None, 6)}, {"w": weight, "b": bias})
+
+
+@pytest.mark.parametrize("rounding", [each for each in get_args(Rounding) if each != "nearest"])
+def test_a_weak_channel_leaves_the_rounding_of_the_others_as_it_is(rounding: Any) -> None:
+    x = (rows(256, 12) @ weights(12, 12)).astype(np.float32)
+    technique = StaticQuantization("mse", weights="int2", scales="mse", rounding=rounding)
+    weak, strong, nearest = (
+        stored_weights(each.apply(weak_channel(strength), job(x)))[0]
+        for each, strength in ((technique, 1e-10), (technique, 1.0), (replace(technique, rounding="nearest"), 1.0))
+    )
+    np.testing.assert_array_equal(weak[1:], strong[1:])
+    assert (strong[1:] != nearest[1:]).any()
+
+
+def test_a_bias_is_corrected_for_the_weights_that_are_stored() -> None:
+    """Scales of the weak channel are raised so far that its weights become 0: the bias takes over what they added."""
+    layer = Graph(weak_channel(1e-9))
+    weighing = Weighing("int4", rounding="learned", bias_correction=True)
+    name, rows_of = layer.nodes[0].name, np.asarray(layer.constant("w"))
+    x = (rows(256, 12) + 100).astype(np.float32)
+    weigh = weighing.prepared(layer, [name], job(x), Learned())
+    corrected = np.asarray(layer.constant(layer.nodes[0].input[2]))
+    grid, codes, shift = weigh(name, rows_of, True, np.array([1.0, 0, 0, 0, 0, 0]))
+    assert not grid.values(codes)[0].any()
+    outputs = x.astype(np.float64) @ grid.values(codes).T.astype(np.float64) + corrected + shift
+    expected = x.astype(np.float64) @ rows_of.T + np.float32(0.3)
+    np.testing.assert_allclose(outputs.mean(axis=0), expected.mean(axis=0), rtol=1e-6)
+    assert shift[0]
+    assert not shift[1:].any()
+
+
+def test_scales_that_are_raised_are_powers_of_two_all_the_same() -> None:
+    graph = StaticQuantization(power_of_two=True).apply(weak_channel(1e-10), job(rows(64, 12)))
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            assert (np.frexp(onnx.numpy_helper.to_array(tensor))[0] == 0.5).all(), tensor.name
+
+
+@pytest.mark.parametrize("settings", [{"power_of_two": True}, {"per_channel": False}, {"percentile": 60.0}])
+def test_weights_of_dynamic_quantization_have_the_scales_that_are_asked_for(settings: dict[str, Any]) -> None:
+    x, weight = rows(32, 64), weights(64, 80)
+    model = make([node("MatMul", "x w", "y")], {"x": (None, 64)}, {"y": (None, 80)}, {"w": weight})
+    graph = DynamicQuantization(weights="int4", scales="percentile", **settings).apply(model, job(x))
+    chosen = {key: value for key, value in settings.items() if key != "per_channel"}
+    scaling, by_row = Scaling("percentile", **chosen), settings.get("per_channel", True)
+    expected = x @ fitted(weight.T, format_of("int4"), scaling, by_row=by_row).quantized(weight.T).T
+    assert moved(run(graph, x)[0], expected) < 0.02

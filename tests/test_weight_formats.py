@@ -80,3 +80,23 @@ def test_weights_of_one_value_have_a_grid(name: str, value: float) -> None:
     without_zero = 0.0 not in (WEIGHT_FORMATS[name].form or FORMATS["int4"]).levels
     if value or not without_zero:
         np.testing.assert_allclose(found, values, rtol=0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_levels_of_its_own_let_channels_of_zeros_vanish_and_cost_the_others_nothing(bits: int, blocks: int) -> None:
+    values, form = weight(), WEIGHT_FORMATS[f"kmeans{bits}"]
+    others = form.grid(values[1:], Scaling(), blocks).quantized(values[1:])
+    values[0] = 0
+    found = form.grid(values, Scaling(), blocks).quantized(values)
+    assert np.abs(found[0]).max() < 1e-18
+    np.testing.assert_array_equal(found[1:], others)
+    zeros = np.zeros((2, 32), np.float32)
+    assert not form.grid(zeros, Scaling(), blocks).quantized(zeros).any()
+
+
+@pytest.mark.parametrize("name", ["int4", "uint3", "nf4", "kmeans3"])
+def test_one_scale_for_a_whole_weight(name: str) -> None:
+    grid = WEIGHT_FORMATS[name].grid(weight(), Scaling(), by_row=False)
+    assert grid.scale.shape == (1, 1)
+    assert grid.quantized(weight()).shape == weight().shape

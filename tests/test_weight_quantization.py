@@ -16,7 +16,8 @@ from onnx import numpy_helper
 
 from paring.errors import TechniqueError
 from paring.graph.narrow_weights import integers_of, kernel_bits, kernel_block
-from paring.ops.scales import Scaling
+from paring.ops.formats import format_of
+from paring.ops.scales import Scaling, fitted
 from paring.ops.weight_formats import WEIGHT_FORMATS
 from paring.techniques.half_precision import HalfPrecision
 from paring.techniques.static_quantization import StaticQuantization
@@ -166,6 +167,16 @@ def test_groups_of_any_size_equal_numpy(form: str, network: str, group: int, tmp
     assert largest_error(run(graph, x)[0], expected) < EXACT
     packed = network != "convolutions" and integers_of(WEIGHT_FORMATS[form].form) is not None
     assert relative_error(in_openvino(graph, x, tmp_path), expected) < (INT8_INPUTS if packed else EXACT)
+
+
+@pytest.mark.parametrize("kernel", ["matmul-nbits", "dequantize"])
+@pytest.mark.parametrize("form", ["int4", "uint4"])
+def test_one_scale_for_a_whole_weight_equals_numpy(form: str, kernel: Any, tmp_path: Path) -> None:
+    weight, x = weights(32, 64), rows(16, 64)
+    model = make([node("Gemm", "x w", "y", transB=1)], {"x": (None, 64)}, {"y": (None, 32)}, {"w": weight})
+    technique = WeightQuantization(form, kernel=kernel, per_channel=False, accuracy_level=0, least_parameters=0)
+    expected = x @ fitted(weight, format_of(form), Scaling(), by_row=False).quantized(weight).T
+    assert largest_error(run(technique.apply(model, job(x)), x)[0], expected) < EXACT
 
 
 def test_onnx_runtime_folds_at_load_what_is_dequantized(tmp_path: Path) -> None:
@@ -343,6 +354,10 @@ def test_a_group_that_does_not_divide_is_refused_with_those_that_do() -> None:
         ({"format": "mxfp4", "group_size": 16}, "group_size=16 does not fit mxfp4, of blocks of 32: leave it out."),
         ({"uneven": "no"}, "uneven='no' is unknown: choose one of refuse, float, whole."),
         ({"percentile": 50.0}, "percentile=50.0 must be above 50 and at most 100"),
+        (
+            {"per_channel": False, "group_size": 8},
+            "per_channel=False has one scale for a whole weight, where",
+        ),
         ({"least_parameters": -1}, "least_parameters=-1 must be 0 or more"),
         ({"format": "nf4", "kernel": "matmul-nbits"}, "kernel='matmul-nbits' holds integers of at most 8 bits, which"),
         ({"format": "int16", "kernel": "matmul-nbits"}, "which int16 are not: take int4 or int8, or"),

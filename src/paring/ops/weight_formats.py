@@ -19,11 +19,14 @@ from paring.errors import TechniqueError
 from paring.ops.formats import FORMATS, Format
 from paring.ops.grid import Grid
 from paring.ops.kmeans import levels_of
+from paring.ops.quantization import SMALLEST_SCALE
 from paring.ops.scales import Scaling, fitted
 
 Array = npt.NDArray[Any]
 
 MX_BLOCK = 32
+_VANISHING = 2.0**-64
+"""Far below what float32 holds beside the other weights; what is smaller still would be slow to compute with."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +41,31 @@ class WeightFormat:
     form: Format | None
     block: int | None = None
 
-    def grid(self, weight: Array, scaling: Scaling, blocks: int = 1) -> Grid:
+    def grid(self, weight: Array, scaling: Scaling, blocks: int = 1, *, by_row: bool = True) -> Grid:
         """What the entries of a weight (rows, columns) may be, with scales for `blocks` equal parts of each row.
 
-        Block formats have powers of two for scales. Levels by k-means (Han et al. 2016, Deep Compression, section 3)
-        are those of the weight itself where its rows have one block, else those of what is left when each block is
-        divided by its largest magnitude.
+        Without `by_row` the rows share them. Block formats have powers of two for scales. Levels by k-means (Han et al.
+        2016, Deep Compression, section 3) are those of the weight itself where its rows have one block, else those of
+        what is left when each block is divided by its largest magnitude. No level need be 0: blocks of zeros have a
+        scale that lets all of them vanish.
         """
         if self.form is not None:
-            return fitted(weight, self.form, replace(scaling, power_of_two=True) if self.block else scaling, blocks)
-        scale = np.ones((1, 1), np.float32)
-        if blocks > 1:
-            scale = fitted(weight, FORMATS["ternary"], Scaling("min-max"), blocks).scale
-        shared = weight.reshape(len(weight), scale.shape[1], -1) / scale[..., None]
-        return Grid(Format(self.name, self.bits, _at_least_two(levels_of(shared, 2**self.bits))), scale)
+            scaling = replace(scaling, power_of_two=True) if self.block else scaling
+            return fitted(weight, self.form, scaling, blocks, by_row=by_row)
+        parts = weight.reshape(len(weight), blocks, weight.shape[1] // blocks)
+        reach = np.abs(parts).max(axis=-1, initial=0.0)
+        used = reach >= SMALLEST_SCALE
+        nothing = max(float(reach.max(initial=0.0)) * _VANISHING, SMALLEST_SCALE)
+        scale = np.where(used, reach if blocks > 1 else 1.0, nothing).astype(np.float32)
+        levels = levels_of((parts / scale[..., None])[used], 2**self.bits) if used.any() else np.zeros(1)
+        shared = np.ones((1, 1), np.float32) if blocks == 1 and used.all() else scale
+        return Grid(Format(self.name, self.bits, _at_least_two(levels)), shared)
 
 
 def _at_least_two(levels: Array) -> tuple[float, ...]:
     """A format has two levels or more; a weight may have but one value."""
     found = tuple(map(float, levels))
-    return found if len(found) > 1 else (*found, abs(found[0]) * 2 + 1)
+    return found if len(found) > 1 else tuple(sorted((*found, 0.0 if found[0] else 1.0)))
 
 
 WEIGHT_FORMATS: Mapping[str, WeightFormat] = MappingProxyType(
@@ -86,3 +94,14 @@ def weight_format_of(name: str) -> WeightFormat:
         close = ", ".join(difflib.get_close_matches(name, WEIGHT_FORMATS, n=3, cutoff=0.0))
         raise TechniqueError(f"format={name!r} is unknown: choose {close}.")
     return WEIGHT_FORMATS[name]
+
+
+def integral_format_of(name: str, setting: str = "weights") -> Format:
+    """The format of that name, whose levels 8-bit integers hold. TechniqueError where they don't, or there is none."""
+    if name in FORMATS and FORMATS[name].is_integral:
+        return FORMATS[name]
+    if name in WEIGHT_FORMATS:
+        raise TechniqueError(f"{setting}={name!r} does not fit 8-bit integers: use WeightQuantization({name!r}).")
+    fitting = [each for each, form in FORMATS.items() if form.is_integral]
+    close = ", ".join(difflib.get_close_matches(name, fitting, n=3, cutoff=0.0))
+    raise TechniqueError(f"{setting}={name!r} is unknown: choose {close}.")

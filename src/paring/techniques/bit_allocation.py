@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, TypeAlias
@@ -18,8 +17,9 @@ from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import Plan, planned
 from paring.ops.assignment import Assignment, least_harm
 from paring.ops.clipping import proposed_bits
-from paring.ops.formats import FORMATS, format_of
+from paring.ops.formats import format_of
 from paring.ops.sensitivity import output_error, relative_error
+from paring.ops.weight_formats import integral_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import observe
@@ -69,9 +69,8 @@ class BitAllocation(GraphTechnique):
         if len(self.choices) < 2:
             raise TechniqueError(f"choices={self.choices} must be two formats or more, for example ('int8', 'int4').")
         for name in self.choices:
-            if name != FLOAT and not format_of(name).is_integral:
-                close = ", ".join(difflib.get_close_matches(name, [n for n, f in FORMATS.items() if f.is_integral]))
-                raise TechniqueError(f"choices hold {name!r}, which has no integer levels: choose {close or 'int4'}.")
+            if name != FLOAT:
+                integral_format_of(name, "choices")
         if not 1 <= self.mean_bits <= FLOAT_BITS:
             raise TechniqueError(f"mean_bits={self.mean_bits} must lie between 1 and {FLOAT_BITS}, for example 4.")
         if self.latency_share is not None and not 0 < self.latency_share < 1:

@@ -16,8 +16,8 @@ from paring.graph.integer_weights import gemm_folded
 from paring.graph.onnx_graph import Graph, attribute, require_float_graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons
-from paring.ops.formats import format_of
 from paring.ops.scales import ScaleChoice, Scaling, fitted
+from paring.ops.weight_formats import integral_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
@@ -33,7 +33,8 @@ class DynamicQuantization(GraphTechnique):
     """Linear layers as DynamicQuantizeLinear and MatMulInteger; weights have a scale for each output channel.
 
     `weights` is a format of `paring.ops.formats` with integer levels of either sign, "int2" to "int8", "ternary" or
-    others; whatever its width it runs in 8 bits. `scales`: see `paring.ops.scales.Scaling`.
+    others; whatever its width it runs in 8 bits. `scales`, `percentile` and `power_of_two` are for these: see
+    `paring.ops.scales.Scaling`. Without `per_channel` a whole weight has one scale.
 
     No calibration, and no clipping of unseen inputs. The input's range is that of the whole batch, so an answer may
     differ slightly with the rows that it shares a batch with. Layers whose weights are fewer than `least_parameters`
@@ -44,6 +45,9 @@ class DynamicQuantization(GraphTechnique):
     least_parameters: int = LEAST_PARAMETERS
     weights: str = "int8"
     scales: ScaleChoice = "min-max"
+    percentile: float = 99.9
+    power_of_two: bool = False
+    per_channel: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -51,9 +55,13 @@ class DynamicQuantization(GraphTechnique):
             raise TechniqueError(
                 f"least_parameters={self.least_parameters} must be 0 or more: smaller layers stay float, with 0 none."
             )
-        form = format_of(self.weights)
-        if not form.is_integral or form.levels[0] >= 0:
-            raise TechniqueError(f"weights={self.weights!r} has no integer levels of either sign: choose int2 to int8.")
+        _ = self._scaling
+        if integral_format_of(self.weights).levels[0] >= 0:
+            raise TechniqueError(f"weights={self.weights!r} has no levels below 0: choose int2 to int8.")
+
+    @property
+    def _scaling(self) -> Scaling:
+        return Scaling(self.scales, self.percentile, self.power_of_two)
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -80,7 +88,7 @@ class DynamicQuantization(GraphTechnique):
         weight = weight * factor
         if node.op_type == "Gemm" and attribute(node, "transB", 0):
             weight = weight.T
-        grid = fitted(weight.T, format_of(self.weights), Scaling(self.scales))
+        grid = fitted(weight.T, integral_format_of(self.weights), self._scaling, by_row=self.per_channel)
         whole = grid.format.decode(grid.nearest(weight.T)).astype(np.int8).T
         stored = graph.add_constant(whole, f"{node.input[1]}_quantized")
         scale = graph.add_constant(grid.scale[:, 0], f"{node.input[1]}_scale")

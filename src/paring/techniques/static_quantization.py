@@ -23,6 +23,7 @@ from paring.ops.quantization import Parameters, affine, around_zero
 from paring.ops.ranges import Calibration, Histogram, chosen_range
 from paring.ops.rounding import Rounding
 from paring.ops.scales import ScaleChoice, Scaling
+from paring.ops.weight_formats import integral_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import observe
@@ -79,15 +80,14 @@ class StaticQuantization(GraphTechnique):
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not 50 < self.percentile <= 100:
-            raise TechniqueError(f"percentile={self.percentile} must be above 50 and at most 100, for example 99.99.")
-        for name in (self.weights, *(name for _, name in self.formats)):
-            if not format_of(name).is_integral:
-                raise TechniqueError(f"weights={name!r} has no integer levels: use WeightQuantization({name!r}).")
-        form = format_of(self.activations)
-        if form.step != 1:
+        _ = self.weighing
+        integral_format_of(self.weights)
+        for _, name in self.formats:
+            integral_format_of(name, "formats")
+        if format_of(self.activations).step != 1:
             raise TechniqueError(
-                f"activations={form.name!r} can't be calibrated: choose uint2 to uint8 or int2 to int8."
+                f"activations={self.activations!r} can't be calibrated: choose uint1 to uint8, int2 to int8, ternary, "
+                "uint16 or int16."
             )
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:

@@ -36,7 +36,8 @@ class WeightQuantization(GraphTechnique):
     binary, ternary, powers of two, floats as e4m3, nf4, the block formats mxfp8, mxfp6, mxfp4 and mxint8, whose groups
     are of 32, and kmeans2 to kmeans8, levels of each layer's own. Inputs of a convolution are counted with their places
     in the kernel. `uneven` says what of layers that `group_size` does not divide: they are refused, stay "float", or
-    have a scale for each "whole" output. `scales`, `percentile` and `power_of_two`: see `paring.ops.scales.Scaling`.
+    have a scale for each "whole" output. Without `per_channel` a whole weight has one scale. `scales`, `percentile` and
+    `power_of_two`: see `paring.ops.scales.Scaling`.
     `rounding`: see `paring.ops.rounding.rounded`; tables and transposed convolutions are rounded to the nearest.
 
     `kernel`: "matmul-nbits" puts MatMulNBits in the place of linear layers, which multiplies 4 or 8 bits as they are
@@ -65,6 +66,7 @@ class WeightQuantization(GraphTechnique):
     embeddings: bool | Literal["only"] = True
     exclude: tuple[str, ...] = ()
     least_parameters: int = LEAST_PARAMETERS
+    per_channel: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -75,8 +77,12 @@ class WeightQuantization(GraphTechnique):
             raise TechniqueError(
                 f"group_size={self.group_size} does not fit {form.name}, of blocks of {form.block}: leave it out."
             )
-        if not 50 < self.percentile <= 100:
-            raise TechniqueError(f"percentile={self.percentile} must be above 50 and at most 100, for example 99.9.")
+        if not self.per_channel and (self.group_size or form.block):
+            raise TechniqueError(
+                f"per_channel=False has one scale for a whole weight, where groups of {self.group_size or form.block} "
+                "have their own: leave it out, or take a format without blocks and group_size=None."
+            )
+        _ = self._scaling
         if self.least_parameters < 0:
             raise TechniqueError(
                 f"least_parameters={self.least_parameters} must be 0 or more: smaller layers stay float, with 0 none."
@@ -86,6 +92,10 @@ class WeightQuantization(GraphTechnique):
                 f"kernel='matmul-nbits' holds integers of at most 8 bits, which {form.name} are not: take int4 or "
                 "int8, or kernel='dequantize'."
             )
+
+    @property
+    def _scaling(self) -> Scaling:
+        return Scaling(self.scales, self.percentile, self.power_of_two)
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with narrow weights. Raises TechniqueError where none can be, or where it is quantized already."""
@@ -119,9 +129,9 @@ class WeightQuantization(GraphTechnique):
     def _replace(self, graph: Graph, place: Place, moments: Array | None) -> None:
         """Quantize a weight, and let all that read it read what it is now."""
         weight = NarrowWeight(graph, place.weight, flipped=place.flipped)
-        scaling = Scaling(self.scales, self.percentile, self.power_of_two)
         form = weight_format_of(self.format)
-        grid, free = form.grid(weight.rows, scaling, place.blocks), not (self.power_of_two or form.block)
+        grid = form.grid(weight.rows, self._scaling, place.blocks, by_row=self.per_channel)
+        free = not (self.power_of_two or form.block)
         weight.grid, weight.codes = refitted(weight.rows, grid, moments, self.rounding, free=free)
         for node in list(graph.consumers[place.weight]):
             if place.multiplied:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from paring.ops.quantization import Parameters, Range, affine, around_zero, dequantize, quantize, to_bfloat16
-from paring.ops.ranges import Calibration, Histogram, chosen_range
+from paring.ops.ranges import Calibration, Histogram, chosen_range, wild_rows
 
 numbers = st.floats(-1e4, 1e4, width=32)
 matrices = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=numbers)
@@ -113,6 +113,40 @@ def test_merged_histograms_equal_one_that_saw_both() -> None:
     quantiles = [chosen_range(h, "percentile", 90.0) for h in (merged, both)]
     assert quantiles[0].high == pytest.approx(quantiles[1].high, rel=0.02)
     assert filled(small).merged(Histogram()).counts.sum() == small.size
+
+
+def test_a_histogram_of_rows_knows_how_far_each_reaches() -> None:
+    one, other = Histogram(), Histogram()
+    for part in (np.array([[1.0, -3.0], [0.5, 2.0]]), np.array([[0.0, 0.25]])):
+        one.add(part, in_rows=True)
+        other.add(2 * part[:, ::-1] - 1, in_rows=True)
+    np.testing.assert_array_equal(one.row_reaches, [3, 2, 0.25])
+    np.testing.assert_array_equal(one.merged(other).row_reaches, [7, 3, 1])
+    one.add(np.array([9.0]))
+    assert len(one.row_reaches) == 3
+
+
+@pytest.mark.parametrize(
+    ("reaches", "scale", "expected"),
+    [
+        ([1, 2, 300, 1.5, 2], 1.0, [2]),
+        ([1, 2, 300, 1.5, 9000], 1.0, [2, 4]),
+        ([1, 2, 300, 1.5, 2], 0.1, []),  # Levels enough for all.
+        ([1, 2, 30, 1.5, 2], 1.0, []),
+        ([1, 20, 300, 4000, 9000], 10.0, []),  # No gap.
+        ([1, 300, 300, 1, 300], 1.0, []),  # Most are large.
+        ([1, 300], 1.0, [1]),
+        ([0, 0, 300], 1.0, []),
+        ([300], 1.0, []),
+        ([], 1.0, []),
+    ],
+)
+def test_wild_rows_lie_beyond_a_gap_above_at_least_half_of_all(
+    reaches: list[float], scale: float, expected: list[int]
+) -> None:
+    seen = Histogram()
+    seen.add(np.array(reaches, np.float32), in_rows=True)
+    assert wild_rows(seen, scale).tolist() == expected
 
 
 def test_histogram_tells_of_values_that_are_not_finite() -> None:

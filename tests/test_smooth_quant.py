@@ -97,6 +97,15 @@ def test_channels_that_are_always_zero_stay_as_they_are() -> None:
     assert all(np.isfinite(onnx.numpy_helper.to_array(t)).all() for t in smooth.graph.initializer)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_data_that_are_no_numbers_are_told_by_the_tensor(value: float, anywhere: bool) -> None:
+    x = rows(64, 32)
+    x[3, 5] = value
+    with pytest.raises(TechniqueError, match=r"^tensor 'n' holds NaN or infinity on the calibration rows"):
+        SmoothQuant(anywhere=anywhere).apply(outlier_net(), job(x))
+
+
 def test_a_network_without_layer_norm_is_returned_unchanged_and_has_no_variants() -> None:
     technique, x = SmoothQuant(), rows(4, 64)
     graph = technique.apply(perceptron(), job(x))

@@ -18,6 +18,7 @@ from paring.ops.formats import FORMATS, format_of
 from paring.ops.ranges import Calibration
 from paring.ops.rounding import Rounding
 from paring.ops.scales import ScaleChoice, Scaling, fitted
+from paring.techniques.bit_allocation import BitAllocation
 from paring.techniques.dynamic_quantization import DynamicQuantization
 from paring.techniques.static_quantization import StaticQuantization
 from paring.techniques.weighing import Weighing
@@ -224,12 +225,60 @@ def test_what_can_not_be_is_refused_in_one_sentence(technique: Any, settings: di
         technique(**settings)
 
 
-@pytest.mark.parametrize("calibration", ["min-max", "mse"])
-def test_a_range_that_explodes_is_told_with_the_tensor(calibration: Any) -> None:
-    wild = rows(64, 3, 8, 8).copy()
-    wild[3, 0, 0, 0] = 1e30
-    with pytest.raises(TechniqueError, match=r"tensor 'x' reaches 1e\+30 on the calibration rows, and 99.99% of its"):
-        StaticQuantization(calibration).apply(residual_net(), job(wild))
+def wild(count: int, factor: float, pixels: int | None = None) -> Array:
+    """Images, of which `count` are so much brighter, or just `pixels` of each."""
+    images = rows(64, 3, 8, 8).copy()
+    images[5 : 5 + count].reshape(count, -1)[:, :pixels] *= factor
+    return images
+
+
+@pytest.mark.parametrize("calibration", ["min-max", "mse", "entropy", "percentile"])
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (wild(1, 1e30, 1), "on 1 of 64"),
+        (wild(1, 1e6), "on 1 of 64"),
+        (wild(1, 1e6, 3), "on 1 of 64"),
+        (wild(3, 1e4), "on 3 of 64"),
+        (wild(32, 1e6), "on 32 of 64"),
+    ],
+)
+def test_rows_that_leave_no_level_to_the_others_are_told(calibration: Any, images: Array, told: str) -> None:
+    with pytest.raises(TechniqueError, match=rf"^input 'x' reaches .* {told} calibration rows \(the first is row 5\)"):
+        StaticQuantization(calibration).apply(residual_net(), job(images))
+
+
+def test_a_row_that_was_not_normalised_is_told_unless_its_range_is_cut_off_or_has_levels_enough() -> None:
+    images, x = wild(1, 255), rows(64, 3, 8, 8)
+    for technique in (StaticQuantization(), StaticQuantization("mse"), BitAllocation()):
+        with pytest.raises(TechniqueError, match=r"and 3\.93 on the others.*remove rows that are wrong, or exclude"):
+            technique.apply(residual_net(), job(images))
+    for technique in (StaticQuantization("aciq"), StaticQuantization(activations="uint16")):
+        graph = technique.apply(residual_net(), job(images))
+        assert moved(run(graph, x)[0], run(residual_net(), x)[0]) < 0.4
+
+
+def test_what_explodes_inside_of_a_network_is_told_by_its_tensor() -> None:
+    x = rows(32, 8)
+    x[7] = 15
+    model = make(
+        [node("Exp", "x", "e"), node("MatMul", "e w", "y")], {"x": (None, 8)}, {"y": (None, 4)}, {"w": weights(8, 4)}
+    )
+    with pytest.raises(TechniqueError, match=r"^tensor 'e' reaches 3\.27e\+06 on 1 of 32 .* row 7\), and"):
+        StaticQuantization().apply(model, job(x))
+
+
+def test_outliers_that_all_rows_have_and_rows_of_many_sizes_are_no_error() -> None:
+    """A channel a thousand times beyond the others, a mask, sizes without a gap, images most of which are black."""
+    channel, masked, spread = rows(64, 3, 8, 8).copy(), rows(64, 3, 8, 8).copy(), rows(64, 3, 8, 8).copy()
+    channel[:, 1] *= 1000
+    masked[:, 0, 0] = -1e9
+    spread *= np.geomspace(1e-3, 1e4, 64, dtype=np.float32).reshape(-1, 1, 1, 1)
+    dark = np.zeros_like(spread)
+    dark[:20] = rows(20, 3, 8, 8)
+    for images in (channel, masked, spread, dark):
+        for calibration in get_args(Calibration):
+            StaticQuantization(calibration).apply(residual_net(), job(images))
 
 
 @pytest.mark.parametrize("calibration", get_args(Calibration))

@@ -17,12 +17,19 @@ Calibration = Literal["min-max", "percentile", "entropy", "mse", "aciq"]
 
 _HALF_BINS = 4096
 
+GAP = 32
+"""How many times further than all others a row reaches that is out of scale."""
+
+FEW_STEPS = 8
+"""Scales within which nothing is left of a row but its coarsest."""
+
 
 class Histogram:
     """Counts of a tensor's values in bins of equal width over [-reach, reach], and the exact minimum and maximum.
 
     Memory is fixed: where a value falls outside, the reach doubles and neighbouring bins merge, which loses nothing
-    but resolution. NaN and infinity are not counted; `finite` tells that there were some.
+    but resolution. NaN and infinity are not counted; `finite` tells that there were some. `row_reaches` holds the
+    largest magnitude in each row of what was told to consist of rows, shape (rows,).
     """
 
     def __init__(self) -> None:
@@ -30,16 +37,21 @@ class Histogram:
         self.reach = 0.0
         self.low, self.high = np.inf, -np.inf
         self.finite = True
+        self.row_reaches: npt.NDArray[np.float32] = np.zeros(0, np.float32)
 
-    def add(self, values: Array) -> None:
-        """Count the values of an array of any shape."""
-        flat = values.reshape(-1).astype(np.float32, copy=False)
-        if not flat.size:
+    def add(self, values: Array, *, in_rows: bool = False) -> None:
+        """Count the values of an array of any shape; with `in_rows` its first axis counts rows."""
+        if not values.size:
             return
-        low, high = float(flat.min()), float(flat.max())
+        flat = values.reshape(-1).astype(np.float32, copy=False)
+        each = flat.reshape(len(values) if in_rows else 1, -1)
+        lows, highs = each.min(axis=1), each.max(axis=1)
+        low, high = float(lows.min()), float(highs.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             self.finite = False
             return
+        if in_rows:
+            self.row_reaches = np.append(self.row_reaches, np.maximum(-lows, highs))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._reach_to(max(-low, high))
         self.counts += np.histogram(flat, bins=2 * _HALF_BINS, range=(-self.reach, self.reach))[0]
@@ -68,6 +80,8 @@ class Histogram:
         result = Histogram()
         result.low, result.high = min(self.low, other.low), max(self.high, other.high)
         result.finite = self.finite and other.finite
+        if len(self.row_reaches) == len(other.row_reaches):
+            result.row_reaches = np.maximum(self.row_reaches, other.row_reaches)
         result.reach = max(self.reach, other.reach)
         if result.reach:
             edges = (-result.reach, result.reach)
@@ -76,6 +90,22 @@ class Histogram:
                     counted = np.histogram(part.centers, bins=2 * _HALF_BINS, range=edges, weights=part.counts)[0]
                     result.counts += counted.astype(np.int64)
         return result
+
+
+def wild_rows(seen: Histogram, scale: float) -> Array:
+    """Which rows reach so far beyond all others that these have hardly a level at that scale; none of many rows.
+
+    Told by a gap: sizes of rows that are merely spread out widely have none, and what all rows hold has none either.
+    At least half of the rows lie below it.
+    """
+    reaches = np.sort(seen.row_reaches)
+    middle = (len(reaches) - 1) // 2
+    if len(reaches) < 2 or reaches[middle] == 0:
+        # What is nearly always exactly 0, as behind a rectifier that hardly opens, loses nothing.
+        return np.zeros(0, np.int64)
+    upper = reaches[middle:].astype(float)
+    gaps = np.flatnonzero((upper[1:] > GAP * upper[:-1]) & (upper[:-1] < FEW_STEPS * scale))
+    return np.flatnonzero(seen.row_reaches > upper[gaps[0]]) if gaps.size else np.zeros(0, np.int64)
 
 
 def _percentile_range(seen: Histogram, percentile: float) -> Range:

@@ -82,7 +82,7 @@ def _histograms(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dic
 def observed(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> Iterator[Arrays]:
     """The tensors for some calibration rows after others; all rows, unless the tensors are very large.
 
-    The graph's inputs and outputs are among them.
+    The graph's inputs and outputs are among them, the inputs first.
     """
     if not tensors:
         return
@@ -103,8 +103,9 @@ def observed(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> Iterat
 
 
 def _count(arrays: Arrays, seen: dict[str, Histogram]) -> None:
+    rows = len(next(iter(arrays.values())))
     for name, histogram in seen.items():
-        histogram.add(arrays[name])
+        histogram.add(arrays[name], in_rows=arrays[name].shape[:1] == (rows,))
         if not histogram.finite:
             raise not_finite(name)
 
@@ -115,10 +116,15 @@ def not_finite(tensor: str) -> TechniqueError:
 
 
 def absolute_maxima(graph: onnx.ModelProto, tensors: Sequence[str], job: Job) -> dict[str, Array]:
-    """The largest magnitude in each position of a tensor's last axis over the calibration rows, shape (channels,)."""
+    """The largest magnitude in each position of a tensor's last axis over the calibration rows, shape (channels,).
+
+    Raises TechniqueError that names a tensor in which NaN or infinity turns up.
+    """
     largest: dict[str, Array] = {}
     for arrays in observed(graph, tensors, job):
         for name in tensors:
             found = np.abs(arrays[name]).reshape(-1, arrays[name].shape[-1]).max(axis=0)
+            if not np.isfinite(found).all():
+                raise not_finite(name)
             largest[name] = np.maximum(largest.get(name, found), found)
     return largest

@@ -14,13 +14,13 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.learned import Learned, lifted, own_inputs, shared_input
 from paring.graph.matrices import matrix_reasons
-from paring.graph.onnx_graph import Graph, require_float_graph
+from paring.graph.onnx_graph import Array, Graph, require_float_graph
 from paring.graph.opset import WIDE_OPSET, modernized
 from paring.graph.placement import PLACEMENTS, Group, Placement, Plan, planned
 from paring.graph.qdq import quantized
 from paring.ops.formats import format_of
 from paring.ops.quantization import Parameters, affine, around_zero
-from paring.ops.ranges import Calibration, Histogram, chosen_range
+from paring.ops.ranges import Calibration, Histogram, chosen_range, wild_rows
 from paring.ops.rounding import Rounding
 from paring.ops.scales import ScaleChoice, Scaling
 from paring.ops.weight_formats import integral_format_of
@@ -33,12 +33,6 @@ from paring.types import Coverage
 
 Seen = Mapping[str, Histogram]
 NOTHING_LEARNED = Learned()
-HARDLY_ANY = 1e-4
-"""The share of an activation's values that must be told from 0."""
-
-HUGE = 1e4
-"""No layer's inputs reach that far in a network that was trained well."""
-
 WIDE = "16-bit inputs are dequantized: ONNX Runtime has no kernel for them"
 
 
@@ -131,21 +125,10 @@ class StaticQuantization(GraphTechnique):
             return given
         together = reduce(Histogram.merged, (seen[name] for name in group.sources))
         found = self.parameters(together)
-        self._check_reach(group.sources[0], together, float(found.scale))
+        wild = wild_rows(together, float(found.scale))
+        if len(wild):
+            raise _out_of_scale(graph, group.sources[0], together, wild)
         return found
-
-    def _check_reach(self, tensor: str, seen: Histogram, scale: float) -> None:
-        """Raise TechniqueError where a few huge values leave no level but 0 to all others."""
-        total = int(seen.counts.sum())
-        beyond = int(seen.counts[abs(seen.centers) > scale / 2].sum())
-        reach = max(-seen.low, seen.high)
-        # What is nearly always exactly 0, as behind a rectifier that hardly opens, loses nothing by that.
-        if reach > HUGE and total * HARDLY_ANY > beyond:
-            raise TechniqueError(
-                f"tensor {tensor!r} reaches {reach:.3g} on the calibration rows, and {1 - beyond / total:.2%} of its "
-                "values are so much smaller that they would become 0: look for wrong rows, or choose "
-                "calibration='percentile' and a percentile that leaves them out."
-            )
 
     @property
     def _is_wide(self) -> bool:
@@ -193,6 +176,17 @@ def distinct_placements(graph: onnx.ModelProto) -> tuple[Placement, ...]:
     if not fitting:
         raise nothing_fits("no layer can be int8", plans["inputs-only"].reasons)
     return fitting[:1] if plans["every-edge"] == plans["inputs-only"] else fitting
+
+
+def _out_of_scale(graph: Graph, tensor: str, seen: Histogram, wild: Array) -> TechniqueError:
+    """The error for calibration rows that reach so far that nothing is left of all others."""
+    others = np.delete(seen.row_reaches, wild)
+    return TechniqueError(
+        f"{'input' if tensor in graph.inputs else 'tensor'} {tensor!r} reaches {seen.row_reaches[wild].max():.3g} on "
+        f"{len(wild)} of {len(seen.row_reaches)} calibration rows (the first is row {wild[0]}), and {others.max():.3g} "
+        "on the others, of which hardly a level would be left: remove rows that are wrong, or exclude the layers that "
+        "read it."
+    )
 
 
 def _to_power_of_two(parameters: Parameters) -> Parameters:

@@ -240,15 +240,6 @@ def test_values_without_moments_are_named(value: float, told: str) -> None:
         gathered(perceptron(), job(x))
 
 
-def test_weights_that_are_no_numbers_are_named() -> None:
-    model = perceptron()
-    broken = constant(model, "w1").copy()
-    broken[2, 3] = np.inf
-    next(t for t in model.graph.initializer if t.name == "w1").CopyFrom(onnx.numpy_helper.from_array(broken, "w1"))
-    with pytest.raises(TechniqueError, match="weight 'w1' holds NaN or infinity"):
-        matrix_reasons(Graph(model))
-
-
 def test_who_asks_for_nothing_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "fingerprint", None)
     assert list(layer_moments(Graph(perceptron()), [], job(rows(8, 64)))) == []

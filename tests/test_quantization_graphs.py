@@ -7,10 +7,9 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, require_float_graph
+from paring.graph.onnx_graph import Graph
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons, planned
 from paring.techniques.half_precision import HalfPrecision
@@ -175,16 +174,3 @@ def test_layers_that_do_not_fit_say_why(change: object, reason: str) -> None:
     graph = Graph(perceptron())
     change(graph.nodes[0])  # type: ignore[operator]
     assert reason in float_reasons(graph)["Gemm_h"]
-
-
-def test_quantized_graphs_are_refused() -> None:
-    quantized = make(
-        [node("MatMulInteger", "x w", "i"), node("Cast", "i", "y", to=TensorProto.FLOAT)],
-        {"x": ("n", 4)},
-        {"y": ("n", 4)},
-        {"w": np.ones((4, 4), np.uint8)},
-        input_type=TensorProto.UINT8,
-    )
-    with pytest.raises(TechniqueError, match="'MatMulInteger_i'"):
-        require_float_graph(quantized, "It")
-    assert numpy_helper.to_array(quantized.graph.initializer[0]).dtype == np.uint8

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from paring.graph.onnx_graph import Array, Graph, attribute, require_float_graph
+from paring.graph.onnx_graph import Array, Graph, attribute
+from paring.graph.refusals import require_finite, require_float_graph
 from paring.ops.quantization import Parameters, dequantize
 
 LEARNED = "paring.learned"
@@ -36,6 +37,7 @@ def lifted(model: onnx.ModelProto, technique: str) -> tuple[Graph, Learned]:
     if not is_learned(model):
         require_float_graph(model, technique)
         return Graph(model), Learned()
+    require_finite(model)
     graph, learned = Graph(model), Learned()
     for entry in [entry for entry in graph.model.metadata_props if entry.key == LEARNED]:
         graph.model.metadata_props.remove(entry)

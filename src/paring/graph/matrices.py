@@ -61,10 +61,7 @@ def reading(graph: Graph, node: onnx.NodeProto) -> Reading:
 
 
 def matrix_reasons(graph: Graph) -> dict[str, str]:
-    """For each weighted layer why it can't be rounded by what it reads, "" where it can.
-
-    Raises TechniqueError where a weight holds NaN or infinity.
-    """
+    """For each weighted layer why it can't be rounded by what it reads, "" where it can."""
     nodes = {node.name: node for node in graph.nodes}
     reasons = float_reasons(graph, operators=OPERATORS)
     return {name: _reason(graph, nodes[name], reason) for name, reason in reasons.items()}

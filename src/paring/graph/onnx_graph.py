@@ -11,7 +11,6 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from paring.errors import TechniqueError
 from paring.graph.onnx_layers import skeleton
 from paring.graph.opset import modernized
 from paring.types import unused
@@ -194,19 +193,3 @@ def _topological(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.Node
             done.append(onnx.NodeProto.FromString(nodes[i].SerializeToString()))
             stack.pop()
     return done
-
-
-def require_float_graph(model: onnx.ModelProto, technique: str) -> None:
-    """Raise TechniqueError where the graph is quantized already."""
-    for node in model.graph.node:
-        if "Quantize" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
-            raise TechniqueError(
-                f"{technique} needs a float graph, but {node.op_type} {node.name or node.output[0]!r} shows that this "
-                "one is quantized already: give it the original."
-            )
-
-
-def require_finite(name: str, weight: Array) -> None:
-    """Raise TechniqueError where a constant holds NaN or infinity, naming it."""
-    if not np.isfinite(weight).all():
-        raise TechniqueError(f"weight {name!r} holds NaN or infinity: check the network's training.")

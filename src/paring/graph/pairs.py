@@ -74,10 +74,7 @@ class Pair:
 
 
 def pairs(graph: Graph) -> tuple[list[Pair], dict[str, str]]:
-    """The pairs, and for each layer that is the first of none the reason.
-
-    Raises TechniqueError where a weight holds NaN or infinity.
-    """
+    """The pairs, and for each layer that is the first of none the reason."""
     layers = {node.name for node in graph.nodes if node.op_type in OPERATORS}
     told = float_reasons(graph, operators=OPERATORS)
     reasons = {name: reason for name, reason in told.items() if name in layers}

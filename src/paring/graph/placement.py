@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Array, Graph, attribute, require_finite
+from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.graph.onnx_layers import weighted_layers
 
 Placement = Literal["every-edge", "inputs-only"]
@@ -90,7 +90,7 @@ def planned(
 def float_reasons(graph: Graph, exclude: Iterable[str] = (), operators: Sequence[str] = LAYERS) -> dict[str, str]:
     """For each weighted layer why it has to stay float, "" where it can be integer: one of the operators, and fit.
 
-    Raises TechniqueError where a weight holds NaN or infinity, or an excluded layer does not exist.
+    Raises TechniqueError where an excluded layer does not exist.
     """
     nodes = {node.name: node for node in graph.nodes}
     layers = weighted_layers(graph.model)
@@ -115,7 +115,6 @@ def _misfit(graph: Graph, node: onnx.NodeProto) -> str:
         return "its weight can be overridden by the caller"
     if weight.dtype != np.float32:
         return f"its weight is {weight.dtype}, not float32"
-    require_finite(node.input[1], weight)
     if node.input[0] in graph.initializers:
         return "it reads constants alone"
     if node.op_type == "MatMul" and weight.ndim != 2:
@@ -129,8 +128,6 @@ def _misfit(graph: Graph, node: onnx.NodeProto) -> str:
 
 def _bias_fits(graph: Graph, node: onnx.NodeProto, weight: Array) -> bool:
     bias = graph.constant(node.input[2])
-    if bias is not None:
-        require_finite(node.input[2], bias)
     return bias is not None and bias.dtype == np.float32 and bias.size in (1, channels_of(node, weight.shape))
 
 

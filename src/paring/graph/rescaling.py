@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from paring.graph.matrices import as_rows
-from paring.graph.onnx_graph import Array, Graph, attribute, require_finite
+from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.graph.placement import channel_axis
 
 LINEAR = ("Gemm", "MatMul")
@@ -29,12 +29,11 @@ class Normalised:
     layers: tuple[onnx.NodeProto, ...]
 
     def matrix(self, graph: Graph) -> Array:
-        """The weights of all layers, shape (outputs of all, channels). TechniqueError where one is not finite."""
+        """The weights of all layers, shape (outputs of all, channels)."""
         parts = []
         for node in self.layers:
             weight = graph.constant(node.input[1])
             assert weight is not None
-            require_finite(node.input[1], weight)
             parts.append(as_rows(node, weight))
         return np.concatenate(parts)
 

@@ -11,7 +11,8 @@ import onnx
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.matrices import matrix_reasons
-from paring.graph.onnx_graph import Graph, require_float_graph
+from paring.graph.onnx_graph import Graph
+from paring.graph.refusals import require_float_graph
 from paring.graph.rescaling import Normalised, normalised_inputs
 from paring.ops.equalization import activation_aware
 from paring.ops.formats import format_of

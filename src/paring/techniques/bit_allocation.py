@@ -12,9 +12,10 @@ import onnx
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.matrices import as_rows, matrix_reasons
-from paring.graph.onnx_graph import Array, Graph, attribute, require_float_graph
+from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import Plan, planned
+from paring.graph.refusals import require_float_graph
 from paring.ops.assignment import Assignment, least_harm
 from paring.ops.clipping import proposed_bits
 from paring.ops.formats import format_of

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from paring.data.job import Job
-from paring.graph.onnx_graph import Array, Graph, require_float_graph
+from paring.graph.onnx_graph import Array, Graph
 from paring.graph.pairs import Pair, pairs
+from paring.graph.refusals import require_float_graph
 from paring.graph.rescaling import rescale
 from paring.ops.equalization import equalizing
 from paring.techniques.base import GraphTechnique, Role

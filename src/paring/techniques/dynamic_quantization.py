@@ -13,9 +13,10 @@ from onnx import TensorProto
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.integer_weights import gemm_folded
-from paring.graph.onnx_graph import Graph, attribute, require_float_graph
+from paring.graph.onnx_graph import Graph, attribute
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import float_reasons
+from paring.graph.refusals import require_float_graph
 from paring.ops.scales import ScaleChoice, Scaling, fitted
 from paring.ops.weight_formats import integral_format_of
 from paring.settings import check_types

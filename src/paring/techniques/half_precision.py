@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from paring.backends.precision import EXECUTION_PRECISION_KEY, ExecutionPrecision
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, require_finite
-from paring.graph.onnx_layers import weighted_layers
+from paring.graph.onnx_graph import Graph
+from paring.graph.refusals import require_finite
 from paring.ops.quantization import to_bfloat16
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
@@ -51,15 +51,12 @@ class HalfPrecision(GraphTechnique):
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with 16-bit weights. Raises TechniqueError where a weight holds NaN or infinity."""
+        require_finite(graph)
         editable = Graph(graph)
-        weights = {layer.weight for layer in weighted_layers(editable.model)}
         for name in [tensor.name for tensor in editable.model.graph.initializer]:
             value = editable.constant(name)
             if value is None or value.dtype != np.float32 or value.size < LEAST_ELEMENTS:
                 continue
-            if name in weights:
-                require_finite(name, value)
-            # Infinity in other constants is meant: an attention mask holds it.
             if np.abs(value).max() <= (np.inf if self.dtype == "bf16" else LARGEST_FP16):
                 self._narrow(editable, name, value)
         if not self.storage_only:

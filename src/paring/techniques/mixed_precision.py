@@ -10,8 +10,9 @@ import onnx
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Graph, require_float_graph
+from paring.graph.onnx_graph import Graph
 from paring.graph.placement import planned
+from paring.graph.refusals import require_float_graph
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role
 from paring.techniques.calibration import observe

@@ -11,7 +11,8 @@ import onnx
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
-from paring.graph.onnx_graph import Array, Graph, require_float_graph
+from paring.graph.onnx_graph import Array, Graph
+from paring.graph.refusals import require_float_graph
 from paring.graph.rescaling import normalisation, normalised_inputs
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique, Role

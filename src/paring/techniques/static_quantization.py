@@ -14,10 +14,11 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.learned import Learned, lifted, own_inputs, shared_input
 from paring.graph.matrices import matrix_reasons
-from paring.graph.onnx_graph import Array, Graph, require_float_graph
+from paring.graph.onnx_graph import Array, Graph
 from paring.graph.opset import WIDE_OPSET, modernized
 from paring.graph.placement import PLACEMENTS, Group, Placement, Plan, planned
 from paring.graph.qdq import quantized
+from paring.graph.refusals import require_float_graph
 from paring.ops.formats import format_of
 from paring.ops.quantization import Parameters, affine, around_zero
 from paring.ops.ranges import Calibration, Histogram, chosen_range, wild_rows

@@ -12,8 +12,9 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.matrices import matrix_reasons
 from paring.graph.narrow_weights import NarrowWeight, kernel_bits
-from paring.graph.onnx_graph import Array, Graph, require_float_graph
+from paring.graph.onnx_graph import Array, Graph
 from paring.graph.onnx_layers import weighted_layers
+from paring.graph.refusals import NARROWED, require_finite, require_float_graph
 from paring.ops.rounding import Rounding, refitted
 from paring.ops.scales import ScaleChoice, Scaling
 from paring.ops.weight_formats import weight_format_of
@@ -102,7 +103,7 @@ class WeightQuantization(GraphTechnique):
         editable = self._editable(graph)
         plan = self._plan(editable)
         if not plan.places:
-            raise nothing_fits(f"no weight can be {self.format}", plan.reasons)
+            raise self._nothing_fits(graph, plan)
         left = {place.weight: place for place in plan.places}
         observed = self._observed(editable, plan)
         for layer, moments in layer_moments(editable, observed, job) if observed else ():
@@ -111,6 +112,7 @@ class WeightQuantization(GraphTechnique):
         for place in left.values():
             job.check_time()
             self._replace(editable, place, None)
+        editable.set_metadata(NARROWED, "weights")
         return editable.finished()
 
     def serves(self, graph: onnx.ModelProto) -> tuple[Objective, ...]:
@@ -160,15 +162,22 @@ class WeightQuantization(GraphTechnique):
         wide = cls("int8")
         plan = wide._plan(wide._editable(graph))
         if not plan.places:
-            raise nothing_fits("no weight can be int8", plan.reasons)
+            raise wide._nothing_fits(graph, plan)
         yield wide
         yield cls("int4", GROUP, "whole")
         yield cls("int4", GROUP, "whole", rounding="gptq")
 
     def _editable(self, graph: onnx.ModelProto) -> Graph:
-        if self.embeddings != "only":
-            require_float_graph(graph, self.name)
+        if self.embeddings == "only":
+            require_finite(graph)
+        else:
+            require_float_graph(graph, self.name, after_own=True)
         return Graph(graph)
+
+    def _nothing_fits(self, graph: onnx.ModelProto, plan: WeightPlan) -> TechniqueError:
+        if not plan.reasons:
+            require_float_graph(graph, self.name)
+        return nothing_fits(f"no weight can be {self.format}", plan.reasons)
 
     def _plan(self, graph: Graph) -> WeightPlan:
         form = weight_format_of(self.format)

@@ -56,6 +56,24 @@ def test_networks_that_cannot_be_compared(model: nn.Module, says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("1.weight", math.nan, "parameter '1.weight' holds NaN or infinity"),
+        ("0.bias", math.inf, "parameter '0.bias' holds NaN or infinity"),
+        ("2.running_var", math.nan, "buffer '2.running_var' holds NaN"),
+    ],
+)
+def test_the_parameter_that_is_no_number_is_named(name: str, value: float, says: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2), nn.BatchNorm1d(2)).eval()
+    model.state_dict()[name].view(-1)[1] = value
+    with pytest.raises(TaskError) as error:
+        check_task(Task(model, evaluate=DATA), model)
+    assert str(error.value) == (
+        f"the network returns NaN or infinity on the first batch of evaluate: its {says}, so check its training."
+    )
+
+
+@pytest.mark.parametrize(
     ("metric", "says"),
     [
         (

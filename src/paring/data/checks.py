@@ -30,9 +30,20 @@ def check_model(model: nn.Module, inputs: Any) -> None:
     first, second = (tensors_of(_answer(model, inputs, "evaluate")) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         if torch.is_floating_point(one) and not torch.isfinite(one).all():
-            raise TaskError("the network returns NaN or infinity on the first batch of evaluate.")
+            raise TaskError(f"the network returns NaN or infinity on the first batch of evaluate{_broken(model)}.")
         if not torch.equal(one, other):
             raise TaskError("the network returns random output: two runs on one batch differ. Remove the randomness.")
+
+
+def _broken(model: nn.Module) -> str:
+    """Which parameter is no number, for the end of a sentence; empty where all are. Infinite buffers may be masks."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f": its parameter {name!r} holds NaN or infinity, so check its training"
+    for name, buffer in model.named_buffers():
+        if torch.isnan(buffer).any():
+            return f": its buffer {name!r} holds NaN, so check its training"
+    return ""
 
 
 def user_scores(task: Task, outputs: Any, targets: Any, rows: int) -> Array:

@@ -73,8 +73,24 @@ def test_openvino_refuses_a_precision_that_the_cpu_lacks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(openvino, "Core", Old)
     network = product(tmp_path / "n.onnx", "bf16")
-    with pytest.raises(BackendError, match="asks to be executed in bf16, which this CPU does not have"):
+    with pytest.raises(BackendError, match=r"in bf16, which this CPU does not have: choose StaticQuantization for"):
         OpenVINO().load(network, threads=1)
+    with pytest.raises(BackendError, match=r"ONNX Runtime can't do: choose StaticQuantization for integers of 8 bits"):
+        OnnxRuntime().load(network, threads=1)
+
+
+@pytest.mark.parametrize("backend", [OnnxRuntime(), OpenVINO()], ids=str)
+def test_the_precision_that_this_machine_has_is_the_alternative(backend, tmp_path, monkeypatch):
+    import openvino
+
+    class Newer(openvino.Core):
+        def get_property(self, device, name):
+            return ["FP32", "INT8", "BF16"]
+
+    monkeypatch.setattr(openvino, "Core", Newer)
+    told = r"in f16, which .*: choose HalfPrecision\(dtype='bf16'\), which openvino executes here\.$"
+    with pytest.raises(BackendError, match=told):
+        backend.load(product(tmp_path / "n.onnx", "f16"), threads=1)
 
 
 def test_onnxruntime_refuses_to_run_bf16_as_f32(tmp_path):

@@ -12,7 +12,13 @@ import numpy as np
 from paring.backends.base import Backend, Execution, NetworkFormat
 from paring.backends.checks import in_one_sentence
 from paring.backends.cores import fewer_threads, threads_taken
-from paring.backends.precision import EXECUTION_PRECISION_KEY, PRECISIONS, ExecutionPrecision, execution_precision
+from paring.backends.precision import (
+    EXECUTION_PRECISION_KEY,
+    PRECISIONS,
+    ExecutionPrecision,
+    alternative,
+    execution_precision,
+)
 from paring.backends.splitting import Run, SplitSession, check_split
 from paring.errors import BackendError, quoted
 from paring.types import Arrays, Budget, Session, TensorSpec, is_whole
@@ -132,8 +138,9 @@ def _precision(core: Any, model: Any) -> str:
     """What the graph asks for. Raises BackendError where this CPU lacks it: OpenVINO would silently run f32."""
     path = [_FRAMEWORK, EXECUTION_PRECISION_KEY]
     asked = execution_precision(model.get_rt_info(path).astype(str) if model.has_rt_info(path) else None)
-    if asked not in _precisions(core):
-        raise BackendError(f"the network asks to be executed in {asked}, which this CPU does not have.")
+    if asked not in (here := _precisions(core)):
+        told = f"the network asks to be executed in {asked}, which this CPU does not have"
+        raise BackendError(f"{told}: {alternative(asked, here)}.")
     return asked
 
 

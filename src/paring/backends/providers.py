@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from paring.backends.base import Backend, Execution, NetworkFormat
 from paring.backends.checks import in_one_sentence
-from paring.backends.precision import EXECUTION_PRECISION_KEY, execution_precision
+from paring.backends.openvino import OpenVINO
+from paring.backends.precision import EXECUTION_PRECISION_KEY, alternative, execution_precision
 from paring.backends.splitting import Run, SplitSession
 from paring.errors import BackendError
 from paring.types import Arrays, Session, TensorSpec
@@ -150,9 +151,9 @@ def _loaded(network: Path, options: Any, how: Opening, providers: Providers) -> 
         raise BackendError(f"ONNX Runtime fell back from {wanted} to {session.get_providers()[0]}: check its driver.")
     precision = execution_precision(session.get_modelmeta().custom_metadata_map.get(EXECUTION_PRECISION_KEY))
     if precision != "f32":
-        raise BackendError(
-            f"{network.name} asks to be executed in {precision}, which ONNX Runtime can't do: use openvino."
-        )
+        here = OpenVINO.precisions() if OpenVINO.available() is None else ()
+        told = f"{network.name} asks to be executed in {precision}, which ONNX Runtime can't do"
+        raise BackendError(f"{told}: {alternative(precision, here)}.")
     return session
 
 

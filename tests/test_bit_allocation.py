@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import onnx
 import pytest
 
 from paring.errors import TechniqueError
 from paring.graph.onnx_layers import weighted_layers
 from paring.ops.formats import format_of
 from paring.ops.sensitivity import relative_error
-from paring.techniques import layer_times
 from paring.techniques.bit_allocation import BitAllocation, Sensitivity
-from paring.techniques.layer_times import LayerTimes
+from paring.techniques.calibration import observe
+from paring.techniques.layer_times import Stopwatch
 from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     Array,
@@ -114,24 +117,109 @@ def test_more_bits_are_never_worse() -> None:
     assert errors[-1] < errors[2] < errors[0]
 
 
-def test_a_limit_of_time_leaves_in_float_what_gains_least(monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class ToldSession:
+    """Of a network that takes as long as `told` says for the layers that it has in floating point.
+
+    What a call takes from outside, by files and a pipe, is the same for every network.
+    """
+
+    told: Callable[[set[str]], float]
+
+    def __call__(self, backend: Any, network: Path, **settings: Any) -> ToldSession:
+        """The session of that network."""
+        model = onnx.load(network)
+        dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+        floats = {node.name for node in model.graph.node if node.op_type == "Gemm" and node.input[1] not in dequantized}
+        return ToldSession(lambda _: self.told(floats))
+
+    def __enter__(self) -> ToldSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def run(self, inputs: Any) -> dict[str, Array]:
+        return {}
+
+    def time_block(self, inputs: Any, *, batch_size: int, **_: Any) -> Array:
+        assert batch_size == 1
+        assert all(len(np.load(file)) == 1 for file in inputs.values())
+        return np.full(3, 1e6 * self.told(set()))
+
+
+GAINED = {"Gemm_a": 3.0, "Gemm_b": 0.5, "Gemm_c": 2.0, "Gemm_y": 0.5}
+
+
+@pytest.fixture(scope="module")
+def seen() -> Any:
+    """The histograms of all tensors."""
+    graph = uneven_net()
+    return observe(graph, ["x", *(node.output[0] for node in graph.graph.node)], job(rows(32, 8)))
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, seen: Any) -> Callable[..., None]:
+    """Lets networks take so many milliseconds, by their layers in floating point."""
+
+    def tell(times: Callable[[set[str]], float]) -> None:
+        # Histograms were gathered once.
+        monkeypatch.setattr("paring.techniques.static_quantization.observe", lambda *_: seen)
+        monkeypatch.setattr("paring.techniques.layer_times.IsolatedSession", ToldSession(times))
+
+    return tell
+
+
+def alone(floats: set[str]) -> float:
+    """Four milliseconds in integers, ten in floating point, and the layers' own in between."""
+    return 4 + sum(GAINED[name] for name in floats)
+
+
+def test_times_are_those_of_calls_inside_the_process_of_the_network(told: Any) -> None:
+    told(alone)
+    watch = Stopwatch(uneven_net(), job(rows(32, 8)))
+    assert watch.share(WHOLE, 0.5).middle == pytest.approx(0.4)
+    gained = watch.gains(WHOLE, list(GAINED), 0.6)
+    assert gained == pytest.approx({name: ms / 10 for name, ms in GAINED.items()})
+
+
+def test_a_limit_of_time_leaves_in_float_what_gains_least(told: Any) -> None:
     """With times given: the layer whose integers gain most for their harm is quantized, the costly ones stay."""
-    times = LayerTimes(10.0, 4.0, {"Gemm_a": 3.0, "Gemm_b": 0.5, "Gemm_c": 2.0, "Gemm_y": 0.5})
-    monkeypatch.setattr("paring.techniques.bit_allocation.layer_times", lambda *_: times)
+    told(alone)
     technique = BitAllocation(WHOLE, ("int6", "int4"), latency_share=0.5, sensitivity="weights")
     found = technique.chosen(uneven_net(), job(rows(32, 8)))
     assert found.exclude == ("Gemm_b", "Gemm_y")
-    with pytest.raises(TechniqueError, match="all layers in integers the network takes"):
+    with pytest.raises(TechniqueError, match=r"with all layers in integers the network takes 0.40 \(0.40-0.40\)"):
         replace(technique, latency_share=0.3).chosen(uneven_net(), job(rows(32, 8)))
 
 
-def test_times_of_layers_are_measured_in_turn_with_the_integer_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_times, "ROUNDS", 3)
-    found = layer_times.layer_times(uneven_net(), ["Gemm_a", "Gemm_c"], WHOLE, job(rows(8, 8)))
-    assert found.floating > 0
-    assert found.integer > 0
-    assert set(found.gained) == {"Gemm_a", "Gemm_c"}
-    assert min(found.gained.values()) >= 0
+def costly_together(floats: set[str]) -> float:
+    """No layer alone is slower in floating point, as where noise hides what integers gain."""
+    return 4 + 1.5 * max(0, len(floats) - 1) + (1.5 if len(floats) == len(GAINED) else 0)
+
+
+def costlier_than_alone(floats: set[str]) -> float:
+    """Two layers in floating point cost what three should."""
+    return 4 + 6 * (1 - (1 - len(floats) / len(GAINED)) ** 2)
+
+
+def slower_in_integers(floats: set[str]) -> float:
+    """One layer gains all, the others lose a little."""
+    return 4 + (6.9 if "Gemm_c" in floats else 0) - 0.3 * len(floats - {"Gemm_c"})
+
+
+@pytest.mark.parametrize("times", [alone, costly_together, costlier_than_alone, slower_in_integers])
+@pytest.mark.parametrize("limit", [0.41, 0.5, 0.7, 0.9])
+def test_what_is_chosen_holds_the_limit_of_time(told: Any, times: Any, limit: float) -> None:
+    told(times)
+    technique = BitAllocation(WHOLE, latency_share=limit, sensitivity="weights")
+    floats = technique.chosen(uneven_net(), job(rows(32, 8))).exclude
+    assert times(set(floats)) <= limit * times(set(GAINED))
+
+
+def test_networks_are_timed_in_processes_of_their_own() -> None:
+    found = Stopwatch(uneven_net(), job(rows(8, 8))).share(WHOLE, 0.5)
+    assert 0 < found.low <= found.middle <= found.high
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from paring.ops.sensitivity import output_error, relative_error
 from paring.ops.weight_formats import integral_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
-from paring.techniques.calibration import observe
+from paring.techniques.calibration import fingerprint, observe
 from paring.techniques.layer_coverage import layer_coverage
 from paring.techniques.layer_damage import layer_damage
-from paring.techniques.layer_times import layer_times
+from paring.techniques.layer_times import Stopwatch
 from paring.techniques.moments import layer_moments
 from paring.techniques.static_quantization import StaticQuantization
 from paring.types import Coverage, Objective
@@ -38,6 +38,8 @@ Measure: TypeAlias = Callable[[Array, Array], float]
 DEFAULT = StaticQuantization("mse", scales="mse", rounding="learned")
 FLOAT = "float"
 FLOAT_BITS = 32
+MOST_STEPS = 8
+"""Towards fewer layers in floating point, before all are in integers: each step loads two networks."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class BitAllocation(GraphTechnique):
     """`quantization` with a format for each layer out of `choices`, which do the least harm together.
 
     Either the weights have at most `mean_bits` on average, or the network takes at most `latency_share` of the time
-    that the float one takes, both measured in ONNX Runtime on one row; then "float" is a choice too, since integers of
-    any width take the same time. Or, with `least_sqnr_db`, each layer takes the fewest bits of the choices whose ratio
-    of signal to noise is expected to reach that many decibels, by an analysis of how its weights are distributed
-    (`paring.ops.clipping.proposed_bits`).
+    that the float one takes, both measured in ONNX Runtime on one row, whatever the batch size of a budget; then
+    "float" is a choice too, since integers of any width take the same time. What layers gain alone tells which network
+    to try, and one that was timed itself is chosen, the next cheaper one where it missed. Or, with `least_sqnr_db`,
+    each layer takes the fewest bits of the choices whose ratio of signal to noise is expected to reach that many
+    decibels, by an analysis of how its weights are distributed (`paring.ops.clipping.proposed_bits`).
     The harm of a format is `sensitivity`: "outputs" estimates the error that it makes in the layer's outputs, over
     their power, from the second moments of what the layer reads (Nagel et al. 2020, section 3.2); "weights" is the
     error of the weights over their power, and needs no data; "measured" is how far the network's outputs move with
@@ -96,17 +99,25 @@ class BitAllocation(GraphTechnique):
         plan = planned(editable, self.quantization.placement, self.quantization.exclude)
         if not plan.layers:
             raise TechniqueError("no layer can be quantized, so that there is nothing to choose.")
-        formats = dict(zip(plan.layers, self._formats(editable, plan, job), strict=True))
-        floats = tuple(layer for layer, name in formats.items() if name == FLOAT)
-        named = tuple((layer, name) for layer, name in formats.items() if name != FLOAT)
-        job.say(f"formats={named}" + (f", exclude={floats}" if floats else ""))
+        key = f"formats of {self!r} in {fingerprint(graph)}"
+        found = self._with(plan.layers, job.once(key, lambda: self._formats(editable, plan, job)))
+        floats = tuple(layer for layer in found.exclude if layer not in self.quantization.exclude)
+        job.say(f"formats={found.formats}" + (f", exclude={floats}" if floats else ""))
+        return found
+
+    def _with(self, layers: Sequence[str], formats: Sequence[str]) -> StaticQuantization:
+        pairs = list(zip(layers, formats, strict=True))
+        floats = tuple(layer for layer, name in pairs if name == FLOAT)
+        named = tuple((layer, name) for layer, name in pairs if name != FLOAT)
         return replace(self.quantization, formats=named, exclude=(*self.quantization.exclude, *floats))
 
     def _formats(self, graph: Graph, plan: Plan, job: Job) -> list[str]:
         if self.least_sqnr_db is not None:
             return self._by_distribution(graph, plan, self.least_sqnr_db)
         harms = self._harms(graph, plan, job)
-        found = self._cheapest(graph, plan, [harms[layer] for layer in plan.layers], job)
+        return self._named(self._cheapest(graph, plan, [harms[layer] for layer in plan.layers], job))
+
+    def _named(self, found: Assignment) -> list[str]:
         return [self._options[option] for option in found.chosen]
 
     def _by_distribution(self, graph: Graph, plan: Plan, least_sqnr_db: float) -> list[str]:
@@ -120,15 +131,7 @@ class BitAllocation(GraphTechnique):
 
     def _cheapest(self, graph: Graph, plan: Plan, harms: Sequence[Sequence[float]], job: Job) -> Assignment:
         if self.latency_share is not None:
-            times = layer_times(graph.model, plan.layers, self.quantization, job)
-            costs = [[times.gained[layer] if name == FLOAT else 0.0 for name in self._options] for layer in plan.layers]
-            if times.integer > self.latency_share * times.floating:
-                least = times.integer / times.floating
-                raise TechniqueError(
-                    f"latency_share={self.latency_share} can't be held: with all layers in integers the network takes "
-                    f"{least:.2f} of the time that it takes in floating point."
-                )
-            return least_harm(harms, costs, self.latency_share * times.floating - times.integer)
+            return self._in_time(graph.model, plan.layers, harms, self.latency_share, job)
         sizes = {layer.name: layer.parameters for layer in weighted_layers(graph.model)}
         bits = [_bits(name) for name in self._options]
         costs = [[float(sizes[layer] * each) for each in bits] for layer in plan.layers]
@@ -137,6 +140,32 @@ class BitAllocation(GraphTechnique):
                 f"mean_bits={self.mean_bits} can't be held: the least of choices has {min(bits)} bits."
             )
         return least_harm(harms, costs, self.mean_bits * sum(sizes[layer] for layer in plan.layers))
+
+    def _in_time(
+        self, graph: onnx.ModelProto, layers: Sequence[str], harms: Sequence[Sequence[float]], limit: float, job: Job
+    ) -> Assignment:
+        """The least harm whose network was measured to hold the limit, or all layers in integers."""
+        watch = Stopwatch(graph, job)
+        integers = watch.share(self.quantization, limit)
+        if integers.middle > limit:
+            raise TechniqueError(
+                f"latency_share={limit} can't be held: with all layers in integers the network takes {integers} of the "
+                "time that it takes in floating point."
+            )
+        room = limit - integers.middle
+        gains = watch.gains(self.quantization, layers, 1 - integers.middle)
+        costs = [[gains[layer] if name == FLOAT else 0.0 for name in self._options] for layer in layers]
+        for _ in range(MOST_STEPS):
+            found = least_harm(harms, costs, room)
+            if found.cost == 0:
+                return found
+            reached = watch.share(self._with(layers, self._named(found)), limit)
+            job.say(f"{reached} of the float network's time with {found.cost + integers.middle:.2f} expected")
+            if reached.middle <= limit:
+                return found
+            # As if all gains were so much larger as these together turned out to be.
+            room = found.cost * (limit - integers.middle) / (reached.middle - integers.middle)
+        return least_harm(harms, costs, 0.0)
 
     def _harms(self, graph: Graph, plan: Plan, job: Job) -> Harms:
         """For each layer the harm of each choice."""

@@ -2,78 +2,131 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Self
 
+import numpy as np
 import onnx
 
+from paring.artifact.files import write_scratch_array
 from paring.backends.cores import usable_cores
 from paring.backends.isolated import IsolatedSession
 from paring.backends.onnxruntime import OnnxRuntime
 from paring.backends.runner import write_graph
 from paring.data.batches import in_pieces
 from paring.data.job import Job
-from paring.techniques.calibration import fingerprint, graph_inputs
+from paring.techniques.calibration import graph_inputs
 from paring.techniques.static_quantization import StaticQuantization
-from paring.types import Arrays, Session
 
-ROUNDS, WARM_UP = 25, 3
+BLOCKS = 9
+"""Of calls of each of two networks, in turn: only the ratio of neighbours counts, as the machine changes."""
+
+BLOCK_S, TYPICAL_QUANTILE = 0.02, 0.25
+"""Other work on the machine only ever makes a call longer: the first quartile of a block's calls stays."""
+
+MOST_PAIRS = 3
+"""Of processes, where a limit is too close to tell: one process is faster than the next by where its memory lies."""
+
+LEAST_GAIN = 0.01
+"""Of what a layer gains on average. None is free, so that a limit on the sum of gains tells more layers from fewer."""
 
 
 @dataclass(frozen=True)
-class LayerTimes:
-    """Milliseconds for one row: of the float network, of the integer one, and what each layer's integers gain."""
+class TimeRatio:
+    """How many times as long one network takes as another; `low` and `high` hold it at 95 %."""
 
-    floating: float
-    integer: float
-    gained: dict[str, float]
+    middle: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> Self:
+        """The median of blocks, and the order statistics that hold it (the sign test's), from BLOCKS or more."""
+        ordered = sorted(ratios)
+        cut = max(0, math.floor(len(ordered) / 2 - math.sqrt(len(ordered))))
+        return cls(float(np.median(ordered)), ordered[cut], ordered[-1 - cut])
+
+    def __str__(self) -> str:
+        """As progress tells it."""
+        return f"{self.middle:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
-def layer_times(
-    graph: onnx.ModelProto, layers: Sequence[str], quantization: StaticQuantization, job: Job
-) -> LayerTimes:
-    """Times in ONNX Runtime, each network in a process of its own and in turn with the integer one.
+@dataclass(frozen=True)
+class Stopwatch:
+    """Times quantizations of a float graph in ONNX Runtime, on one row, inside processes of their own.
 
-    A network takes the integer one's time and the sum of what its float layers lose, as far as layers don't meet: where
-    two neighbours are both in floating point nothing is converted between them, so that the sum errs to the safe side.
+    A technique isn't told the batch size of a budget. Which levels weights are rounded to and how far activations reach
+    makes no difference to time: the levels are the nearest here, and one batch tells the ranges.
     """
-    key = f"times of {quantization!r} in {fingerprint(graph)}"
-    return job.once(key, lambda: _measured(graph, layers, quantization, job))
+
+    graph: onnx.ModelProto
+    job: Job
+
+    def share(self, quantization: StaticQuantization, limit: float) -> TimeRatio:
+        """Of the float network's time, measured until it is clear whether it lies within the limit, or for long."""
+        quantized, blocks = self._quantized(quantization), list[float]()
+        while True:
+            blocks += self._ratios(quantized, self.graph)
+            found = TimeRatio.of(blocks)
+            if not found.low <= limit <= found.high or len(blocks) >= MOST_PAIRS * BLOCKS:
+                return found
+
+    def gains(self, quantization: StaticQuantization, layers: Sequence[str], total: float) -> dict[str, float]:
+        """What each layer's integers gain, in shares of `total`, which is what they gain together.
+
+        Measured with that layer alone in floating point, in turn with all in integers, and taken at the upper end of
+        what the interval holds, though not above `total`: of a layer that is lost in the noise nobody knows that it
+        gains nothing. Around a layer in floating point values are converted, which neighbours share: so these gains are
+        only in proportion.
+        """
+        integer, found = self._quantized(quantization), {}
+        for layer in layers:
+            alone = self._quantized(replace(quantization, exclude=(*quantization.exclude, layer)))
+            longer = TimeRatio.of(self._ratios(alone, integer))
+            found[layer] = min(max(0.0, longer.high - 1), total / (1 - total))
+            self.job.say(f"{layer} in floating point: {longer} of the time with all layers in integers")
+        least = LEAST_GAIN * sum(found.values()) / len(found) or 1.0
+        raised = {layer: max(least, gain) for layer, gain in found.items()}
+        return {layer: total * gain / sum(raised.values()) for layer, gain in raised.items()}
+
+    def _quantized(self, quantization: StaticQuantization) -> onnx.ModelProto:
+        self.job.check_time()
+        quick = replace(quantization, rounding="nearest", bias_correction=False)
+        return quick.apply(self.graph, replace(self.job, calibrate=self.job.calibrate[:1]))
+
+    def _ratios(self, one: onnx.ModelProto, other: onnx.ModelProto) -> list[float]:
+        """The one's time over the other's, block by block."""
+        with TemporaryDirectory(prefix="paring-") as folder:
+            rows = next(in_pieces(next(graph_inputs(self.graph, self.job)), 1))
+            files = {
+                name: write_scratch_array(Path(folder) / f"input-{number}.npy", value)
+                for number, (name, value) in enumerate(rows.items())
+            }
+            with self._loaded((one, other), Path(folder)) as sessions:
+                # The first blocks of a process warm it up.
+                times = [[_block(session, files) for session in sessions] for _ in range(1 + BLOCKS)][1:]
+        return [mine / its for mine, its in times]
+
+    @contextmanager
+    def _loaded(self, graphs: Sequence[onnx.ModelProto], folder: Path) -> Iterator[list[IsolatedSession]]:
+        with ExitStack() as stack:
+            sessions = []
+            for number, graph in enumerate(graphs):
+                network = folder / f"network-{number}.onnx"
+                write_graph(graph, network)
+                threads = self.job.threads or usable_cores()
+                opened = IsolatedSession(OnnxRuntime(), network, threads=threads, deadline_s=self.job.end_s)
+                sessions.append(stack.enter_context(opened))
+            yield sessions
 
 
-def _measured(graph: onnx.ModelProto, layers: Sequence[str], quantization: StaticQuantization, job: Job) -> LayerTimes:
-    row = next(in_pieces(next(graph_inputs(graph, job)), 1))
-    integer = quantization.apply(graph, job)
-    whole, other = _in_turn(integer, graph, row, job)
-    gained = {}
-    for layer in layers:
-        job.check_time()
-        alone = replace(quantization, exclude=(*quantization.exclude, layer)).apply(graph, job)
-        with_integers, with_float = _in_turn(integer, alone, row, job)
-        gained[layer] = max(0.0, with_float - with_integers)
-        job.say(f"{layer}: {gained[layer]:.3f} ms gained by integers")
-    return LayerTimes(other, whole, gained)
-
-
-def _in_turn(one: onnx.ModelProto, other: onnx.ModelProto, row: Arrays, job: Job) -> tuple[float, float]:
-    """Median milliseconds of either."""
-    with TemporaryDirectory(prefix="paring-") as folder, ExitStack() as stack:
-        sessions: list[Session] = []
-        for name, graph in (("one", one), ("other", other)):
-            network = Path(folder) / f"{name}.onnx"
-            write_graph(graph, network)
-            threads = job.threads or usable_cores()
-            opened = IsolatedSession(OnnxRuntime(), network, threads=threads, deadline_s=job.end_s)
-            sessions.append(stack.enter_context(opened))
-        taken: tuple[list[float], list[float]] = ([], [])
-        for _ in range(WARM_UP + ROUNDS):
-            for session, times in zip(sessions, taken, strict=True):
-                begin_ns = time.perf_counter_ns()
-                session.run(row)
-                times.append((time.perf_counter_ns() - begin_ns) / 1e6)
-    return median(taken[0][WARM_UP:]), median(taken[1][WARM_UP:])
+def _block(session: IsolatedSession, files: Mapping[str, Path]) -> float:
+    """What a call takes; timed beside the network, without the way of its inputs to another process."""
+    return float(
+        np.quantile(session.time_block(files, batch_size=1, min_time_s=BLOCK_S, warm_runs=1), TYPICAL_QUANTILE)
+    )

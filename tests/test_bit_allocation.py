@@ -53,6 +53,18 @@ def uneven_net() -> Any:
     return make(nodes, {"x": (None, 8)}, {"y": (None, 4)}, constants)
 
 
+def deep_net() -> Any:
+    """Five layers, of which one has inputs that matter much more than others."""
+    shapes = ((24, 8), (16, 24), (32, 16), (12, 32), (4, 12))
+    constants = {f"w{number}": weights(*shape, seed=10 + number) * 1.4 for number, shape in enumerate(shapes)}
+    constants["w2"][:, :2] *= 6
+    nodes, read = [], "x"
+    for number in range(4):
+        nodes += [node("Gemm", f"{read} w{number}", f"h{number}", transB=1), node("Relu", f"h{number}", f"r{number}")]
+        read = f"r{number}"
+    return make([*nodes, node("Gemm", f"{read} w4", "y", transB=1)], {"x": (None, 8)}, {"y": (None, 4)}, constants)
+
+
 def bits_of(found: StaticQuantization, model: Any) -> float:
     """Of a weight, on average."""
     sizes = {layer.name: layer.parameters for layer in weighted_layers(model)}
@@ -82,6 +94,24 @@ def test_the_choice_is_the_best_of_all(mean_bits: float) -> None:
     )
     assert sum(harms[pair] for pair in found.formats) <= best * 1.02 + 1e-12
     assert bits_of(found, model) <= mean_bits
+
+
+@pytest.mark.parametrize("net", [uneven_net, deep_net, residual_net])
+def test_what_is_measured_is_the_best_of_all_networks(net: Any) -> None:
+    """Every way to choose, quantized and run whole: by how far the outputs really move."""
+    model, choices = net(), ("int8", "int4", "int2")
+    x = X if net is residual_net else rows(96, 8)
+    expected, task = run(model, x)[0], job(x)
+    layers = [layer.name for layer in weighted_layers(model)]
+    errors = {}
+    for names in product(choices, repeat=len(layers)):
+        given = replace(WHOLE, formats=tuple(zip(layers, names, strict=True)))
+        if bits_of(given, model) <= 4:
+            errors[given] = moved(run(given.apply(model, task), x)[0], expected) ** 2
+    for mean_bits, sensitivity in ((2.5, "auto"), (3.0, "measured"), (4.0, "auto")):
+        best = min(error for given, error in errors.items() if bits_of(given, model) <= mean_bits)
+        found = BitAllocation(WHOLE, choices, mean_bits, sensitivity=sensitivity).chosen(model, task)
+        assert errors[found] <= 1.02 * best, (mean_bits, sensitivity)
 
 
 @pytest.mark.parametrize("sensitivity", get_args(Sensitivity))

@@ -10,9 +10,9 @@ from onnx import numpy_helper
 from paring.errors import TechniqueError
 from paring.graph.learned import Learned
 from paring.graph.onnx_graph import Graph
-from paring.graph.switch import NO_LAYER, switchable
+from paring.graph.switch import FLOAT_NOW, switchable
 from paring.ops.quantization import Range, affine
-from paring.techniques.layer_damage import distance
+from paring.techniques.layer_damage import alone, distance
 from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.static_quantization import StaticQuantization
 from paring.techniques.weighing import Weighing
@@ -85,17 +85,19 @@ def test_switches_float_one_layer_at_a_time() -> None:
     names = ["Gemm_a", "Gemm_b", "Gemm_y"]
     editable = Graph(model)
     weigh = Weighing().prepared(editable, names, job(x), Learned())
-    graph, switch = switchable(editable, names, ranges, weigh)
+    graph, switch = switchable(editable, names, ranges, [weigh])
     assert switch == graph.graph.input[-1].name
 
-    def answers(number: int) -> Array:
-        return run(graph, x, np.full(len(x), number), optimized=False)[0]
+    def answers(options: list[int]) -> Array:
+        return run(graph, x, np.tile(options, (len(x), 1)), optimized=False)[0]
 
-    np.testing.assert_allclose(answers(NO_LAYER), run(model, x)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(answers([FLOAT_NOW] * 3), run(model, x)[0], rtol=1e-5, atol=1e-5)
     for number, name in enumerate(names):
         others = tuple(other for other in names if other != name)
-        alone = StaticQuantization(placement="inputs-only", exclude=others).apply(model, job(x))
-        np.testing.assert_allclose(answers(number), run(alone, x, optimized=False)[0], rtol=1e-3, atol=2e-3)
+        by_itself = StaticQuantization(placement="inputs-only", exclude=others).apply(model, job(x))
+        np.testing.assert_allclose(
+            answers(alone(3, number, 0)), run(by_itself, x, optimized=False)[0], rtol=1e-3, atol=2e-3
+        )
 
 
 def test_distance_is_relative_and_skips_integers() -> None:

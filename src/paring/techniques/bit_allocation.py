@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, TypeAlias
 
@@ -16,30 +17,40 @@ from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import Plan, planned
 from paring.graph.refusals import require_float_graph
+from paring.graph.switch import FLOAT_NOW
 from paring.ops.assignment import Assignment, least_harm
 from paring.ops.clipping import proposed_bits
 from paring.ops.formats import format_of
 from paring.ops.sensitivity import output_error, relative_error
+from paring.ops.trying import tried_nearby
 from paring.ops.weight_formats import integral_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import fingerprint, observe
 from paring.techniques.layer_coverage import layer_coverage
-from paring.techniques.layer_damage import layer_damage
+from paring.techniques.layer_damage import alone, outputs_moved
 from paring.techniques.layer_times import Stopwatch
 from paring.techniques.moments import layer_moments
 from paring.techniques.static_quantization import StaticQuantization
 from paring.types import Coverage, Objective
 
-Sensitivity = Literal["outputs", "weights", "measured"]
+Sensitivity = Literal["auto", "outputs", "weights", "measured"]
 Harms: TypeAlias = dict[str, list[float]]
 Measure: TypeAlias = Callable[[Array, Array], float]
 """(rows of a weight, what they become) -> harm."""
+Solve: TypeAlias = Callable[[Sequence[Sequence[float]], float], Assignment]
+"""(costs of each layer's options, the most that they may come to) -> the choice."""
 DEFAULT = StaticQuantization("mse", scales="mse", rounding="learned")
 FLOAT = "float"
 FLOAT_BITS = 32
 MOST_STEPS = 8
 """Towards fewer layers in floating point, before all are in integers: each step loads two networks."""
+
+MOST_TRIES = 256
+"""Of whole networks, where harm is measured: nearly all that hold the limit, of five layers."""
+
+FEW_LAYERS, FEW_MACS = 6, 2**20
+"""A network up to both is run so often in seconds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,11 @@ class BitAllocation(GraphTechnique):
     their power, from the second moments of what the layer reads (Nagel et al. 2020, section 3.2); "weights" is the
     error of the weights over their power, and needs no data; "measured" is how far the network's outputs move with
     that layer alone quantized (Wu et al. 2020, section 5.1). Harms of layers are summed, and the sum is minimised
-    exactly: a multiple-choice knapsack (`paring.ops.assignment`).
+    exactly: a multiple-choice knapsack (`paring.ops.assignment`). As errors of layers add up or cancel, "measured" then
+    runs the network with this choice and those near it, and takes the one that moves the outputs least: on networks of
+    a few layers that is the best of all. The estimates know nothing of what follows a layer, and may come out far from
+    the best: they are for networks that take long to run some hundred times. "auto" measures networks of up to 6 layers
+    and a million multiplications a row, and estimates by outputs what larger ones lose.
     """
 
     quantization: StaticQuantization = DEFAULT
@@ -64,7 +79,7 @@ class BitAllocation(GraphTechnique):
     mean_bits: float = 4.0
     latency_share: float | None = None
     least_sqnr_db: float | None = None
-    sensitivity: Sensitivity = "outputs"
+    sensitivity: Sensitivity = "auto"
 
     improves: ClassVar[tuple[Objective, ...]] = ("size",)
 
@@ -114,8 +129,8 @@ class BitAllocation(GraphTechnique):
     def _formats(self, graph: Graph, plan: Plan, job: Job) -> list[str]:
         if self.least_sqnr_db is not None:
             return self._by_distribution(graph, plan, self.least_sqnr_db)
-        harms = self._harms(graph, plan, job)
-        return self._named(self._cheapest(graph, plan, [harms[layer] for layer in plan.layers], job))
+        with self._solving(graph, plan, job) as solve:
+            return self._named(self._cheapest(graph, plan, solve, job))
 
     def _named(self, found: Assignment) -> list[str]:
         return [self._options[option] for option in found.chosen]
@@ -129,9 +144,9 @@ class BitAllocation(GraphTechnique):
             found.append(next((name for name in by_bits if _bits(name) >= proposed), by_bits[-1]))
         return found
 
-    def _cheapest(self, graph: Graph, plan: Plan, harms: Sequence[Sequence[float]], job: Job) -> Assignment:
+    def _cheapest(self, graph: Graph, plan: Plan, solve: Solve, job: Job) -> Assignment:
         if self.latency_share is not None:
-            return self._in_time(graph.model, plan.layers, harms, self.latency_share, job)
+            return self._in_time(graph.model, plan.layers, solve, self.latency_share, job)
         sizes = {layer.name: layer.parameters for layer in weighted_layers(graph.model)}
         bits = [_bits(name) for name in self._options]
         costs = [[float(sizes[layer] * each) for each in bits] for layer in plan.layers]
@@ -139,10 +154,10 @@ class BitAllocation(GraphTechnique):
             raise TechniqueError(
                 f"mean_bits={self.mean_bits} can't be held: the least of choices has {min(bits)} bits."
             )
-        return least_harm(harms, costs, self.mean_bits * sum(sizes[layer] for layer in plan.layers))
+        return solve(costs, self.mean_bits * sum(sizes[layer] for layer in plan.layers))
 
     def _in_time(
-        self, graph: onnx.ModelProto, layers: Sequence[str], harms: Sequence[Sequence[float]], limit: float, job: Job
+        self, graph: onnx.ModelProto, layers: Sequence[str], solve: Solve, limit: float, job: Job
     ) -> Assignment:
         """The least harm whose network was measured to hold the limit, or all layers in integers."""
         watch = Stopwatch(graph, job)
@@ -156,7 +171,7 @@ class BitAllocation(GraphTechnique):
         gains = watch.gains(self.quantization, layers, 1 - integers.middle)
         costs = [[gains[layer] if name == FLOAT else 0.0 for name in self._options] for layer in layers]
         for _ in range(MOST_STEPS):
-            found = least_harm(harms, costs, room)
+            found = solve(costs, room)
             if found.cost == 0:
                 return found
             reached = watch.share(self._with(layers, self._named(found)), limit)
@@ -165,18 +180,32 @@ class BitAllocation(GraphTechnique):
                 return found
             # As if all gains were so much larger as these together turned out to be.
             room = found.cost * (limit - integers.middle) / (reached.middle - integers.middle)
-        return least_harm(harms, costs, 0.0)
+        return solve(costs, 0.0)
+
+    @contextmanager
+    def _solving(self, graph: Graph, plan: Plan, job: Job) -> Iterator[Solve]:
+        """What finds the choice of least harm at a limit of costs."""
+        if self._measures(graph, plan):
+            with self._measured(graph, plan, job) as solve:
+                yield solve
+        else:
+            found = self._harms(graph, plan, job)
+            harms = [found[layer] for layer in plan.layers]
+            yield lambda costs, most: least_harm(harms, costs, most)
+
+    def _measures(self, graph: Graph, plan: Plan) -> bool:
+        macs = sum(layer.macs for layer in weighted_layers(graph.model))
+        is_small = len(plan.layers) <= FEW_LAYERS and macs <= FEW_MACS
+        return self.sensitivity == "measured" or (self.sensitivity == "auto" and is_small)
 
     def _harms(self, graph: Graph, plan: Plan, job: Job) -> Harms:
         """For each layer the harm of each choice."""
-        if self.sensitivity == "measured":
-            return self._measured(graph, plan, job)
         rows = dict(_rows_of(graph, plan.layers))
         harms = {
             layer: [self._error(layer, rows[layer], name, relative_error) for name in self._options]
             for layer in plan.layers
         }
-        if self.sensitivity == "outputs":
+        if self.sensitivity != "weights":
             reasons = matrix_reasons(graph)
             fitting = [layer for layer in plan.layers if reasons.get(layer) == ""]
             for layer, moments in layer_moments(graph, fitting, job):
@@ -190,18 +219,25 @@ class BitAllocation(GraphTechnique):
         grid = replace(self.quantization, weights=name, formats=()).weighing.grid(layer, rows)
         return measure(rows, grid.quantized(rows))
 
-    def _measured(self, graph: Graph, plan: Plan, job: Job) -> Harms:
+    @contextmanager
+    def _measured(self, graph: Graph, plan: Plan, job: Job) -> Iterator[Solve]:
         nodes = {node.name: node for node in graph.nodes}
         inputs = {name: nodes[name].input[0] for name in plan.layers}
         seen = observe(graph.model, list(dict.fromkeys([*plan.sources, *inputs.values()])), job)
-        found: list[Mapping[str, float]] = []
-        for name in self._options:
-            alone = replace(self.quantization, weights=name if name != FLOAT else "int8", formats=())
-            damage = (
-                dict.fromkeys(inputs, 0.0) if name == FLOAT else layer_damage(alone, graph.model, inputs, seen, job)
-            )
-            found.append(damage)
-        return {layer: [each[layer] for each in found] for layer in plan.layers}
+        integers = [name for name in self._options if name != FLOAT]
+        numbers = [FLOAT_NOW if name == FLOAT else integers.index(name) for name in self._options]
+        quantizations = [replace(self.quantization, weights=name, formats=()) for name in integers]
+        with outputs_moved(quantizations, graph.model, inputs, seen, job) as moved:
+            layers = len(plan.layers)
+            harms = [[moved(alone(layers, layer, number)) for number in numbers] for layer in range(layers)]
+
+            def error(chosen: Sequence[int]) -> float:
+                return moved([numbers[option] for option in chosen])
+
+            def solve(costs: Sequence[Sequence[float]], most: float) -> Assignment:
+                return tried_nearby(least_harm(harms, costs, most), harms, costs, most, error, MOST_TRIES)
+
+            yield solve
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where it stayed float."""

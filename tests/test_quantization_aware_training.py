@@ -21,7 +21,7 @@ from paring.backends.torch_archive import write_archive
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.export import export_onnx, export_program, signature_of
-from paring.graph.fake_quantized import FixedInputs, FixedWeights, quantized_layers
+from paring.graph.fake_quantized import FixedInputs, FixedWeights, quantized_layers, quantized_outputs
 from paring.graph.onnx_graph import Graph, attribute
 from paring.ops.formats import FORMATS, format_of
 from paring.techniques import (
@@ -155,7 +155,8 @@ def test_every_layer_computes_the_same_in_integers(name: str, activations: str, 
     after = untrained(replace(SAME, activations=activations), model, inputs)
     graph = exported(after, inputs)
     assert not {"Div", "Round", "Transpose", "Cast"} & set(operators(graph))
-    assert operators(graph)["QuantizeLinear"] == (activations != "float")
+    outputs = activations != "float" and not isinstance(model[0], nn.Linear)
+    assert operators(graph)["QuantizeLinear"] == (activations != "float") + outputs
     assert operators(graph)["Clip"] == (activations in ("uint4", "int5"))
     (integers,) = stored_weights(graph).values()
     assert integers.dtype == np.int8
@@ -242,7 +243,7 @@ def test_every_format_of_inputs_trains_and_is_what_runtimes_round_to(tmp_path: P
     assert {"uint1", "uint8", "int2", "int8", "binary"} <= set(INPUTS)
     graph = exported(Beside(every), inputs)
     clipped = sum(format_of(name).bits < 8 and name != "binary" for name in INPUTS)
-    assert operators(graph)["QuantizeLinear"] == 2 * len(INPUTS)
+    assert operators(graph)["QuantizeLinear"] == 3 * len(INPUTS)  # The convolutions' outputs, too.
     assert operators(graph)["Clip"] == 2 * clipped
     assert metadata(graph)["paring.learned"]
     assert_same_answers(Beside(every), graph, inputs, tmp_path)
@@ -252,7 +253,8 @@ def test_layers_that_read_one_tensor_read_one_quantization_of_it(tmp_path: Path)
     model, inputs = trained(Several()), normal(32, 3, 8, 8)
     after = QuantizationAwareTraining(epochs=2, activations="uint4", ends="same").apply(model, job_of(model, inputs))
     graph = exported(after, inputs)
-    assert operators(graph)["QuantizeLinear"] == operators(graph)["Clip"] == 3
+    assert operators(graph)["QuantizeLinear"] == 3 + len(list(quantized_outputs(after))) == 5
+    assert operators(graph)["Clip"] == 3
     assert not {"Div", "Round", "BatchNormalization"} & set(operators(graph))
     assert_same_answers(after, graph, inputs, tmp_path)
 
@@ -373,7 +375,7 @@ def test_ends_may_be_float_and_layers_excluded() -> None:
     told = {layer.layer: layer.reason for layer in technique.coverage(model, after, job_of(model, inputs)).layers}
     assert told == {
         "first": "Conv2d stays float",
-        "wide": "int4 weights, uint8 inputs",
+        "wide": "int4 weights, uint8 inputs, uint8 outputs",
         "side": "excluded by the settings",
         "head": "Linear stays float",
     }

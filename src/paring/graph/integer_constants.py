@@ -84,7 +84,7 @@ def _widen(graph: Graph) -> None:
     for node in graph.nodes:
         held = [graph.constant(name) for name in node.input[:2]] if node.op_type == "DequantizeLinear" else []
         integers, scale = (*held, None, None)[:2]
-        if integers is None or scale is None or integers.dtype != np.int8 or not integers.any():
+        if integers is None or scale is None or integers.dtype != np.int8:
             continue
         factor = widening(int(np.abs(integers.astype(int)).max()))
         if factor > 1 and (scale / factor >= np.finfo(scale.dtype).tiny).all():

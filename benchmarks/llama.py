@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +49,28 @@ class Norm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON) * self.weight
 
 
+class Place(NamedTuple):
+    """Where tokens stand: cosine and sine, each (length, head / 2), and a mask that is added, (length, all tokens)."""
+
+    cosine: Tensor
+    sine: Tensor
+    mask: Tensor
+
+
+class Past:
+    """Keys and values, (rows, heads, length, head), of the tokens that a layer has seen."""
+
+    def __init__(self) -> None:
+        self.key = self.value = torch.empty(0)
+
+    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """With those of the tokens that follow."""
+        if self.key.numel():
+            key, value = torch.cat((self.key, key), 2), torch.cat((self.value, value), 2)
+        self.key, self.value = key, value
+        return key, value
+
+
 class Layer(nn.Module):
     """Causal attention with fewer key heads than query heads, and a gated feed-forward."""
 
@@ -63,20 +87,22 @@ class Layer(nn.Module):
         self.down = nn.Linear(shape.hidden, shape.width, bias=False)
         self.up = nn.Linear(shape.width, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor) -> Tensor:
-        """x: (rows, length, width); cosine and sine: (length, head / 2); mask: (length, length), added."""
-        x = x + self.attention(self.attention_norm(x), cosine, sine, mask)
+    def forward(self, x: Tensor, place: Place, past: Past | None = None) -> Tensor:
+        """x: (rows, length, width), behind the tokens that `past` holds, which learns of these."""
+        x = x + self.attention(self.attention_norm(x), place, past)
         y = self.feed_norm(x)
         return x + self.down(silu(self.gate(y)) * self.up(y))  # type: ignore[no-any-return]
 
-    def attention(self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor) -> Tensor:
+    def attention(self, x: Tensor, place: Place, past: Past | None) -> Tensor:
         shape, length = self.shape, x.shape[1]
         each = shape.heads // shape.key_heads
-        query = rotated(self.query(x).reshape(-1, length, shape.heads, shape.head), cosine, sine).transpose(1, 2)
-        key = rotated(self.key(x).reshape(-1, length, shape.key_heads, shape.head), cosine, sine).transpose(1, 2)
+        query = rotated(self.query(x).reshape(-1, length, shape.heads, shape.head), place).transpose(1, 2)
+        key = rotated(self.key(x).reshape(-1, length, shape.key_heads, shape.head), place).transpose(1, 2)
         value = self.value(x).reshape(-1, length, shape.key_heads, shape.head).transpose(1, 2)
+        if past is not None:
+            key, value = past.extended(key, value)
         key, value = key.repeat_interleave(each, 1), value.repeat_interleave(each, 1)
-        seen = torch.softmax(query @ key.transpose(2, 3) / shape.head**0.5 + mask, -1) @ value
+        seen = torch.softmax(query @ key.transpose(2, 3) / shape.head**0.5 + place.mask, -1) @ value
         return self.output(seen.transpose(1, 2).reshape(-1, length, shape.width))  # type: ignore[no-any-return]
 
 
@@ -101,17 +127,22 @@ class Llama(nn.Module):
         self.head = nn.Linear(shape.width, shape.vocabulary, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        length = ids.shape[1]
+        return self.behind(ids, 0, [None] * len(self.layers))
+
+    def behind(self, ids: Tensor, begin: int, pasts: Sequence[Past | None]) -> Tensor:
+        """As forward; the ids follow `begin` tokens of which each layer has its past."""
+        end = begin + ids.shape[1]
+        place = Place(self.cosine[begin:end], self.sine[begin:end], self.mask[begin:end, :end])
         x = self.embedding(ids)
-        for layer in self.layers:
-            x = layer(x, self.cosine[:length], self.sine[:length], self.mask[:length, :length])
+        for layer, past in zip(self.layers, pasts, strict=True):
+            x = layer(x, place, past)
         return self.head(self.norm(x))  # type: ignore[no-any-return]
 
 
-def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def rotated(x: Tensor, place: Place) -> Tensor:
     """(rows, length, heads, head): each pair of neighbours turned by its position's angle."""
     real, imaginary = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cosine, sine = cosine[:, None], sine[:, None]
+    cosine, sine = place.cosine[:, None], place.sine[:, None]
     return torch.stack((real * cosine - imaginary * sine, real * sine + imaginary * cosine), -1).flatten(-2)
 
 
@@ -156,14 +187,16 @@ def told(ids: Tensor) -> str:
 
 
 @torch.inference_mode()
-def written(model: nn.Module, begin: Tensor, length: int, temperature: float, seed: int = 0) -> Tensor:
+def written(model: Llama, begin: Tensor, length: int, temperature: float, seed: int = 0) -> Tensor:
     """The rows continued to `length` tokens: the likeliest at temperature 0, else drawn."""
     generator = torch.Generator().manual_seed(seed)
-    while begin.shape[1] < length:
-        logits = model(begin)[:, -1]
+    pasts = [Past() for _ in model.layers]
+    ids, fresh = begin, begin
+    while ids.shape[1] < length:
+        logits = model.behind(fresh, ids.shape[1] - fresh.shape[1], pasts)[:, -1]
         if temperature:
-            following = torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator)
+            fresh = torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=generator)
         else:
-            following = logits.argmax(-1, keepdim=True)
-        begin = torch.cat((begin, following), 1)
-    return begin
+            fresh = logits.argmax(-1, keepdim=True)
+        ids = torch.cat((ids, fresh), 1)
+    return ids

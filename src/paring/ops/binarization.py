@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 
 from paring.ops.fake_quantization import applied, straight_through, where_inside
 
-Slope: TypeAlias = Literal["clipped", "polynomial", "identity"]
+Slope: TypeAlias = Literal["clipped", "polynomial"]
 """What stands for the slope of the sign, which is 0 wherever there is one."""
 TERNARY_THRESHOLD = 0.7
 """Of mean|w|. Li et al. 2016, eq. 6: near the best for normal and for uniform weights."""
@@ -26,8 +26,7 @@ def binary_sign(values: Tensor, slope: Slope = "clipped") -> Tensor:
     """1 where a value is at least 0, -1 elsewhere. The slope is estimated:
 
     "clipped" 1 where |value| <= 1, else 0: Courbariaux et al. 2016, BNN, eq. 4;
-    "polynomial" 2 - 2|value| there, closer to the sign: Liu et al. 2018, Bi-Real Net, eq. 7 and 8;
-    "identity" 1 everywhere.
+    "polynomial" 2 - 2|value| there, closer to the sign: Liu et al. 2018, Bi-Real Net, eq. 7 and 8.
 
     With a learned shift, `binary_sign(values - shift)`: Liu et al. 2020, ReActNet, eq. 3.
     """
@@ -90,8 +89,6 @@ class _Sign(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (values,) = ctx.saved_tensors
-        if ctx.slope == "identity":
-            return grads[0], None
         if ctx.slope == "polynomial":
             return values.abs().mul_(-2).add_(2).clamp_min_(0).mul_(grads[0]), None
         just_above_one = 1 + torch.finfo(values.dtype).eps  # Weights that are kept in -1..1 often are 1 or -1.

@@ -41,6 +41,15 @@ QUANTIZING: tuple[Any, ...] = (
 ALL = (*QUANTIZING, HalfPrecision(), WeightQuantization(embeddings="only", least_parameters=0))
 
 
+def refusal(model: onnx.ModelProto) -> str:
+    """Why the graph is no float one; empty where it is."""
+    try:
+        require_float_graph(model, "It")
+    except TechniqueError as error:
+        return str(error)
+    return ""
+
+
 def with_normalisation() -> onnx.ModelProto:
     """A normalisation with scale and shift, and linear layers behind it."""
     return make(
@@ -89,8 +98,8 @@ def test_operators_of_quantized_networks_are_told(operator: str, after_own: bool
 
 @pytest.mark.parametrize("operator", ["QuickGelu", "FusedMatMul", "Conv", "SkipLayerNormalization", "Cast", "Unique"])
 def test_operators_of_float_networks_are_not(operator: str) -> None:
-    made = helper.make_node(operator, ["x", "w"], ["y"])
-    require_float_graph(helper.make_model(helper.make_graph([made], "g", [], [])), "It")
+    model = helper.make_model(helper.make_graph([helper.make_node(operator, ["x", "w"], ["y"])], "g", [], []))
+    assert refusal(model) == ""
 
 
 @pytest.mark.parametrize("technique", QUANTIZING, ids=lambda each: each.name)
@@ -127,14 +136,14 @@ def test_no_technique_quantizes_what_onnxruntime_has_quantized(technique: Any) -
 
 def test_16_bit_weights_and_weights_that_are_computed_are_no_integers() -> None:
     x = rows(8, 32)
-    require_float_graph(HalfPrecision("fp16").apply(with_normalisation(), job(x)), "It")
+    assert refusal(HalfPrecision("fp16").apply(with_normalisation(), job(x))) == ""
     model = make(
         [node("Reshape", "w shape", "r"), node("Mul", "r m", "v"), node("Gemm", "x v", "y")],
         {"x": ("n", 32)},
         {"y": ("n", 8)},
         {"w": weights(8, 32), "shape": np.array([32, 8]), "m": np.ones((32, 8), np.float32)},
     )
-    require_float_graph(model, "It")
+    assert refusal(model) == ""
 
 
 @pytest.mark.parametrize("technique", ALL, ids=str)

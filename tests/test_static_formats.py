@@ -278,7 +278,8 @@ def test_outliers_that_all_rows_have_and_rows_of_many_sizes_are_no_error() -> No
     dark[:20] = rows(20, 3, 8, 8)
     for images in (channel, masked, spread, dark):
         for calibration in get_args(Calibration):
-            StaticQuantization(calibration).apply(residual_net(), job(images))
+            graph = StaticQuantization(calibration).apply(residual_net(), job(images))
+            assert np.isfinite(run(graph, images)[0]).all()
 
 
 @pytest.mark.parametrize("calibration", get_args(Calibration))

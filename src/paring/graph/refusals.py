@@ -10,6 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import attribute
+from paring.graph.placement import LAYERS
 
 QUANTIZED = re.compile("[Qq]uantize|Integer|^Q[A-Z]")
 """In the names of operators that compute with integers, ONNX's own and ONNX Runtime's: QLinearConv, QAttention."""
@@ -20,7 +21,6 @@ NARROW = re.compile("NBits|Bnb4|FpQ4")
 NARROWED = "paring.narrow_weights"
 """Metadata of a graph of which paring made some weights narrow: what it left can be made so by another technique."""
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SHIFTED = (*LAYERS, "PRelu", "LSTM", "GRU", "RNN")
 NORMALISATIONS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization")
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)

@@ -61,16 +61,16 @@ class Trained:
 TRAINED = (
     Trained("W4A8", "int4", "uint8", 10),
     Trained("W2A4", "int2", "uint4", 15),
-    Trained("W1A32", "binary", "float", 30),
+    Trained("W1A32", "binary", "float", 20),
     Trained("W1A1", "binary", "uint1", 60),
 )
 
 
 def recipe_of(wanted: Trained) -> str:
-    """How it is trained, and made a graph of integers. The first and the last layer have 8 bits."""
+    """How it is trained; its export is a graph of integers. The first and the last layer have 8 bits."""
     formats = f"weights={wanted.weights!r}, activations={wanted.activations!r}"
     training = f"epochs={wanted.epochs}, learning_rate={LEARNING_RATE}, mixing='none'"
-    return f"QuantizationAwareTraining({formats}, {training}) + StaticQuantization()"
+    return f"QuantizationAwareTraining({formats}, {training})"
 
 
 def post_training() -> Iterator[Entry]:

@@ -95,8 +95,8 @@ class Cifar:
         return Timing(OUT / "networks", self.task.model, self.test[:1], BATCH, THREADS)  # type: ignore[arg-type]
 
 
-def cifar() -> Cifar:
-    """As the example has it, but for the rows that choices rest on."""
+def cifar(batch_size: int = 128) -> Cifar:
+    """As the example has it, but for the rows that choices rest on; trainings have such batches."""
     sys.path.insert(0, str(HERE.parent / "examples"))
     import cifar10_resnet20 as example
 
@@ -107,7 +107,7 @@ def cifar() -> Cifar:
     task = Task(
         model=example.trained_network(folder),
         evaluate=example.Plain(images[-HELD_OUT:], labels[-HELD_OUT:]),
-        train=example.Augmented(images[:-HELD_OUT], labels[:-HELD_OUT]),
+        train=example.Augmented(images[:-HELD_OUT], labels[:-HELD_OUT], batch_size),
         calibrate=example.Plain(images[:2000], labels[:2000]),
         name="cifar10-resnet20",
     )

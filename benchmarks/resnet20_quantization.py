@@ -50,26 +50,30 @@ DOWN_TO_ONE = ("int8", "int6", "int4", "int3", "int2", "binary")
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained: formats of weights and of what layers read."""
+    """What is trained, formats of weights and of what layers read, and how."""
 
     name: str
     weights: str
     activations: str
     epochs: int
+    batch_size: int = 128
+    also: str = ""
 
 
 TRAINED = (
     Trained("W4A8", "int4", "uint8", 10),
     Trained("W2A4", "int2", "uint4", 15),
     Trained("W1A32", "binary", "float", 20),
-    Trained("W1A1", "binary", "uint1", 60),
+    Trained("W1A1", "binary", "uint1", 50, batch_size=64, also=", weight_decay=0.0"),
 )
+"""Of one bit, smaller batches and no weight decay gave more on the held-out training images after 2 epochs: 75.3 and
+75.6 % beside 74.6."""
 
 
 def recipe_of(wanted: Trained) -> str:
     """How it is trained; its export is a graph of integers. The first and the last layer have 8 bits."""
     formats = f"weights={wanted.weights!r}, activations={wanted.activations!r}"
-    training = f"epochs={wanted.epochs}, learning_rate={LEARNING_RATE}, mixing='none'"
+    training = f"epochs={wanted.epochs}, learning_rate={LEARNING_RATE}, mixing='none'{wanted.also}"
     return f"QuantizationAwareTraining({formats}, {training})"
 
 
@@ -131,14 +135,15 @@ def workshop_of(data: Cifar, seed: int = 0, threads: int = THREADS) -> Workshop:
 def trained(wanted: Trained, seed: int) -> Row:
     """The row of a training; on one core, as another one runs beside."""
     torch.set_num_threads(1)
-    data = cifar()
+    data = cifar(wanted.batch_size)
     workshop = workshop_of(data, seed, threads=1)
     entry = Entry(PARING, recipe_of(wanted), seed)
     begin_s = time.process_time()
     file = workshop.made(entry)
     training_s = time.process_time() - begin_s
     found = Scores.of(data, workshop).figures(file)
-    return {**told(entry), "name": wanted.name, **found, "bytes": workshop.size_bytes(file), "training_s": training_s}
+    row = {**told(entry), "name": wanted.name, "batch_size": wanted.batch_size, **found}
+    return {**row, "bytes": workshop.size_bytes(file), "training_s": training_s}
 
 
 def train(asked: list[tuple[Trained, int]], results: Results) -> None:

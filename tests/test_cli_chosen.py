@@ -110,6 +110,7 @@ OTHER: dict[str, object] = {
     "placement": "inputs-only",
     "int8": StaticQuantization("mse", exclude=("a",)),
     "precision": "float16",
+    "weight_decay": 0.0,
     "float_layers": 3,
     "weights": "int3",
     "formats": (("conv1", "int4"),),

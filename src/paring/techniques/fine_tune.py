@@ -36,7 +36,7 @@ class FineTune(TrainingTechnique):
 
     `precision` is what the training multiplies in. "auto" is bfloat16 where the hardware does that and the larger score
     is all that counts, else float32. In float16 the loss is scaled, so that small gradients don't vanish. Where the
-    first step fails in either, the training is in float32.
+    first step fails in either, the training is in float32. `weight_decay` spares biases and normalisation.
 
     The search chooses the epochs of `FineTune`. Those of an object, as `FineTune(epochs=3)`, it keeps: the structures
     may be raced with fewer, and the long training gets as many of them as the time limit holds, never more.
@@ -49,6 +49,7 @@ class FineTune(TrainingTechnique):
     label_weight: float = 0.1
     mixing: Mixing = "mixup"
     precision: Precision = "auto"
+    weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -108,7 +109,7 @@ class FineTune(TrainingTechnique):
         yield cls()
 
     def _training(self, precision: Precision) -> Training:
-        return Training(self.epochs, self.learning_rate, precision=precision)
+        return Training(self.epochs, self.learning_rate, weight_decay=self.weight_decay, precision=precision)
 
     def _teaching(self) -> Teaching:
         return Teaching(self.distillation, self.temperature, self.label_weight, self.mixing)

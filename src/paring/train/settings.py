@@ -35,7 +35,7 @@ class Training:
         if not 0 < self.momentum < 1:
             raise TechniqueError(f"momentum={self.momentum} must lie between 0 and 1, for example 0.9.")
         if not self.weight_decay >= 0:
-            raise TechniqueError(f"weight_decay={self.weight_decay} must be 0 or more.")
+            raise TechniqueError(f"weight_decay={self.weight_decay} must be 0 or more, for example 0.0001.")
         if not 0 <= self.warmup < 1:
             raise TechniqueError(f"warmup={self.warmup} must be at least 0 and below 1: it is a share of the training.")
         if not self.clip_norm > 0:

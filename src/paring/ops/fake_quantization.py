@@ -71,11 +71,13 @@ def learned_step(
     offset: Tensor | None = None,
     axis: int | None = None,
     gradient_scale: float = 1.0,
+    margin: float = 0.0,
 ) -> Tensor:
     """clip(round(values / step), low, high) * step, with a gradient of the step. Esser et al. 2020, LSQ.
 
     For v = values / step the slope of the step (eq. 3) is round(v) - v where low < v < high and the end elsewhere, that
-    of the values (eq. 5) 1 and 0. `gradient_scale` is section 2.2's g, see `paring.ops.initial_steps`.
+    of the values (eq. 5) 1 and 0. `gradient_scale` is section 2.2's g, see `paring.ops.initial_steps`. Unlike there,
+    the slope of the values is 1 as far as `margin` beyond the ends, which is in steps.
 
     With an `offset` of the step's shape, for values that are not symmetric about 0: Bhalgat et al. 2020, LSQ+, eq. 3
     to 5, v = (values - offset) / step, and the slope of the offset is 0 inside, 1 outside; it too is scaled. There the
@@ -84,10 +86,10 @@ def learned_step(
     """
     step = _along(step, values.ndim, axis)
     if offset is None:
-        return applied(_Uniform, values, step, None, None, (low, high), 0.0, gradient_scale)
+        return applied(_Uniform, values, step, None, None, (low, high), margin, gradient_scale)
     offset = _along(offset, values.ndim, axis)
     point = zero_point_of(offset, step, low, high)
-    return applied(_Uniform, values, step, offset, point, (low, high), 0.0, gradient_scale)
+    return applied(_Uniform, values, step, offset, point, (low, high), margin, gradient_scale)
 
 
 def learned_levels(
@@ -173,8 +175,10 @@ class _Uniform(Function):
             codes = _clip_(scaled.round(), point, low, high) if of_step is not None else None
             if point is not None:
                 scaled.add_(point)
-            inside = where_inside(grad, scaled, low - ctx.margin, high + ctx.margin)
-            taken.copy_(inside)
+            passed = where_inside(grad, scaled, low - ctx.margin, high + ctx.margin)
+            taken.copy_(passed)
+            learns = of_step is not None or of_offset is not None
+            inside = where_inside(grad, scaled, low, high) if learns and ctx.margin else passed
             if of_step is not None and codes is not None:
                 of_step += _of_scale(codes.mul_(grad), inside, scaled.clamp_(low, high), divisor)
             if of_offset is not None:

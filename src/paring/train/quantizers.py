@@ -30,6 +30,13 @@ In a few epochs on small images steps of 8 bits, left free, grew to 60 times the
 """
 
 
+MARGIN_OF_TWO = 0.5
+"""Steps beyond two levels as far as inputs learn: one to either side of the middle, where alone they make a difference.
+
+ResNet-20 with weights and inputs of one bit had 76.7 % of held-out images right after 2 epochs, without it 74.6 %.
+"""
+
+
 class WeightQuantizer(nn.Module, ABC):
     """What a weight goes through while it learns: (out_channels, ...) -> levels times scales, same shape."""
 
@@ -134,8 +141,15 @@ class LearnedInputs(InputQuantizer):
 
     def forward(self, values: Tensor) -> Tensor:
         """Quantized values, with gradients for them, the step and the offset."""
-        gradient_scale = step_gradient_scale(self.values_per_row, self.high)
-        return learned_step(values, self.step, self.low, self.high, offset=self.offset, gradient_scale=gradient_scale)
+        return learned_step(
+            values,
+            self.step,
+            self.low,
+            self.high,
+            offset=self.offset,
+            gradient_scale=step_gradient_scale(self.values_per_row, self.high),
+            margin=MARGIN_OF_TWO if self.high - self.low == 1 else 0.0,
+        )
 
     @torch.no_grad()
     def lower_(self, progress: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import mean, stdev
 from typing import Any
 
@@ -81,9 +82,9 @@ def resnet20_page(rows: list[Row]) -> str:
     original = _original(rows)
     plain = [row for row in rows if "name" not in row and not is_narrow(row)]
     narrow = [original, *(row for row in rows if "name" not in row and is_narrow(row))]
-    names = dict.fromkeys(row["name"] for row in rows if "name" in row)
-    trained = [_together([row for row in rows if row.get("name") == name], original) for name in names]
-    head = ["| bits | recipe | test, % | beside fp32 | bytes | training |", "|---" * 6 + "|"]
+    trained = sorted((row for row in rows if "name" in row), key=_way)
+    lines = [_together(list(seeds), original) for _, seeds in groupby(trained, key=_way)]
+    head = ["| bits | recipe | images at once | test, % | beside fp32 | bytes | training |", "|---" * 7 + "|"]
     return _page(
         "ResNet-20 on CIFAR-10 in 8 bits and fewer",
         (
@@ -95,8 +96,13 @@ def resnet20_page(rows: list[Row]) -> str:
         ("Without training", RESNET20.lines(RESNET20.chosen(plain), original)),
         ("Weights of fewer bits, without training", RESNET20.lines(narrow, original) if len(narrow) > 1 else []),
         ("All that was tried in 8 bits", RESNET20.lines(plain, original)),
-        ("Trained", [*head, *trained] if trained else []),
+        ("Trained", [*head, *lines] if lines else []),
     )
+
+
+def _way(row: Row) -> tuple[str, str, int]:
+    """How it was trained."""
+    return row["name"], row["settings"], row["batch_size"]
 
 
 def is_narrow(row: Row) -> bool:
@@ -152,6 +158,7 @@ def _together(rows: Sequence[Row], original: Row) -> str:
     cells = [
         rows[0]["name"],
         f"`{rows[0]['settings']}`",
+        str(rows[0]["batch_size"]),
         f"{mean(right):.2f}{spread}",
         f"{mean(right) - original['test']:+.2f}",
         format(rows[0]["bytes"], ","),

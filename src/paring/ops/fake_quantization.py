@@ -20,7 +20,7 @@ from paring.ops.quantization import SMALLEST_SCALE
 
 HALF_A_STEP = 0.5
 
-PIECE = 2**16
+PIECE = 2**17
 """So many numbers at once stay in a core's cache."""
 
 Levels: TypeAlias = Sequence[float]

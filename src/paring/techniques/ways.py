@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,7 +11,7 @@ from torch import nn
 
 from paring.errors import TechniqueError
 from paring.graph.fake_quantized import unscaled_reason
-from paring.ops.formats import Format, format_of
+from paring.ops.formats import FORMATS, Format
 from paring.train.estimators import WEIGHTS, Estimator, InputEstimator
 
 Name = TypeVar("Name", bound=str)
@@ -51,8 +52,14 @@ def trainable(form: Format, setting: str) -> bool:
 
 
 def check_trainable(setting: str, name: str) -> None:
-    """Raise TechniqueError for a format that a setting names and that can't be trained for."""
-    if (setting, name) != ("activations", "float") and not trainable(format_of(name), setting):
+    """Raise TechniqueError for a format that a setting names and that can't be trained for, or that there isn't."""
+    if (setting, name) == ("activations", "float"):
+        return
+    if name not in FORMATS:
+        fitting = [each for each, form in FORMATS.items() if trainable(form, setting)]
+        close = ", ".join(difflib.get_close_matches(name, fitting, n=3, cutoff=0.0))
+        raise TechniqueError(f"{setting}={name!r} is unknown: choose {close}.")
+    if not trainable(FORMATS[name], setting):
         usual = "uint1 to uint8, or float" if setting == "activations" else "int2 to int8, ternary or binary"
         raise TechniqueError(f"{setting}={name!r} is no format to train for: choose for example {usual}.")
 

@@ -278,7 +278,7 @@ def test_inputs_of_both_signs_are_not_cut_off_unsaid() -> None:
         ({"formats": (("wide", "uint4"),)}, "formats='uint4' is no format to train for: choose for example int2 to"),
         ({"formats": (("wide", "int33"),)}, "formats='int33' is unknown: choose int3"),
         ({"activations": "uint44"}, "activations='uint44' is unknown: choose uint4"),
-        ({"activations": "floats"}, "activations='floats' is unknown: choose "),
+        ({"activations": "floats"}, "activations='floats' is unknown: choose float"),
         ({"formats": (("wide", "int3"), ("wide", "int4"))}, "formats names 'wide' twice, with int3 and int4: give it"),
         ({"formats": (("wide", "int3"),), "exclude": ("wide",)}, "'wide' is named by formats and by exclude: take it"),
         ({"formats": BitAllocation(choices=("int8", "uint4"))}, "choices='uint4' is no format to train for: choose"),

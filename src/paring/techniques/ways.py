@@ -56,7 +56,8 @@ def check_trainable(setting: str, name: str) -> None:
     if (setting, name) == ("activations", "float"):
         return
     if name not in FORMATS:
-        fitting = [each for each, form in FORMATS.items() if trainable(form, setting)]
+        floats = ["float"] * (setting == "activations")
+        fitting = floats + [each for each, form in FORMATS.items() if trainable(form, setting)]
         close = ", ".join(difflib.get_close_matches(name, fitting, n=3, cutoff=0.0))
         raise TechniqueError(f"{setting}={name!r} is unknown: choose {close}.")
     if not trainable(FORMATS[name], setting):

@@ -1,4 +1,7 @@
-"""Convolutions whose output is read in floating point: with no integers behind them, runtimes leave them float too.
+"""Layers whose output is read in floating point in such a way that runtimes leave them float too.
+
+Of a convolution that is any: there is no kernel that takes integers and gives floats. A linear layer of rows has one,
+which is not found where a rectifier follows that no integers follow, or where integers are read of it beside floats.
 
 Autograd's graph of one forward pass tells who reads what. What it does not show, as where a network turns gradients
 off, counts as read in floating point.
@@ -46,7 +49,7 @@ class OpenOutput:
 def open_outputs(
     model: nn.Module, inputs: Inputs, read_as: Mapping[str, tuple[Any, Format]]
 ) -> tuple[list[OpenOutput], dict[str, str]]:
-    """The open outputs of convolutions among these layers, one for each call; and the batch norms that alone follow.
+    """The open outputs of these layers, one for each call; and the batch norms that alone follow.
 
     `read_as` has what each layer quantizes its input to, and a key: those of one key read one result.
     """
@@ -62,6 +65,7 @@ class _Pass:
         self._read_as = read_as
         self.calls: list[tuple[str, Any]] = []
         self._convolutions: set[str] = set()
+        self._rows: set[str] = set()
         self._layers: dict[Any, str] = {}
         self._norms: dict[Any, tuple[str, Any]] = {}
         self._entered: dict[str, Any] = {}
@@ -108,6 +112,7 @@ class _Pass:
             if name in self._read_as:
                 self.calls.append((name, output.grad_fn))
                 self._convolutions.update({name} if isinstance(module, CONVOLUTIONS) else ())
+                self._rows.update({name} if isinstance(module, nn.Linear) and output.ndim == 2 else ())
 
         return note
 
@@ -131,24 +136,34 @@ class _Pass:
         """Of a call of a layer, by the node of what it gave; None where integers stand behind it as it is."""
         norm, made = self._norm(made)
         readers = self._readers.get(made, [])
-        if layer not in self._convolutions or self._reads_integers(readers):
+        if self._reads_integers(readers) or not (layer in self._convolutions or self._misleads(layer, readers)):
             return None
         limits = {_limits(reader) for reader in readers}
         return OpenOutput(layer, norm or layer, *(limits.pop() if len(limits) == 1 else ENDLESS))
 
+    def _misleads(self, layer: str, readers: list[Any]) -> bool:
+        """Whether a layer of rows is read by a rectifier or by a quantizer."""
+        rectified = any(each is not None and each.name() in (RECTIFIER, CLIP) for each in readers)
+        return layer in self._rows and (rectified or any(each in self._layers for each in readers))
+
     def _reads_integers(self, readers: list[Any]) -> bool:
         """Whether all is read by one quantizer that a runtime joins to a convolution, through a rectifier and a pool.
 
-        It joins a rectifier where 0 is the least of the integers, and no comparison with the middle of signs.
+        It joins a rectifier where 0 is the least of the integers, and no comparison with the middle of signs. A layer
+        that is called more than once may read values below 0 elsewhere: then 0 is another integer.
         """
         rectified = False
         for name in (RECTIFIER, POOL):
             if len(readers) == 1 and readers[0] is not None and readers[0].name().startswith(name):
                 rectified = rectified or name == RECTIFIER
                 readers = self._readers[readers[0]]
-        read = {self._read_as[self._layers[each]] if each in self._layers else None for each in readers}
+        names = {self._layers.get(each, "") for each in readers}
+        read = {self._read_as.get(name) for name in names}
         only = read.pop() if len(read) == 1 else None
-        return only is not None and only[1].name != "binary" and (only[1].levels[0] == 0 or not rectified)
+        if only is None or only[1].name == "binary":
+            return False
+        calls = [name for name, _ in self.calls if name in names]
+        return not rectified or (only[1].levels[0] == 0 and len(calls) == len(names))
 
 
 def _limits(reader: Any) -> tuple[float, float]:

@@ -49,8 +49,8 @@ MOST_STEPS = 8
 MOST_TRIES = 256
 """Of whole networks, where harm is measured: nearly all that hold the limit, of five layers."""
 
-FEW_LAYERS, FEW_MACS = 6, 2**20
-"""A network up to both is run so often in seconds."""
+FEW_LAYERS, FEW_MACS = 6, 2**26
+"""A network up to both is run so often in less than a minute."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class BitAllocation(GraphTechnique):
     runs the network with this choice and those near it, and takes the one that moves the outputs least: on networks of
     a few layers that is the best of all. The estimates know nothing of what follows a layer, and may come out far from
     the best: they are for networks that take long to run some hundred times. "auto" measures networks of up to 6 layers
-    and a million multiplications a row, and estimates by outputs what larger ones lose.
+    and 64 million multiplications a row, and estimates by outputs what larger ones lose.
     """
 
     quantization: StaticQuantization = DEFAULT

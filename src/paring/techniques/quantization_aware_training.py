@@ -46,7 +46,8 @@ class QuantizationAwareTraining(FineTune):
     others for weights; "uint1" to "uint8", "int2" to "int8" and "binary" for inputs (plus or minus one scale, Rastegari
     et al. 2016, XNOR-Net; on either side of a learned middle), or "float". With these, what a convolution and its batch
     norm give to an addition, or to whatever else computes in floating point, becomes "uint8": runtimes have no integer
-    convolution for another output. `ends` is what the first and the last layer
+    convolution for another output. So does what a linear layer of rows gives to a rectifier, or to integers and floats
+    at once. `ends` is what the first and the last layer
     have, which suffer most. Layers named by `exclude` stay float. With `progressive` the bits go down step by step in
     the first half of the training (Zhuang et al. 2018, Towards Effective Low-bitwidth Convolutional Neural Networks,
     section 3.2).

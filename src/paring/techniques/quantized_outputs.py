@@ -1,4 +1,4 @@
-"""What quantized convolutions give, in 8 bits where it is read in floating point, so that integers surround them."""
+"""What quantized layers give, in 8 bits where it is read in floating point, so that integers surround them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTPUTS = "uint8"
 def outputs_to_quantize(
     model: nn.Module, chosen: Mapping[str, Ways], called: Mapping[str, int], job: Job
 ) -> tuple[list[OpenOutput], dict[str, str]]:
-    """Those of convolutions that are to read integers, and the batch norms that alone follow layers.
+    """Those of layers that are to read integers, and the batch norms that alone follow layers.
 
     `called` numbers the tensors that layers read.
     """

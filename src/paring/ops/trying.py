@@ -19,19 +19,21 @@ def tried_nearby(
     """The choice of least `error` within the limit on the costs, among at most `most` that are tried.
 
     Harms of layers alone don't tell what errors that cancel or add up come to; but they tell what is worth a try: from
-    `start`, of all that differ from one that was tried by another option in one layer or in two, the one whose harms
-    sum to least.
+    `start`, of all that differ from one that was tried by another option in one layer or in two, the one that is
+    expected to err least, as much as its neighbour did and what harms tell between the two.
     """
     limit = most_cost + abs(most_cost) * ROUNDING
     waiting, known = [(start.harm, start.chosen)], {start.chosen}
     tried: list[tuple[float, Chosen]] = []
     while waiting and len(tried) < most:
         _, chosen = heapq.heappop(waiting)
-        tried.append((error(chosen), chosen))
+        found = error(chosen)
+        tried.append((found, chosen))
+        beyond_harms = found - _total(harms, chosen)
         for other in _neighbours(chosen, harms):
             if other not in known and _total(costs, other) <= limit:
                 known.add(other)
-                heapq.heappush(waiting, (_total(harms, other), other))
+                heapq.heappush(waiting, (beyond_harms + _total(harms, other), other))
     _, best = min(tried)
     return replace(start, chosen=best, harm=_total(harms, best), cost=_total(costs, best))
 

@@ -41,17 +41,3 @@ def test_so_many_are_tried_and_the_likely_ones_first() -> None:
     tried_nearby(start, harms, COSTS, 56.0, lambda chosen: float(not tried.append(chosen)), 5)
     assert tried[0] == (0, 0, 0, 0)
     assert sorted(map(sum, tried)) == [0, 1, 1, 1, 1]
-
-
-def test_what_was_tried_tells_what_is_worth_a_try() -> None:
-    """Two options that are worse alone and better in a network: their sums come late among all."""
-    harms = [[0.0, 1.0, 2.0, 3.0]] * 5
-    start = least_harm(harms, [[0.0] * 4] * 5, 0.0)
-    tried: list[tuple[int, ...]] = []
-
-    def error(chosen: tuple[int, ...]) -> float:
-        tried.append(chosen)
-        return sum(chosen) - 3.0 * (chosen[0] == 2) - 4.0 * (chosen[1] == 3)
-
-    assert tried_nearby(start, harms, [[0.0] * 4] * 5, 0.0, error, 60).chosen == (2, 3, 0, 0, 0)
-    assert len(tried) == len(set(tried)) == 60

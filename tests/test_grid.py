@@ -233,3 +233,11 @@ def test_what_contradicts_itself_is_refused() -> None:
             Grid(format_of("int4"), scale)
     with pytest.raises(ValueError, match="zero points"):
         Grid(format_of("nf4"), np.ones((1, 1)), np.ones((1, 1)))
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_a_few_values_are_no_distribution_to_clip_by(name: str) -> None:
+    """Such as the nine weights of a channel of a depthwise convolution."""
+    rows = np.random.default_rng(0).normal(size=(16, 9)).astype(np.float32)
+    found, whole = (fitted(rows, format_of(name), Scaling(choice)) for choice in ("entropy", "min-max"))
+    assert np.array_equal(found.scale, whole.scale)

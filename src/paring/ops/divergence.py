@@ -51,8 +51,8 @@ class Cells:
 def least_diverging(counts: Array, width: float, most: float, cells: Cells) -> float:
     """The reach of the largest level, at most `most`, for magnitudes that were counted in bins of a width from 0 on."""
     ends = cells.ends
-    if len(ends) > len(counts):
-        # No bin tells what happens within a cell.
+    if len(ends) > len(counts) or counts.sum() < BINS * (len(ends) - 1):
+        # No bin tells what happens within a cell; or fewer values than bins, which are no distribution.
         return most
     edges = np.append((ends[:-1, None] + np.diff(ends)[:, None] * np.arange(BINS) / BINS).reshape(-1), ends[-1])
     places, below = np.arange(len(counts) + 1) * width, np.append(0.0, np.cumsum(counts))

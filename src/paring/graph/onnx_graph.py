@@ -17,6 +17,9 @@ from paring.types import unused
 
 Array = npt.NDArray[Any]
 
+TURNED = (np.float16, np.float32, np.float64)
+"""Types of weights, which are all that anybody transposes."""
+
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """An attribute's value, or the default where the node does not have it."""
@@ -29,8 +32,9 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 class Graph:
     """A copy of a model, to be edited; `finished` gives the edited model.
 
-    Nodes may be appended in any order. Constant nodes become initializers, nameless nodes get names, and operators of
-    an old opset become those of a later one. Raises TechniqueError where they can't.
+    Nodes may be appended in any order. Constant nodes become initializers, those that exporters copy or transpose are
+    read directly, nameless nodes get names, and operators of an old opset become those of a later one. Raises
+    TechniqueError where they can't.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -40,11 +44,14 @@ class Graph:
         self._names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
         self._names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
-        self._adopt_constants()
-        for node in graph.node:
-            node.name = node.name or self.unique(f"{node.op_type}_{node.output[0]}")
         self.inputs = [value.name for value in graph.input if value.name not in self.initializers]
         self.outputs = [value.name for value in graph.output]
+        self._adopt_constants()
+        self._read_through_identities()
+        while self._turn_constants():
+            self._read_through_identities()
+        for node in graph.node:
+            node.name = node.name or self.unique(f"{node.op_type}_{node.output[0]}")
         self.refresh()
 
     def _adopt_constants(self) -> None:
@@ -57,6 +64,40 @@ class Graph:
                 tensor.name = node.output[0]
                 self.initializers[tensor.name] = tensor
                 nodes.remove(node)
+
+    def _read_through_identities(self) -> None:
+        """Let nodes read a constant in place of copies of it, which stay where a subgraph or an output has them."""
+        self.refresh()
+        copies = []
+        for node in self.nodes:
+            if node.op_type == "Identity" and self._is_constant(node.input[0]):
+                copies.append(node)
+                self.redirect(node.output[0], node.input[0], self.consumers[node.output[0]])
+        self.refresh()
+        for node in copies:
+            if not self.consumers[node.output[0]] and node.output[0] not in self.outputs:
+                self.model.graph.node.remove(node)
+        self.refresh()
+
+    def _turn_constants(self) -> bool:
+        """Store what Transposes alone read, all in one way, as they give it, and make them copies; whether any were."""
+        turned = False
+        for name, tensor in self.initializers.items():
+            readers = self.consumers[name]
+            value = self.constant(name) if readers and all(node.op_type == "Transpose" for node in readers) else None
+            if value is None or value.dtype not in TURNED or name in self.outputs:
+                continue
+            orders = {tuple(attribute(node, "perm", range(value.ndim)[::-1])) for node in readers}
+            if len(orders) > 1:
+                continue
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.transpose(*orders)), name))
+            for described in [known for known in self.model.graph.value_info if known.name == name]:
+                self.model.graph.value_info.remove(described)
+            for node in readers:
+                node.op_type = "Identity"
+                del node.attribute[:]
+            turned = True
+        return turned
 
     def refresh(self) -> None:
         """Bring `producers` and `consumers` up to date with the nodes; a subgraph's reads count for its node."""
@@ -75,10 +116,17 @@ class Graph:
 
     def constant(self, name: str) -> Array | None:
         """The value of an initializer that no caller can override; None for anything else."""
-        tensor = self.initializers.get(name)
-        if tensor is None or name in {value.name for value in self.model.graph.input}:
-            return None
-        return numpy_helper.to_array(tensor)
+        return numpy_helper.to_array(self.initializers[name]) if self._is_constant(name) else None
+
+    def _is_constant(self, name: str) -> bool:
+        return name in self.initializers and all(name != value.name for value in self.model.graph.input)
+
+    def transposed(self, name: str) -> str | None:
+        """The initializer of which a tensor is the transpose; None where it is none."""
+        source = name
+        while (node := self.producers.get(source)) is not None and node.op_type == "Transpose":
+            source = node.input[0]
+        return source if source != name and source in self.initializers else None
 
     def unique(self, hint: str) -> str:
         """A name that nothing in the graph bears yet, equal to the hint where that is free."""

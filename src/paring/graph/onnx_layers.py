@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass
 
 import onnx
+from onnx import TensorProto
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0, "LSTM": 1, "GRU": 1, "RNN": 1}
 """Operators that hold weights, and which of their inputs that is."""
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 SMALL_CONSTANT = 1024
 """Elements of a constant that may hold a shape."""
@@ -18,6 +21,7 @@ SMALL_CONSTANT = 1024
 class WeightedLayer:
     """A node with constant weights: its name, operator, weight's name, parameters, and MACs for one row.
 
+    The weight may be the transpose of a constant, and has the name of what the node reads.
     Dimensions that vary other than the batch count as 1, so MACs are then those of one position.
     """
 
@@ -83,15 +87,18 @@ def weighted_layers(model: onnx.ModelProto) -> list[WeightedLayer]:
     """
     known = shapes(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Transpose" and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
     layers = []
     for node in model.graph.node:
         place = WEIGHT_INPUT.get(node.op_type)
         if place is None or place >= len(node.input) or node.input[place] not in constants:
             continue
-        tensor = constants[node.input[place]]
-        shape = tuple(tensor.dims)
-        if len(shape) < 2 or tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
+        weight = node.input[place]
+        shape = tuple(constants[weight].dims)
+        if len(shape) < 2 or constants[weight].data_type not in FLOATS:
             continue
         macs = _macs(node, shape, known)
-        layers.append(WeightedLayer(node.name or node.output[0], node.op_type, tensor.name, math.prod(shape), macs))
+        layers.append(WeightedLayer(node.name or node.output[0], node.op_type, weight, math.prod(shape), macs))
     return layers

@@ -27,6 +27,8 @@ JOINS = ("Add", "Mul")
 POOLS = ("GlobalAveragePool", "AveragePool", "ReduceMean")
 RECTIFIERS = ("Relu", "Clip")
 
+TRANSPOSED = "its weight is a transposed table that others read"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -111,11 +113,11 @@ def float_reasons(graph: Graph, exclude: Iterable[str] = (), operators: Sequence
 
 def _misfit(graph: Graph, node: onnx.NodeProto) -> str:
     """Why the layer can't be integer; "" where it can."""
+    if unfit := weight_misfit(graph, node.input[1]):
+        return unfit
     weight = graph.constant(node.input[1])
     if weight is None:
-        return "its weight can be overridden by the caller"
-    if weight.dtype != np.float32:
-        return f"its weight is {weight.dtype}, not float32"
+        return TRANSPOSED
     if node.input[0] in graph.initializers:
         return "it reads constants alone"
     if node.op_type == "MatMul" and weight.ndim != 2:
@@ -127,9 +129,20 @@ def _misfit(graph: Graph, node: onnx.NodeProto) -> str:
     return ""
 
 
+def weight_misfit(graph: Graph, name: str) -> str:
+    """Why nothing can be done with a layer's weight, or with what it is the transpose of; "" where there is no such."""
+    weight = graph.constant(graph.transposed(name) or name)
+    if weight is None:
+        return "its weight can be overridden by the caller"
+    return "" if weight.dtype == np.float32 else f"its weight is {weight.dtype}, not float32"
+
+
 def _bias_fits(graph: Graph, node: onnx.NodeProto, weight: Array) -> bool:
+    """Whether it is a constant of one value for all, or one for each channel; Gemm may have one for each row."""
     bias = graph.constant(node.input[2])
-    return bias is not None and bias.dtype == np.float32 and bias.size in (1, channels_of(node, weight.shape))
+    if bias is None or bias.dtype != np.float32:
+        return False
+    return bias.size == 1 or bias.size == bias.shape[-1] == channels_of(node, weight.shape)
 
 
 def channel_axis(node: onnx.NodeProto) -> int:

@@ -9,7 +9,7 @@ import onnx
 
 from paring.graph.matrices import as_rows
 from paring.graph.onnx_graph import Array, Graph, attribute
-from paring.graph.placement import channel_axis
+from paring.graph.placement import channel_axis, float_reasons
 
 LINEAR = ("Gemm", "MatMul")
 
@@ -64,8 +64,11 @@ def normalised_inputs(graph: Graph, *, anywhere: bool = False) -> tuple[list[Nor
     """
     found: dict[str, Normalised] = {}
     reasons: dict[str, str] = {}
+    unfit = float_reasons(graph, operators=LINEAR)
     for node in graph.nodes:
         if not _is_linear(graph, node) or node.input[0] in graph.initializers:
+            if node.op_type in LINEAR and node.name in unfit:
+                reasons[node.name] = unfit[node.name]
             continue
         tensor = node.input[0]
         places = normalisation(graph, tensor)

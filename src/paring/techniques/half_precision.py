@@ -14,6 +14,8 @@ from paring.backends.precision import EXECUTION_PRECISION_KEY, ExecutionPrecisio
 from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.onnx_graph import Graph
+from paring.graph.onnx_layers import weighted_layers
+from paring.graph.placement import weight_misfit
 from paring.graph.refusals import require_finite
 from paring.ops.quantization import to_bfloat16
 from paring.settings import check_types
@@ -75,9 +77,10 @@ class HalfPrecision(GraphTechnique):
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where they stayed float32."""
-        return layer_coverage(
-            self.name, before, after, {}, f"its weights are small or beyond the range of {self.dtype}"
-        )
+        graph = Graph(before)
+        reasons = {layer.name: weight_misfit(graph, layer.weight) for layer in weighted_layers(graph.model)}
+        otherwise = f"its weights are small or beyond the range of {self.dtype}"
+        return layer_coverage(self.name, before, after, reasons, otherwise)
 
     @classmethod
     def variants(cls, graph: onnx.ModelProto, job: Job) -> Iterator[Self]:

@@ -14,7 +14,7 @@ from paring.errors import TechniqueError
 from paring.graph.narrow_weights import KERNEL_BLOCKS, integers_of, kernel_bits, kernel_block, turned
 from paring.graph.onnx_graph import Graph, attribute
 from paring.graph.onnx_layers import shapes, weighted_layers
-from paring.graph.placement import float_reasons
+from paring.graph.placement import TRANSPOSED, float_reasons
 from paring.ops.weight_formats import WeightFormat
 
 Kernel = Literal["automatic", "dequantize", "matmul-nbits"]
@@ -51,13 +51,18 @@ class WeightPlan:
 
 
 def table_reasons(graph: Graph, exclude: Sequence[str] = ()) -> dict[str, str]:
-    """As `float_reasons`, where lookups have a narrow form too. Raises TechniqueError as that does."""
+    """As `float_reasons`, where lookups, and what reads a table transposed, have a narrow form too.
+
+    Raises TechniqueError as that does.
+    """
     reasons = float_reasons(graph, exclude)
     nodes = {node.name: node for node in graph.nodes}
     ranks = _ranks(graph)
     for layer in weighted_layers(graph.model):
         if layer.op_type == TABLE and layer.name not in exclude:
             reasons[layer.name] = _table_misfit(graph, nodes[layer.name], ranks)
+        elif reasons[layer.name] == TRANSPOSED:
+            reasons[layer.name] = ""
     return reasons
 
 
@@ -68,6 +73,8 @@ def _ranks(graph: Graph) -> dict[str, int]:
 
 def _table_misfit(graph: Graph, node: onnx.NodeProto, ranks: Mapping[str, int]) -> str:
     """Why a lookup's table can't be narrow; "" where it can."""
+    if graph.transposed(node.input[0]):
+        return TRANSPOSED
     table = graph.constant(node.input[0])
     if table is None:
         return "its table can be overridden by the caller"
@@ -96,24 +103,38 @@ class WeightPlanner:
 
     def plan(self, reasons: Mapping[str, str]) -> WeightPlan:
         """For the layers of which the reason is "". Raises TechniqueError where a group does not divide."""
-        by_weight: dict[str, list[onnx.NodeProto]] = {}
-        for layer in weighted_layers(self.graph.model):
-            by_weight.setdefault(layer.weight, []).append(self.nodes[layer.name])
+        by_weight, transposed = self._readers()
         places, left, told = list[Place](), dict(reasons), dict[str, str]()
+        left |= {name: reasons[name] or TRANSPOSED for names in transposed.values() for name in names}
         for weight, readers in by_weight.items():
-            reason, place = self._placed(weight, readers, reasons)
+            also = transposed.get(weight, [])
+            reason, place = self._placed(weight, readers, also, reasons)
             if place is None:
-                left |= {node.name: reasons[node.name] or reason for node in readers}
+                left |= {name: reasons[name] or reason for name in (*(node.name for node in readers), *also)}
             else:
                 places.append(place)
                 told |= {node.name: self._told(node, place) for node in readers}
+                of = f"{self.form.name}: its weight is that of {readers[0].name!r}, transposed"
+                told |= dict.fromkeys(also, of)
+        left = {name: reason for name, reason in left.items() if name not in told}
         return WeightPlan(tuple(places), {name: reason for name, reason in left.items() if reason}, told)
 
+    def _readers(self) -> tuple[dict[str, list[onnx.NodeProto]], dict[str, list[str]]]:
+        """By weight the layers that read it as it is, and the names of those that read it transposed."""
+        plain: dict[str, list[onnx.NodeProto]] = {}
+        transposed: dict[str, list[str]] = {}
+        for layer in weighted_layers(self.graph.model):
+            if (source := self.graph.transposed(layer.weight)) is None:
+                plain.setdefault(layer.weight, []).append(self.nodes[layer.name])
+            else:
+                transposed.setdefault(source, []).append(layer.name)
+        return plain, transposed
+
     def _placed(
-        self, weight: str, readers: Sequence[onnx.NodeProto], reasons: Mapping[str, str]
+        self, weight: str, readers: Sequence[onnx.NodeProto], also: Sequence[str], reasons: Mapping[str, str]
     ) -> tuple[str, Place | None]:
-        """The place of a weight, or why its readers stay float."""
-        held = next((node.name for node in readers if reasons[node.name]), None)
+        """The place of a weight, or why its readers, and those who `also` depend on it, stay float."""
+        held = next((name for name in (*(node.name for node in readers), *also) if reasons[name]), None)
         if held is not None:
             return f"its weight is that of {held!r} too, which stays float", None
         lookups = {node.name: self.ranks[node.input[1]] for node in readers if node.op_type == TABLE}

@@ -8,7 +8,7 @@ from types import ModuleType
 from paring.cli.functions import Run, called, ran
 from paring.data.archive import archive_batches
 from paring.errors import TaskError
-from paring.graph.signature import graph_signature, read_graph
+from paring.graph.signature import graph_signature, optional_inputs, read_graph
 from paring.registry import executed
 from paring.types import Task
 
@@ -47,5 +47,6 @@ def _graph_task(path: Path, data: Path | None) -> Task:
     """A task from a graph and an .npz with one array for each input, named as the graph names it, and `targets`."""
     if data is None:
         raise TaskError(f"{path} needs labelled data: pass --data FILE.npz with its inputs by name and `targets`.")
-    signature = graph_signature(read_graph(path), "dict")
-    return Task(path, evaluate=archive_batches(data, signature.input_names), name=path.stem)
+    graph = read_graph(path)
+    names = graph_signature(graph, "dict").input_names
+    return Task(path, evaluate=archive_batches(data, names, optional_inputs(graph)), name=path.stem)

@@ -131,7 +131,9 @@ class Networks:
         if not target.is_dir():
             with replacing_folder(target) as part:
                 if isinstance(self.job.task.model, Path):
-                    write_graph(load_model(self.job.task.model), part / NETWORK_FILES["onnx"])
+                    write_graph(
+                        load_model(self.job.task.model, self.signature.input_names), part / NETWORK_FILES["onnx"]
+                    )
                 else:
                     self._export(self.job.task.model, part)
                 write_json(part / "coverage.json", [])

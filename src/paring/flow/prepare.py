@@ -33,7 +33,7 @@ from paring.flow.request import Request
 from paring.flow.trials import TrialRunner
 from paring.graph.export import signature_of, structure_of
 from paring.graph.quantized import told_quantized
-from paring.graph.signature import graph_signature, read_graph
+from paring.graph.signature import graph_signature, read_graph, settle_inputs_
 from paring.measure.latency import Workload
 from paring.measure.yardstick import Yardstick
 from paring.report.progress import Progress
@@ -186,7 +186,9 @@ def task_signature(task: Task, *, trains: bool = True) -> Signature:
         signature = signature_of(task.model, inputs)
         check_task(task, task.model, trains=trains)
         return signature
-    signature = graph_signature(read_graph(task.model), structure_of(inputs))
+    graph = read_graph(task.model)
+    settle_inputs_(graph, inputs if isinstance(inputs, dict) else ())
+    signature = graph_signature(graph, structure_of(inputs))
     check_graph_inputs(task.model, signature, inputs)
     return signature
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ from paring.errors import TaskError, in_words
 from paring.graph.onnx_layers import skeleton
 from paring.types import Signature, Structure, TensorSpec
 
+WITHOUT_LISTED_WEIGHTS = 4
+"""The first version of the format whose constants need not be among a graph's inputs."""
 
-def load_model(path: Path) -> onnx.ModelProto:
-    """The model of a file with its weights; an output that records no shape has the inferred one.
+
+def load_model(path: Path, given: Container[str] = ()) -> onnx.ModelProto:
+    """The model of a file with its weights, its inputs settled by those that are `given`."""
+    model = _with_shapes(path)
+    settle_inputs_(model.graph, given)
+    model.ir_version = max(model.ir_version, WITHOUT_LISTED_WEIGHTS)
+    return model
+
+
+def _with_shapes(path: Path) -> onnx.ModelProto:
+    """The model of a file; an output that records no shape has the inferred one.
 
     The format lets a graph leave these shapes out, and runtimes find them by themselves, but tools refuse it then.
     """
@@ -27,15 +39,33 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def read_graph(path: Path) -> onnx.GraphProto:
-    """The same for its graph alone, weights that lie beside the file left there. Raises TaskError where it is none."""
+    """The graph of a file as it is, weights beside it left there, its outputs with shapes.
+
+    Raises TaskError where it is none.
+    """
     if not path.is_file():
         raise TaskError(f"no such model file: {path}.")
     try:
         graph = onnx.load(path, load_external_data=False).graph
         # Shapes may be computed from constants beside the file.
-        return load_model(path).graph if _without_shape(graph) else graph
+        return _with_shapes(path).graph if _without_shape(graph) else graph
     except Exception as error:
         raise TaskError(f"{path} is not an ONNX graph: {in_words(error)}.") from error
+
+
+def optional_inputs(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """The inputs that have a value in the file, which callers may override: older exporters list all weights so."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return tuple(value.name for value in graph.input if value.name in stored)
+
+
+def settle_inputs_(graph: onnx.GraphProto, given: Container[str]) -> None:
+    """Make each optional input, in place, one like the others where it is given, and a constant where it is not."""
+    names = frozenset(optional_inputs(graph))
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in names and tensor.name in given]:
+        graph.initializer.remove(tensor)
+    for value in [value for value in graph.input if value.name in names and value.name not in given]:
+        graph.input.remove(value)
 
 
 def _without_shape(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:

@@ -162,7 +162,8 @@ def test_doctor_as_json_is_json_alone() -> None:
     assert reasons["torch"] is None
     assert found["hardware"]["cores"] >= 1
     multiples = {backend["name"]: backend["channel_multiple"] for backend in found["backends"]}
-    assert {multiples["onnxruntime"], multiples["openvino"]} <= {None, 1, 2, 4, 8, 16}  # None: too much else is going on to tell.
+    # None where too much else is going on to tell.
+    assert {multiples["onnxruntime"], multiples["openvino"]} <= {None, 1, 2, 4, 8, 16}
     assert multiples["torch"] is None
 
 

@@ -311,8 +311,10 @@ def test_layers_called_twice_and_weights_and_inputs_that_are_shared(tmp_path: Pa
     graph = exported(after, inputs)
     stored = [tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert [list(tensor.dims) for tensor in stored if len(tensor.dims) == 2] == [[6, 6]] * 2
-    assert operators(graph)["QuantizeLinear"] == 4
+    # What is read, and what both calls of the first layer give: the second is read in floating point too.
+    assert operators(graph)["QuantizeLinear"] == 4 + 2
     assert_same_answers(after, graph, inputs, tmp_path)
+    assert OnnxRuntime().executed(tmp_path / "network.onnx") == ("integers",) * 5
 
 
 def test_layers_at_the_ends_read_their_own_format_of_a_shared_input(tmp_path: Path) -> None:
@@ -330,12 +332,13 @@ def test_layers_at_the_ends_read_their_own_format_of_a_shared_input(tmp_path: Pa
     after = untrained(technique, model, inputs)
     layers = technique.coverage(model, after, job_of(model, inputs)).layers
     assert [layer.reason for layer in layers] == [
-        "int8 weights, uint8 inputs",
+        "int8 weights, uint8 inputs, uint8 outputs",  # Two formats read it through a rectifier.
         "int4 weights, uint4 inputs",
         "int8 weights, uint8 inputs",
     ]
     assert [layer.input_quantizer.high for _, layer in quantized_layers(after)] == [255, 15, 255]
     assert_same_answers(after, exported(after, inputs), inputs, tmp_path)
+    assert OnnxRuntime().executed(tmp_path / "network.onnx") == ("integers",) * 3
 
 
 def test_a_table_of_embeddings_that_shares_a_weight_stays_as_it_was_trained(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def page(found: dict[str, Any]) -> str:
         "One row, one core, ONNX Runtime. A share just above its limit is the noise of two measurements.",
         "",
         "| network | limit | networks that hold it | measured share | the best's share | error over the best's "
-        "| in floating point | the best's |",
+        "| layers in floating point | the best's |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in found["time"].items():
@@ -229,7 +229,7 @@ def page(found: dict[str, Any]) -> str:
 
 def _floats(formats: Sequence[str]) -> str:
     """Which layers stay float, counted from 1."""
-    return "layers " + " ".join(str(1 + at) for at, name in enumerate(formats) if name == "float")
+    return " ".join(str(1 + at) for at, name in enumerate(formats) if name == "float") or "none"
 
 
 def main() -> None:

@@ -61,10 +61,10 @@ class BitAllocation(GraphTechnique):
     Either the weights have at most `mean_bits` on average, or the network takes at most `latency_share` of the time
     that the float one takes, both measured in ONNX Runtime on one row, whatever the batch size of a budget; then
     "float" is a choice too, since integers of any width take the same time. What layers gain alone tells which network
-    to try, and one that was timed itself is chosen, the next cheaper one where it missed. It holds the limit; others that
-    hold it may do less harm (`benchmarks/bit_allocation.py`). Or, with `least_sqnr_db`,
-    each layer takes the fewest bits of the choices whose ratio of signal to noise is expected to reach that many
-    decibels, by an analysis of how its weights are distributed (`paring.ops.clipping.proposed_bits`).
+    to try, and one that was timed itself is chosen, the next cheaper one where it missed. It holds the limit; others
+    that hold it may do less harm (`benchmarks/bit_allocation.py`). Or, with `least_sqnr_db`, each layer takes the
+    fewest bits of the choices whose ratio of signal to noise is expected to reach that many decibels, by an analysis of
+    how its weights are distributed (`paring.ops.clipping.proposed_bits`).
     The harm of a format is `sensitivity`: "outputs" estimates the error that it makes in the layer's outputs, over
     their power, from the second moments of what the layer reads (Nagel et al. 2020, section 3.2); "weights" is the
     error of the weights over their power, and needs no data; "measured" is how far the network's outputs move with

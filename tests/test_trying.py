@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from paring.ops.assignment import least_harm
+from paring.ops.assignment import least_harm, total
 from paring.ops.trying import tried_nearby
 
 COSTS = [[8.0, 4.0, 2.0], [16.0, 8.0, 4.0], [24.0, 12.0, 6.0], [8.0, 4.0, 2.0]]
@@ -23,21 +23,22 @@ def test_enough_tries_find_the_best_of_all(seed: int, most_cost: float) -> None:
     def error(chosen: tuple[int, ...]) -> float:
         return float(np.square(sum(vectors[layer, option] for layer, option in enumerate(chosen))).sum())
 
-    start = least_harm(harms, COSTS, most_cost)
-    fitting = [
-        chosen
-        for chosen in product(range(3), repeat=4)
-        if sum(costs[option] for costs, option in zip(COSTS, chosen, strict=True)) <= most_cost
-    ]
-    found = tried_nearby(start, harms, COSTS, most_cost, error, 81)
-    assert found.chosen == min(fitting, key=error)
-    assert found.cost == sum(costs[option] for costs, option in zip(COSTS, found.chosen, strict=True))
+    start = least_harm(harms, COSTS, most_cost).chosen
+    fitting = [chosen for chosen in product(range(3), repeat=4) if total(COSTS, chosen) <= most_cost]
+    found = tried_nearby([start], harms, lambda chosen: total(COSTS, chosen) <= most_cost, error, 81)
+    assert found == min(fitting, key=error)
 
 
 def test_so_many_are_tried_and_the_likely_ones_first() -> None:
     harms = [[0.0, 1.0, 2.0]] * 4
     tried: list[tuple[int, ...]] = []
-    start = least_harm(harms, COSTS, 56.0)
-    tried_nearby(start, harms, COSTS, 56.0, lambda chosen: float(not tried.append(chosen)), 5)
+    tried_nearby([(0, 0, 0, 0)], harms, lambda _: True, lambda chosen: float(not tried.append(chosen)), 5)
     assert tried[0] == (0, 0, 0, 0)
     assert sorted(map(sum, tried)) == [0, 1, 1, 1, 1]
+
+
+def test_choices_that_no_change_leads_to_are_found_from_starts_of_their_own() -> None:
+    """Two islands: nothing between them holds."""
+    harms = [[0.0, 1.0]] * 6
+    islands = {(0,) * 6: 2.0, (1,) * 6: 1.0}
+    assert tried_nearby(islands, harms, lambda chosen: chosen in islands, islands.__getitem__, 64) == (1,) * 6

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,12 @@ from paring.errors import TechniqueError
 from paring.ops.allocation import least_harm_first
 
 Array = npt.NDArray[np.float64]
+
+Numbers: TypeAlias = Sequence[Sequence[float]]
+"""Of each layer, for each of its options."""
+
+Chosen: TypeAlias = tuple[int, ...]
+"""The option of each layer, by index."""
 
 ERROR = 0.01
 """How far the answer may lie from the best one, as a share of it, where the states would outgrow `MOST_STATES`."""
@@ -36,16 +43,14 @@ class Assignment:
     the best one. `states` is the most that were kept at one time.
     """
 
-    chosen: tuple[int, ...]
+    chosen: Chosen
     harm: float
     cost: float
     bound: float
     states: int
 
 
-def least_harm(
-    harms: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], most_cost: float, error: float = ERROR
-) -> Assignment:
+def least_harm(harms: Numbers, costs: Numbers, most_cost: float, error: float = ERROR) -> Assignment:
     """One option for each layer so that the costs sum to `most_cost` or less, and the harms to the least.
 
     `harms[i][j]` and `costs[i][j]` are of option j of layer i; negative harms count as none. The answer is the best
@@ -53,19 +58,17 @@ def least_harm(
     """
     harms = _checked(harms, costs)
     chosen, bound, states = _Search(harms, costs, most_cost, error, "cost").best()
-    return Assignment(chosen, _total(harms, chosen), _total(costs, chosen), bound, states)
+    return Assignment(chosen, total(harms, chosen), total(costs, chosen), bound, states)
 
 
-def least_cost(
-    harms: Sequence[Sequence[float]], costs: Sequence[Sequence[float]], most_harm: float, error: float = ERROR
-) -> Assignment:
+def least_cost(harms: Numbers, costs: Numbers, most_harm: float, error: float = ERROR) -> Assignment:
     """The same with the places exchanged: the least cost at which the harms sum to `most_harm` or less."""
     harms = _checked(harms, costs)
     chosen, bound, states = _Search(costs, harms, most_harm, error, "harm").best()
-    return Assignment(chosen, _total(harms, chosen), _total(costs, chosen), bound, states)
+    return Assignment(chosen, total(harms, chosen), total(costs, chosen), bound, states)
 
 
-def _checked(harms: Sequence[Sequence[float]], costs: Sequence[Sequence[float]]) -> list[list[float]]:
+def _checked(harms: Numbers, costs: Numbers) -> list[list[float]]:
     """The harms without negative ones. ValueError for numbers that are no harms or costs."""
     if [len(each) for each in harms] != [len(each) for each in costs] or not all(map(len, harms)):
         raise ValueError("harms and costs must have the same options for each layer, at least one.")
@@ -75,7 +78,8 @@ def _checked(harms: Sequence[Sequence[float]], costs: Sequence[Sequence[float]])
     return [[max(one, 0.0) for one in each] for each in harms]
 
 
-def _total(values: Sequence[Sequence[float]], chosen: Sequence[int]) -> float:
+def total(values: Numbers, chosen: Chosen) -> float:
+    """The sum of what the layers' options have."""
     return float(sum(options[index] for options, index in zip(values, chosen, strict=True)))
 
 
@@ -112,8 +116,8 @@ class _Search:
 
     def __init__(
         self,
-        values: Sequence[Sequence[float]],
-        weights: Sequence[Sequence[float]],
+        values: Numbers,
+        weights: Numbers,
         limit: float,
         error: float,
         what: str,
@@ -128,16 +132,16 @@ class _Search:
         self.values, self.weights, self.error = values, weights, error
         self.steps = _Steps(values, weights)
 
-    def best(self) -> tuple[tuple[int, ...], float, int]:
+    def best(self) -> tuple[Chosen, float, int]:
         """The choice, what is proven to be the least value, and the most states that were kept."""
         greedy = self.steps.greedy(self.room)
-        most = _total(self.values, greedy)
+        most = total(self.values, greedy)
         least = float(self.steps.bounds(0, np.array([self.room]))[0])
         layers, spent = self._frontiers(most, self.error * least)
         states = max(each.weight.size for each in layers)
         found = _traced(layers)
-        best = found if found and _total(self.values, found) <= most else greedy
-        return best, max(least, _total(self.values, best) - spent), states
+        best = found if found and total(self.values, found) <= most else greedy
+        return best, max(least, total(self.values, best) - spent), states
 
     def _frontiers(self, most: float, slack: float) -> tuple[list[_Frontier], float]:
         """The states after each layer, and how much of the slack was spent on thinning them.
@@ -168,7 +172,7 @@ def _extended(before: _Frontier, values: Array, weights: Array) -> _Frontier:
     )
 
 
-def _traced(layers: Sequence[_Frontier]) -> tuple[int, ...] | None:
+def _traced(layers: Sequence[_Frontier]) -> Chosen | None:
     """The options that lead to the last, least state; None where all states went."""
     if not layers[-1].weight.size:
         return None
@@ -186,7 +190,7 @@ class _Steps:
     (Sinha and Zoltners 1979).
     """
 
-    def __init__(self, values: Sequence[Sequence[float]], weights: Sequence[Sequence[float]]) -> None:
+    def __init__(self, values: Numbers, weights: Numbers) -> None:
         pairs = [list(zip(value, weight, strict=True)) for value, weight in zip(values, weights, strict=True)]
         self.first = [min(range(len(each)), key=each.__getitem__) for each in pairs]
         starts = [each[index] for each, index in zip(pairs, self.first, strict=True)]
@@ -204,7 +208,7 @@ class _Steps:
         self.layers = np.array([layer for layer, _ in self.order], int)
         self.changes = np.array(changes, float).reshape(-1, 2)
 
-    def greedy(self, room: float) -> tuple[int, ...]:
+    def greedy(self, room: float) -> Chosen:
         """The first choice on the way whose weights fit the room."""
         chosen = list(self.first)
         weights = accumulate(self.changes[:, 1], initial=float(self.starts[:, 1].sum()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -18,38 +19,28 @@ from paring.graph.onnx_layers import weighted_layers
 from paring.graph.placement import Plan, planned
 from paring.graph.refusals import require_float_graph
 from paring.graph.switch import FLOAT_NOW
-from paring.ops.assignment import Assignment, least_harm
+from paring.ops.assignment import Chosen
 from paring.ops.clipping import proposed_bits
 from paring.ops.formats import format_of
 from paring.ops.sensitivity import output_error, relative_error
-from paring.ops.trying import tried_nearby
 from paring.ops.weight_formats import integral_format_of
 from paring.settings import check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import fingerprint, observe
 from paring.techniques.layer_coverage import layer_coverage
 from paring.techniques.layer_damage import alone, outputs_moved
-from paring.techniques.layer_times import Stopwatch
+from paring.techniques.layer_times import Stopwatch, TimeRatio
 from paring.techniques.moments import layer_moments
 from paring.techniques.static_quantization import StaticQuantization
+from paring.techniques.within_time import Floats, Harms, Times, least_harm_in_time
 from paring.types import Coverage, Objective
 
 Sensitivity = Literal["auto", "outputs", "weights", "measured"]
-Harms: TypeAlias = dict[str, list[float]]
 Measure: TypeAlias = Callable[[Array, Array], float]
 """(rows of a weight, what they become) -> harm."""
-Solve: TypeAlias = Callable[[Sequence[Sequence[float]], float], Assignment]
-"""(costs of each layer's options, the most that they may come to) -> the choice."""
 DEFAULT = StaticQuantization("mse", scales="mse", rounding="learned")
 FLOAT = "float"
 FLOAT_BITS = 32
-MOST_STEPS = 8
-"""Towards fewer layers in floating point, before all are in integers: each step loads two networks."""
-
-MOST_TRIES = 512
-"""Of whole networks, where harm is measured. Six layers of five choices have thousands that hold a limit; on a trained
-network the best of them all was found with 256, at each of seven limits."""
-
 FEW_LAYERS, FEW_MACS = 6, 2**26
 """A network up to both is run so often in less than a minute."""
 
@@ -60,11 +51,11 @@ class BitAllocation(GraphTechnique):
 
     Either the weights have at most `mean_bits` on average, or the network takes at most `latency_share` of the time
     that the float one takes, both measured in ONNX Runtime on one row, whatever the batch size of a budget; then
-    "float" is a choice too, since integers of any width take the same time. What layers gain alone tells which network
-    to try, and one that was timed itself is chosen, the next cheaper one where it missed. It holds the limit; others
-    that hold it may do less harm (`benchmarks/bit_allocation.py`). Or, with `least_sqnr_db`, each layer takes the
-    fewest bits of the choices whose ratio of signal to noise is expected to reach that many decibels, by an analysis of
-    how its weights are distributed (`paring.ops.clipping.proposed_bits`).
+    "float" is a choice too, since integers of any width take the same time, and the choice is one whose network was
+    timed itself (`paring.techniques.within_time`): of up to 6 layers every way to leave some in floating point is, of
+    more those that the gains of layers tell to try. Or, with `least_sqnr_db`, each layer takes the fewest bits of the
+    choices whose ratio of signal to noise is expected to reach that many decibels, by an analysis of how its weights
+    are distributed (`paring.ops.clipping.proposed_bits`).
     The harm of a format is `sensitivity`: "outputs" estimates the error that it makes in the layer's outputs, over
     their power, from the second moments of what the layer reads (Nagel et al. 2020, section 3.2); "weights" is the
     error of the weights over their power, and needs no data; "measured" is how far the network's outputs move with
@@ -131,11 +122,8 @@ class BitAllocation(GraphTechnique):
     def _formats(self, graph: Graph, plan: Plan, job: Job) -> list[str]:
         if self.least_sqnr_db is not None:
             return self._by_distribution(graph, plan, self.least_sqnr_db)
-        with self._solving(graph, plan, job) as solve:
-            return self._named(self._cheapest(graph, plan, solve, job))
-
-    def _named(self, found: Assignment) -> list[str]:
-        return [self._options[option] for option in found.chosen]
+        with self._harms(graph, plan, job) as harms:
+            return [self._options[option] for option in self._cheapest(graph, plan, harms, job)]
 
     def _by_distribution(self, graph: Graph, plan: Plan, least_sqnr_db: float) -> list[str]:
         """For each layer the choice of fewest bits that hold its weights so well; the widest where none does."""
@@ -146,9 +134,9 @@ class BitAllocation(GraphTechnique):
             found.append(next((name for name in by_bits if _bits(name) >= proposed), by_bits[-1]))
         return found
 
-    def _cheapest(self, graph: Graph, plan: Plan, solve: Solve, job: Job) -> Assignment:
+    def _cheapest(self, graph: Graph, plan: Plan, harms: Harms, job: Job) -> Chosen:
         if self.latency_share is not None:
-            return self._in_time(graph.model, plan.layers, solve, self.latency_share, job)
+            return self._in_time(graph.model, plan.layers, harms, self.latency_share, job)
         sizes = {layer.name: layer.parameters for layer in weighted_layers(graph.model)}
         bits = [_bits(name) for name in self._options]
         costs = [[float(sizes[layer] * each) for each in bits] for layer in plan.layers]
@@ -156,51 +144,40 @@ class BitAllocation(GraphTechnique):
             raise TechniqueError(
                 f"mean_bits={self.mean_bits} can't be held: the least of choices has {min(bits)} bits."
             )
-        return solve(costs, self.mean_bits * sum(sizes[layer] for layer in plan.layers))
+        return harms.least_at(costs, self.mean_bits * sum(sizes[layer] for layer in plan.layers))
 
-    def _in_time(
-        self, graph: onnx.ModelProto, layers: Sequence[str], solve: Solve, limit: float, job: Job
-    ) -> Assignment:
-        """The least harm whose network was measured to hold the limit, or all layers in integers."""
+    def _in_time(self, graph: onnx.ModelProto, layers: Sequence[str], harms: Harms, limit: float, job: Job) -> Chosen:
+        """The least harm whose network was measured to hold the limit."""
         watch = Stopwatch(graph, job)
-        integers = watch.share(self.quantization, limit)
-        if integers.middle > limit:
-            raise TechniqueError(
-                f"latency_share={limit} can't be held: with all layers in integers the network takes {integers} of the "
-                "time that it takes in floating point."
-            )
-        room = limit - integers.middle
-        gains = watch.gains(self.quantization, layers, 1 - integers.middle)
-        costs = [[gains[layer] if name == FLOAT else 0.0 for name in self._options] for layer in layers]
-        for _ in range(MOST_STEPS):
-            found = solve(costs, room)
-            if found.cost == 0:
-                return found
-            reached = watch.share(self._with(layers, self._named(found)), limit)
-            job.say(f"{reached} of the float network's time with {found.cost + integers.middle:.2f} expected")
-            if reached.middle <= limit:
-                return found
-            # As if all gains were so much larger as these together turned out to be.
-            room = found.cost * (limit - integers.middle) / (reached.middle - integers.middle)
-        return solve(costs, 0.0)
+
+        def share(floats: Floats) -> TimeRatio:
+            named = tuple(layers[layer] for layer in sorted(floats))
+            whole = replace(self.quantization, exclude=(*self.quantization.exclude, *named))
+            found = watch.share(whole, limit)
+            job.say(f"{found} of the float network's time with " + (", ".join(named) or "no layer") + " in float")
+            return found
+
+        def gains(integers: float) -> list[float]:
+            return [integers * (watch.longer(self.quantization, layer).high - 1) for layer in layers]
+
+        return least_harm_in_time(harms, self._options.index(FLOAT), Times(len(layers), share, gains), limit)
 
     @contextmanager
-    def _solving(self, graph: Graph, plan: Plan, job: Job) -> Iterator[Solve]:
-        """What finds the choice of least harm at a limit of costs."""
+    def _harms(self, graph: Graph, plan: Plan, job: Job) -> Iterator[Harms]:
+        """What tells choices apart."""
         if self._measures(graph, plan):
-            with self._measured(graph, plan, job) as solve:
-                yield solve
+            with self._measured(graph, plan, job) as harms:
+                yield harms
         else:
-            found = self._harms(graph, plan, job)
-            harms = [found[layer] for layer in plan.layers]
-            yield lambda costs, most: least_harm(harms, costs, most)
+            found = self._estimated(graph, plan, job)
+            yield Harms([found[layer] for layer in plan.layers])
 
     def _measures(self, graph: Graph, plan: Plan) -> bool:
         macs = sum(layer.macs for layer in weighted_layers(graph.model))
         is_small = len(plan.layers) <= FEW_LAYERS and macs <= FEW_MACS
         return self.sensitivity == "measured" or (self.sensitivity == "auto" and is_small)
 
-    def _harms(self, graph: Graph, plan: Plan, job: Job) -> Harms:
+    def _estimated(self, graph: Graph, plan: Plan, job: Job) -> dict[str, list[float]]:
         """For each layer the harm of each choice."""
         rows = dict(_rows_of(graph, plan.layers))
         harms = {
@@ -222,7 +199,7 @@ class BitAllocation(GraphTechnique):
         return measure(rows, grid.quantized(rows))
 
     @contextmanager
-    def _measured(self, graph: Graph, plan: Plan, job: Job) -> Iterator[Solve]:
+    def _measured(self, graph: Graph, plan: Plan, job: Job) -> Iterator[Harms]:
         nodes = {node.name: node for node in graph.nodes}
         inputs = {name: nodes[name].input[0] for name in plan.layers}
         seen = observe(graph.model, list(dict.fromkeys([*plan.sources, *inputs.values()])), job)
@@ -233,13 +210,11 @@ class BitAllocation(GraphTechnique):
             layers = len(plan.layers)
             harms = [[moved(alone(layers, layer, number)) for number in numbers] for layer in range(layers)]
 
-            def error(chosen: Sequence[int]) -> float:
+            @cache
+            def error(chosen: Chosen) -> float:
                 return moved([numbers[option] for option in chosen])
 
-            def solve(costs: Sequence[Sequence[float]], most: float) -> Assignment:
-                return tried_nearby(least_harm(harms, costs, most), harms, costs, most, error, MOST_TRIES)
-
-            yield solve
+            yield Harms(harms, error)
 
     def coverage(self, before: onnx.ModelProto, after: onnx.ModelProto, job: Job) -> Coverage:
         """Each layer with weights, and why where it stayed float."""

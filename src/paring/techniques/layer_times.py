@@ -1,4 +1,4 @@
-"""What each layer gains in time by integers, measured: the network with that layer alone in floating point."""
+"""How long networks with some layers in integers take, measured in turn with the float one, or with all in integers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,6 @@ BLOCK_S, TYPICAL_QUANTILE = 0.02, 0.25
 
 MOST_PAIRS = 3
 """Of processes, where a limit is too close to tell: one process is faster than the next by where its memory lies."""
-
-LEAST_GAIN = 0.01
-"""Of what a layer gains on average. None is free, so that a limit on the sum of gains tells more layers from fewer."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +73,10 @@ class Stopwatch:
             if not found.low <= limit <= found.high or len(blocks) >= MOST_PAIRS * BLOCKS:
                 return found
 
-    def gains(self, quantization: StaticQuantization, layers: Sequence[str], total: float) -> dict[str, float]:
-        """What each layer's integers gain, in shares of `total`, which is what they gain together.
-
-        Measured with that layer alone in floating point, in turn with all in integers, and taken at the upper end of
-        what the interval holds, though not above `total`: of a layer that is lost in the noise nobody knows that it
-        gains nothing. Around a layer in floating point values are converted, which neighbours share: so these gains are
-        only in proportion.
-        """
-        integer, found = self._quantized(quantization), {}
-        for layer in layers:
-            alone = self._quantized(replace(quantization, exclude=(*quantization.exclude, layer)))
-            longer = TimeRatio.of(self._ratios(alone, integer))
-            found[layer] = min(max(0.0, longer.high - 1), total / (1 - total))
-            self.job.say(f"{layer} in floating point: {longer} of the time with all layers in integers")
-        least = LEAST_GAIN * sum(found.values()) / len(found) or 1.0
-        raised = {layer: max(least, gain) for layer, gain in found.items()}
-        return {layer: total * gain / sum(raised.values()) for layer, gain in raised.items()}
+    def longer(self, quantization: StaticQuantization, layer: str) -> TimeRatio:
+        """The time with that layer alone in floating point, over the time with all in integers, measured in turn."""
+        alone = replace(quantization, exclude=(*quantization.exclude, layer))
+        return TimeRatio.of(self._ratios(self._quantized(alone), self._quantized(quantization)))
 
     def _quantized(self, quantization: StaticQuantization) -> onnx.ModelProto:
         self.job.check_time()

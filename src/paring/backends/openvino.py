@@ -12,6 +12,7 @@ import numpy as np
 from paring.backends.base import Backend, Execution, NetworkFormat
 from paring.backends.checks import in_one_sentence
 from paring.backends.cores import fewer_threads, threads_taken
+from paring.backends.openvino_reductions import part_reductions_
 from paring.backends.precision import (
     EXECUTION_PRECISION_KEY,
     PRECISIONS,
@@ -82,7 +83,7 @@ class OpenVINO(Backend):
         core, threads = openvino.Core(), threads_taken(self.threads, threads)
         streams = min(self.streams, threads)
         try:
-            model = core.read_model(network)
+            model = _read(core, network)
             names = [_graph_name(port) for port in model.outputs]
             specs = tuple(_spec(port) for port in model.inputs)
             plans = self._plans(core, model, threads, streams)
@@ -112,7 +113,7 @@ class OpenVINO(Backend):
         import openvino
 
         core = openvino.Core()
-        compiled = self._plans(core, core.read_model(network), 1, 1)[0]
+        compiled = self._plans(core, _read(core, network), 1, 1)[0]
         layers = [node for node in compiled.get_runtime_model().get_ordered_ops() if _kind(node) in _LAYERS]
         return tuple(_execution(*(port.get_element_type().get_type_name() for port in n.inputs()[:2])) for n in layers)
 
@@ -127,6 +128,12 @@ class OpenVINO(Backend):
                 yield cls(streams=threads, static_batch=budget.batch_size // threads)
         for fewer in fewer_threads(threads, budget.batch_size):
             yield cls(static_batch=budget.batch_size, threads=fewer)
+
+
+def _read(core: Any, network: Path) -> Any:
+    model = core.read_model(network)
+    part_reductions_(model)
+    return model
 
 
 def _precisions(core: Any) -> tuple[ExecutionPrecision, ...]:

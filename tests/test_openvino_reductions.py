@@ -1,0 +1,74 @@
+"""Reductions in OpenVINO, which alone would answer wrongly: with what reads them, against arithmetic by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from paring.backends.openvino import OpenVINO
+from paring.types import Array
+
+pytest.importorskip("openvino", reason="openvino is not installed")
+
+X = np.random.default_rng(0).normal(size=(16, 8, 20)).astype(np.float32)
+FACTORS = np.linspace(-2, 2, 8, dtype=np.float32)
+REDUCED: dict[str, Callable[..., Array]] = {
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+    "ReduceMean": np.mean,
+    "ReduceSum": np.sum,
+}
+STEP, ZERO = np.float32(0.02), np.uint8(100)
+
+
+def answered(nodes: list[onnx.NodeProto], folder: Path) -> Array:
+    """What OpenVINO makes of nodes that begin with x and end in y."""
+    constants = {"axes": np.array([2]), "factors": FACTORS, "step": STEP, "zero": ZERO}
+    graph = helper.make_graph(
+        nodes,
+        "reduces",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", 8, 20])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    file = folder / "network.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
+    session = OpenVINO().load(file, threads=1)
+    return session.run({"x": X})["y"]
+
+
+@pytest.mark.parametrize("kind", REDUCED)
+def test_what_is_multiplied_by_channel(kind: str, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node(kind, ["a", "axes"], ["b"], keepdims=0)]
+    found = answered([*nodes, helper.make_node("Mul", ["b", "factors"], ["y"])], tmp_path)
+    np.testing.assert_allclose(found, REDUCED[kind](np.maximum(X, 0), axis=2) * FACTORS, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("kind", REDUCED)
+def test_what_is_quantized(kind: str, keepdims: int, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["a"]),
+        helper.make_node(kind, ["a", "axes"], ["b"], keepdims=keepdims),
+        helper.make_node("QuantizeLinear", ["b", "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["c"]),
+    ]
+    found = answered([*nodes, helper.make_node("Neg", ["c"], ["y"])], tmp_path)
+    reduced = REDUCED[kind](np.tanh(X), axis=2, keepdims=bool(keepdims))
+    expected = np.clip(np.round(reduced / STEP) + ZERO, 0, 255) - ZERO
+    # A tie may go either way.
+    np.testing.assert_allclose(found, -expected * STEP, atol=1.01 * float(STEP))
+
+
+def test_an_answer_keeps_its_name_where_it_is_read_on(tmp_path: Path) -> None:
+    """The reduction itself is an output here."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x", "axes"], ["y"], keepdims=0),
+        helper.make_node("Mul", ["y", "factors"], ["unread"]),
+    ]
+    np.testing.assert_allclose(answered(nodes, tmp_path), X.max(axis=2))

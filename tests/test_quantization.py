@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -50,6 +50,20 @@ def test_fewer_bits_round_to_the_same_oracle_within_their_ends(values: np.ndarra
     scale, zero_point = float(parameters.scale), int(parameters.zero_point)
     expected = [slow_round_trip(v, scale, zero_point, low, high) for v in values.reshape(-1)]
     np.testing.assert_allclose(dequantize(integers, parameters).reshape(-1), expected, rtol=1e-6, atol=1e-30)
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1), st.sampled_from([2, 4, 16, 255, 256, 65536]))
+@example(-1.0, 1.0, 256)
+@settings(deadline=None)
+def test_ranges_as_wide_as_there_are_numbers_stay_finite(a: float, b: float, levels: int) -> None:
+    """Rounding the zero point must not move the ends beyond float32."""
+    largest = float(np.finfo(np.float32).max)
+    parameters = affine(Range(min(a, b) * largest, max(a, b) * largest), levels)
+    ends = dequantize(np.array(parameters.ends, np.int32), parameters)
+    assert np.isfinite(ends).all()
+    values = np.array([a, b, 0], np.float32) * np.float32(largest)
+    found = dequantize(quantize(values, parameters), parameters).astype(np.float64)
+    assert np.abs(found - values).max() <= float(parameters.scale) * 1.01
 
 
 @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))

@@ -89,11 +89,17 @@ def affine(values: Range, levels: int = LEVELS) -> Parameters:
         return Parameters(np.array(1.0, np.float32), np.array(0, kind), limits=limits)
     scale = np.array(width / (levels - 1), np.float32)
     zero_point = np.clip(np.rint(-low / scale), 0, levels - 1)
+    farthest = max(zero_point, levels - 1 - zero_point)
+    # Rounding the zero point moves the ends by up to half a step: not beyond the numbers that there are.
+    scale = np.minimum(scale, np.nextafter(np.float32(np.finfo(np.float32).max / farthest), np.float32(0)))
     return Parameters(scale, np.array(zero_point, kind), limits=limits)
 
 
 def around_zero(values: Range, levels: int = LEVELS) -> Parameters:
-    """Parameters with zero point 0 of a signed type; of so many integers around 0 an even number has one more below."""
+    """Parameters with zero point 0 of a signed type; of so many integers around 0 an even number has one more below.
+
+    At least 3 levels.
+    """
     largest = (levels - 1) // 2
     kind = np.int8 if levels <= LEVELS else np.int16
     scale = max(-values.low, values.high, 0.0) / largest

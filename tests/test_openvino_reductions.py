@@ -11,9 +11,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from paring.backends.openvino import OpenVINO
+from paring.backends.openvino_reductions import part_reductions_
 from paring.types import Array
 
-pytest.importorskip("openvino", reason="openvino is not installed")
+openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
 X = np.random.default_rng(0).normal(size=(16, 8, 20)).astype(np.float32)
 FACTORS = np.linspace(-2, 2, 8, dtype=np.float32)
@@ -28,7 +29,7 @@ STEP, ZERO = np.float32(0.02), np.uint8(100)
 
 def answered(nodes: list[onnx.NodeProto], folder: Path) -> Array:
     """What OpenVINO makes of nodes that begin with x and end in y."""
-    constants = {"axes": np.array([2]), "factors": FACTORS, "step": STEP, "zero": ZERO}
+    constants = {"axes": np.array([2]), "factors": FACTORS, "column": FACTORS[:, None], "step": STEP, "zero": ZERO}
     graph = helper.make_graph(
         nodes,
         "reduces",
@@ -49,17 +50,34 @@ def test_what_is_multiplied_by_channel(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, REDUCED[kind](np.maximum(X, 0), axis=2) * FACTORS, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", REDUCED)
+def test_what_is_gated_by_channel_where_the_axis_stays(kind: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node(kind, ["x", "axes"], ["a"], keepdims=1),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Mul", ["b", "column"], ["c"]),
+        helper.make_node("Add", ["c", "column"], ["y"]),
+    ]
+    column = FACTORS[:, None]
+    expected = np.maximum(REDUCED[kind](X, axis=2, keepdims=True), 0) * column + column
+    np.testing.assert_allclose(answered(nodes, tmp_path), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("between", ["Identity", "LeakyRelu"])
 @pytest.mark.parametrize("keepdims", [0, 1])
 @pytest.mark.parametrize("kind", REDUCED)
-def test_what_is_quantized(kind: str, keepdims: int, tmp_path: Path) -> None:
+def test_what_is_quantized(kind: str, keepdims: int, between: str, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Tanh", ["x"], ["a"]),
         helper.make_node(kind, ["a", "axes"], ["b"], keepdims=keepdims),
-        helper.make_node("QuantizeLinear", ["b", "step", "zero"], ["q"]),
+        helper.make_node(between, ["b"], ["between"]),
+        helper.make_node("QuantizeLinear", ["between", "step", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["c"]),
     ]
     found = answered([*nodes, helper.make_node("Neg", ["c"], ["y"])], tmp_path)
     reduced = REDUCED[kind](np.tanh(X), axis=2, keepdims=bool(keepdims))
+    if between == "LeakyRelu":
+        reduced = np.where(reduced < 0, 0.01 * reduced, reduced)
     expected = np.clip(np.round(reduced / STEP) + ZERO, 0, 255) - ZERO
     # A tie may go either way.
     np.testing.assert_allclose(found, -expected * STEP, atol=1.01 * float(STEP))
@@ -72,3 +90,23 @@ def test_an_answer_keeps_its_name_where_it_is_read_on(tmp_path: Path) -> None:
         helper.make_node("Mul", ["y", "factors"], ["unread"]),
     ]
     np.testing.assert_allclose(answered(nodes, tmp_path), X.max(axis=2))
+
+
+def test_normalisations_and_softmax_stay_whole(tmp_path: Path) -> None:
+    """As exporters before opset 17 write them."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"]),
+        helper.make_node("Sub", ["x", "mean"], ["centered"]),
+        helper.make_node("Mul", ["centered", "centered"], ["squared"]),
+        helper.make_node("ReduceMean", ["squared", "axes"], ["variance"]),
+        helper.make_node("Add", ["variance", "step"], ["positive"]),
+        helper.make_node("Sqrt", ["positive"], ["deviation"]),
+        helper.make_node("Div", ["centered", "deviation"], ["y"]),
+    ]
+    centered = X - X.mean(axis=2, keepdims=True)
+    expected = centered / np.sqrt(np.square(centered).mean(axis=2, keepdims=True) + STEP)
+    np.testing.assert_allclose(answered(nodes, tmp_path), expected, rtol=1e-4, atol=1e-5)
+    model = openvino.Core().read_model(tmp_path / "network.onnx")
+    before = len(model.get_ops())
+    part_reductions_(model)
+    assert len(model.get_ops()) == before

@@ -1,9 +1,9 @@
 """Reductions that OpenVINO's CPU plugin would join to what reads them, and then answer wrongly, are kept apart.
 
 Found with 2026.4.1: behind a reduction of a tensor with 3 axes a multiplication or addition by channel takes the wrong
-numbers; a maximum or minimum that ends in a quantization is rounded to whole numbers. The maximum of such a reduction
-and the least number there is changes nothing, and ends what is joined. Patterns that the plugin recognises as a
-normalisation or a softmax stay whole.
+numbers; with a fourth axis, which is taken away again behind it, the right ones. A maximum or minimum that a
+quantization follows, at once or later, is rounded to whole numbers; a maximum with minus infinity between changes
+nothing, and ends that. What the plugin recognises as a normalisation or a softmax stays whole.
 """
 
 from __future__ import annotations
@@ -18,30 +18,52 @@ ROOTS = ("Sqrt", "Power")
 
 
 def part_reductions_(model: Any) -> None:
-    """Put a maximum between such reductions and their readers, in an `openvino.Model`."""
-    from openvino import Type, opset13
+    """Give such reductions in an `openvino.Model` a fourth axis, or a maximum behind them."""
+    from openvino import opset13
 
+    makers = {
+        "ReduceMax": opset13.reduce_max,
+        "ReduceMin": opset13.reduce_min,
+        "ReduceMean": opset13.reduce_mean,
+        "ReduceSum": opset13.reduce_sum,
+        "ReduceProd": opset13.reduce_prod,
+        "ReduceL1": opset13.reduce_l1,
+        "ReduceL2": opset13.reduce_l2,
+    }
     for node in model.get_ordered_ops():
-        if _answers_wrongly(node) and node.get_output_element_type(0) == Type.f32:
-            for reader in node.output(0).get_target_inputs():
-                if _joins(reader.get_node(), reader.get_index()):
-                    least = opset13.constant(np.float32(np.finfo(np.float32).min))
-                    reader.replace_source_output(opset13.maximum(node.output(0), least).output(0))
+        kind = node.get_type_name()
+        readers = [each for each in node.output(0).get_target_inputs() if _joins(each)] if kind in makers else []
+        if not readers:
+            continue
+        given, value = node.output(0), node.input_value(0)
+        kind_of_numbers = value.get_element_type()
+        if _has_three_axes(value):
+            # Counted from the first; some are computed by the network, until it is compiled.
+            axes = opset13.floor_mod(
+                node.input_value(1), opset13.constant(AXES, node.input_value(1).get_element_type())
+            )
+            wide = makers[kind](opset13.unsqueeze(value, np.int64(AXES)), axes, node.get_keep_dims())
+            given = opset13.squeeze(wide, np.int64(-1)).output(0)
+        if kind in ROUNDED and kind_of_numbers.is_real():
+            least = opset13.constant(-np.inf, kind_of_numbers)
+            given = opset13.maximum(given, least).output(0)
+        if given != node.output(0):
+            for reader in readers:
+                reader.replace_source_output(given)
 
 
-def _answers_wrongly(node: Any) -> bool:
-    """Whether it would with some reader."""
-    kind = node.get_type_name()
-    rank = node.input(0).get_partial_shape().rank if kind.startswith("Reduce") else None
-    return kind in ROUNDED or (rank is not None and rank.is_static and rank.get_length() == AXES)
+def _has_three_axes(value: Any) -> bool:
+    rank = value.get_partial_shape().rank
+    return bool(rank.is_static and rank.get_length() == AXES)
 
 
-def _joins(reader: Any, place: int) -> bool:
-    """Whether it is computed with what it reads there: it reads nothing else, but constants."""
-    if reader.get_type_name() == "Result":
+def _joins(reader: Any) -> bool:
+    """Whether a reader is computed with what it reads there: it reads nothing else, but constants."""
+    node = reader.get_node()
+    if node.get_type_name() == "Result":
         return False
-    others = [value for number, value in enumerate(reader.input_values()) if number != place]
-    return all(_constant(each) for each in others) and not _keeps_roots_finite(reader, others)
+    others = [value for place, value in enumerate(node.input_values()) if place != reader.get_index()]
+    return all(_constant(each) for each in others) and not _keeps_roots_finite(node, others)
 
 
 def _constant(value: Any) -> bool:

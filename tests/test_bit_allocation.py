@@ -19,6 +19,7 @@ from paring.ops.sensitivity import relative_error
 from paring.techniques.bit_allocation import BitAllocation, Sensitivity
 from paring.techniques.calibration import observe
 from paring.techniques.layer_times import Stopwatch
+from paring.techniques.mixed_precision import MixedPrecision
 from paring.techniques.static_quantization import StaticQuantization
 from tests.quantization_nets import (
     Array,
@@ -37,6 +38,7 @@ from tests.quantization_nets import (
 
 X = rows(32, 3, 8, 8)
 WHOLE = StaticQuantization("mse", scales="mse")
+WIDE = StaticQuantization(activations="uint16")
 
 
 def uneven_net() -> Any:
@@ -271,6 +273,8 @@ def test_networks_are_timed_in_processes_of_their_own() -> None:
         ({"choices": ("int4", "int9")}, "choices='int9' is unknown: choose int8"),
         ({"mean_bits": 0.5}, "mean_bits=0.5 must lie between 1 and 32"),
         ({"latency_share": 1.5}, "latency_share=1.5 must lie between 0 and 1"),
+        ({"choices": ("float", "int8", "float")}, "name 'float' twice: give each format once"),
+        ({"latency_share": 0.5, "least_sqnr_db": 20.0}, "latency_share=0.5 and least_sqnr_db=20.0 are two limits"),
         ({"least_sqnr_db": -3.0}, "least_sqnr_db=-3.0 must lie between 0 and 90"),
     ],
 )
@@ -282,6 +286,28 @@ def test_bad_settings_are_told(settings: dict[str, Any], sentence: str) -> None:
 def test_a_limit_below_the_cheapest_choice_names_it() -> None:
     with pytest.raises(TechniqueError, match="the least of choices has 4 bits"):
         BitAllocation(WHOLE, ("int8", "int4"), 3.0).apply(residual_net(), job(X))
+
+
+@pytest.mark.parametrize("sensitivity", get_args(Sensitivity))
+def test_a_layer_of_zeros_stays_so_in_formats_without_a_level_0(sensitivity: Any) -> None:
+    model = uneven_net()
+    for tensor in model.graph.initializer:
+        if tensor.name == "w3":
+            tensor.raw_data = np.zeros((4, 32), np.float32).tobytes()
+    graph = BitAllocation(WHOLE, ("int8", "binary"), 2.0, sensitivity=sensitivity).apply(model, job(rows(32, 8)))
+    np.testing.assert_allclose(run(graph, rows(32, 8))[0], 0, atol=1e-30)
+
+
+@pytest.mark.parametrize("technique", [BitAllocation(StaticQuantization(activations="uint16")), MixedPrecision(WIDE)])
+def test_harm_is_measured_with_16_bits_of_activations(technique: Any) -> None:
+    expected = run(uneven_net(), rows(32, 8))[0]
+    found = run(technique.apply(uneven_net(), job(rows(32, 8))), rows(32, 8))[0]
+    assert moved(found, expected) < 0.2
+
+
+def test_where_no_choice_has_enough_bits_the_widest_is_taken() -> None:
+    found = BitAllocation(WHOLE, ("int8", "int4"), least_sqnr_db=90.0).chosen(uneven_net(), job(rows(8, 8)))
+    assert {name for _, name in found.formats} == {"int8"}
 
 
 def test_a_quantized_graph_is_refused() -> None:

@@ -192,6 +192,7 @@ def test_defaults_stay_unsaid_but_for_what_is_pruned_or_quantized() -> None:
         ("FineTune)(", "has brackets that don't match"),
         ("FineTune(epochs=5)x", "'FineTune(epochs=5)x' goes on after its settings: separate techniques by commas"),
         ("FineTune(epoch=5)", "FineTune has no setting 'epoch=5': write NAME=VALUE with one of epochs, learning_rate"),
+        ("FineTune(epochs=5, epochs=6)", "FineTune has epochs twice: give it once"),
         ("FineTune(epochs=5, 0.1)", "FineTune has no setting '0.1': write NAME=VALUE with one of epochs"),
         ("FineTune(5, epochs=5)", "FineTune has no setting 'epochs=5': write NAME=VALUE with one of epochs"),
         ("SmoothQuant(0.5, True, 2)", "SmoothQuant has no setting '2': write NAME=VALUE with one of alpha, anywhere"),

@@ -50,6 +50,14 @@ def test_the_largest_sums_are_known(form: Form, layer: Layer) -> None:
     assert made.answer[middle] == pytest.approx(layer.channels * (9 if layer.kernel else 1))
 
 
+def test_a_runtime_that_did_not_answer_in_time_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is no word against its kernels: the machine may be busy."""
+    monkeypatch.setattr(module, "ROW_LIMIT_S", 1e-3)
+    (row, *_) = kernels(OnnxRuntime, ("fp32",))
+    assert row.verdict == module.NOT_MEASURED
+    assert "did not answer 'kernel'" in row.reason
+
+
 @pytest.mark.parametrize("backend", [OnnxRuntime, OpenVINO])
 def test_runtimes_have_integer_kernels_for_static_int8(backend: type[Backend]) -> None:
     table = {

@@ -27,9 +27,16 @@ REDUCED: dict[str, Callable[..., Array]] = {
 STEP, ZERO = np.float32(0.02), np.uint8(100)
 
 
-def answered(nodes: list[onnx.NodeProto], folder: Path) -> Array:
+def answered(nodes: list[onnx.NodeProto], folder: Path, values: Array = X) -> Array:
     """What OpenVINO makes of nodes that begin with x and end in y."""
-    constants = {"axes": np.array([2]), "factors": FACTORS, "column": FACTORS[:, None], "step": STEP, "zero": ZERO}
+    constants = {
+        "axes": np.array([2]),
+        "factors": FACTORS,
+        "column": FACTORS[:, None],
+        "ones": np.ones(8, np.float32),
+        "step": STEP,
+        "zero": ZERO,
+    }
     graph = helper.make_graph(
         nodes,
         "reduces",
@@ -40,7 +47,7 @@ def answered(nodes: list[onnx.NodeProto], folder: Path) -> Array:
     file = folder / "network.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
     session = OpenVINO().load(file, threads=1)
-    return session.run({"x": X})["y"]
+    return session.run({"x": values})["y"]
 
 
 @pytest.mark.parametrize("kind", REDUCED)
@@ -61,6 +68,27 @@ def test_what_is_gated_by_channel_where_the_axis_stays(kind: str, tmp_path: Path
     column = FACTORS[:, None]
     expected = np.maximum(REDUCED[kind](X, axis=2, keepdims=True), 0) * column + column
     np.testing.assert_allclose(answered(nodes, tmp_path), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_a_global_pooling_that_a_batch_norm_follows(kind: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node(kind, ["x"], ["a"]),
+        helper.make_node("BatchNormalization", ["a", "factors", "factors", "factors", "ones"], ["y"], epsilon=0.0),
+    ]
+    pooled = X.mean(axis=2, keepdims=True) if kind == "GlobalAveragePool" else X.max(axis=2, keepdims=True)
+    column = FACTORS[:, None]
+    np.testing.assert_allclose(answered(nodes, tmp_path), (pooled - column) * column + column, rtol=1e-4, atol=1e-5)
+
+
+def test_infinities_and_what_is_no_number_go_through_sums(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["a"], keepdims=0),
+        helper.make_node("Neg", ["a"], ["y"]),
+    ]
+    odd = X.copy()
+    odd[0, :3, 4] = np.inf, -np.inf, np.nan
+    np.testing.assert_allclose(answered(nodes, tmp_path, odd), -odd.sum(axis=2), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("between", ["Identity", "LeakyRelu"])

@@ -61,6 +61,8 @@ def test_ranges_as_wide_as_there_are_numbers_stay_finite(a: float, b: float, lev
     parameters = affine(Range(min(a, b) * largest, max(a, b) * largest), levels)
     ends = dequantize(np.array(parameters.ends, np.int32), parameters)
     assert np.isfinite(ends).all()
+    around = around_zero(Range(min(a, b) * largest, max(a, b) * largest), max(3, levels))
+    assert np.isfinite(dequantize(np.array([-around.ends[1], around.ends[1]], np.int32), around)).all()
     values = np.array([a, b, 0], np.float32) * np.float32(largest)
     found = dequantize(quantize(values, parameters), parameters).astype(np.float64)
     assert np.abs(found - values).max() <= float(parameters.scale) * 1.01

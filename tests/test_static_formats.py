@@ -206,6 +206,11 @@ def test_dynamic_quantization_has_the_levels_too(name: str) -> None:
             {"weights": "mxfp4"},
             "weights='mxfp4' does not fit 8-bit integers: use Weight",
         ),
+        (
+            StaticQuantization,
+            {"formats": (("a", "int4"), ("a", "int8"))},
+            "formats names 'a' twice, with int4 and int8",
+        ),
         (StaticQuantization, {"formats": (("a", "e4m3"),)}, "formats='e4m3' does not fit 8-bit integers"),
         (StaticQuantization, {"activations": "nf4"}, "activations='nf4' can't be calibrated: choose uint1 to uint8"),
         (StaticQuantization, {"activations": "uint32"}, "format 'uint32' is unknown: choose"),

@@ -88,6 +88,10 @@ class BackendError(ParingError):
     """A runtime is missing, refused the network, or crashed."""
 
 
+class StalledError(BackendError):
+    """A runtime gave no sign of life for so long that it was stopped."""
+
+
 class ExportError(InputError):
     """The network can't be turned into a graph."""
 

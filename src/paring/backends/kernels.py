@@ -15,7 +15,7 @@ from typing import Any, Self
 from paring.backends.base import Backend, called
 from paring.backends.kernel_forms import FORMS, LAYERS, Form, Layer, form_of, said
 from paring.backends.process import WorkerProcess, class_reference
-from paring.errors import BackendError, ParingError, TimeUpError
+from paring.errors import BackendError, ParingError, StalledError, TimeUpError
 from paring.registry import find, names
 
 ROW_LIMIT_S = 30.0
@@ -134,7 +134,7 @@ class _Measuring:
         command = {"command": "kernel", **_told(self._backend), "form": form.name, "layer": layer.name}
         try:
             found = self._worker.ask(command, ROW_LIMIT_S, self._deadline_s)
-        except TimeUpError as error:
+        except (TimeUpError, StalledError) as error:
             return row(NOT_MEASURED, reason=str(error))
         except BackendError as error:
             return row(REFUSED, reason=str(error))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paring.backends.base import Backend
-from paring.errors import BackendError, InputError, OutputError, TimeUpError
+from paring.errors import BackendError, InputError, OutputError, StalledError, TimeUpError
 from paring.registry import Reference
 
 READ_BYTES = 65536
@@ -92,7 +92,7 @@ class WorkerProcess:
                 self.kill()
                 if deadline_s < stalled_s:
                     raise TimeUpError(f"the time limit ended before {self.name} answered {what!r}: allow more time.")
-                raise BackendError(f"{self.name} did not answer {what!r} within {time_limit_s:g} s and was stopped.")
+                raise StalledError(f"{self.name} did not answer {what!r} within {time_limit_s:g} s and was stopped.")
             part = os.read(pipe, READ_BYTES)
             if not part:
                 raise self._death()

@@ -84,6 +84,8 @@ def _settings(
             values.append(_value(kind, part, run))
         elif named is None or named[1] not in known[len(values) :]:
             raise InputError(f"{name} has no setting {part!r}: write NAME=VALUE with one of {', '.join(known)}.")
+        elif named[1] in settings:
+            raise InputError(f"{name} has {named[1]} twice: give it once.")
         else:
             settings[named[1]] = _value(kind, part[named.end() :].strip(), run)
     return values, settings

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+LARGEST = float(np.finfo(np.float32).max)
 LEVELS = 256
 
 
@@ -87,12 +88,10 @@ def affine(values: Range, levels: int = LEVELS) -> Parameters:
     kind, limits = _stored(levels)
     if width / (levels - 1) < SMALLEST_SCALE:
         return Parameters(np.array(1.0, np.float32), np.array(0, kind), limits=limits)
-    scale = np.array(width / (levels - 1), np.float32)
+    scale = np.array(min(width / (levels - 1), LARGEST), np.float32)
     zero_point = np.clip(np.rint(-low / scale), 0, levels - 1)
     farthest = max(zero_point, levels - 1 - zero_point)
-    # Rounding the zero point moves the ends by up to half a step: not beyond the numbers that there are.
-    scale = np.minimum(scale, np.nextafter(np.float32(np.finfo(np.float32).max / farthest), np.float32(0)))
-    return Parameters(scale, np.array(zero_point, kind), limits=limits)
+    return Parameters(_finite(scale, float(farthest)), np.array(zero_point, kind), limits=limits)
 
 
 def around_zero(values: Range, levels: int = LEVELS) -> Parameters:
@@ -104,8 +103,14 @@ def around_zero(values: Range, levels: int = LEVELS) -> Parameters:
     kind = np.int8 if levels <= LEVELS else np.int16
     scale = max(-values.low, values.high, 0.0) / largest
     limits = None if largest == np.iinfo(kind).max else (-(levels // 2), largest)
-    usable = scale if scale >= SMALLEST_SCALE else 1.0
-    return Parameters(np.array(usable, np.float32), np.array(0, kind), limits=limits)
+    usable = np.array(scale if scale >= SMALLEST_SCALE else 1.0, np.float32)
+    return Parameters(_finite(usable, largest), np.array(0, kind), limits=limits)
+
+
+def _finite(scale: Array, farthest: float) -> Array:
+    """The scale, or one at which that integer is no number beyond float32: rounding may move the ends of a range."""
+    most = np.nextafter(np.float32(LARGEST / farthest), np.float32(0))
+    return np.minimum(scale, most)
 
 
 def _stored(levels: int) -> tuple[type[np.unsignedinteger[Any]], tuple[int, int] | None]:

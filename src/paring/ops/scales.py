@@ -54,7 +54,8 @@ class Scaling:
 def fitted(weight: Array, form: Format, scaling: Scaling, blocks: int = 1, *, by_row: bool = True) -> Grid:
     """The grid for a weight (rows, columns): scales for `blocks` equal parts of each row, or of all rows together.
 
-    Blocks of zeros get the largest scale of the others, or 1. Raises ValueError where the columns don't divide.
+    Blocks of zeros get the largest scale of the others, or 1; without a level 0 the smallest there is. Raises
+    ValueError where the columns don't divide.
     """
     if weight.shape[1] % blocks:
         raise ValueError(f"{weight.shape[1]} columns do not divide into {blocks} blocks.")
@@ -68,7 +69,8 @@ def fitted(weight: Array, form: Format, scaling: Scaling, blocks: int = 1, *, by
     step = max(1, _ENTRIES_AT_ONCE // max(1, parts[0].size))
     found = [_of_any_size(parts[first : first + step], form, scaling) for first in range(0, len(parts), step)]
     scale, zero = (np.concatenate(each) for each in zip(*found, strict=True))
-    return Grid(form, _usable(scale), zero if affine else None)
+    used = _usable(scale) if 0.0 in form.levels else np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+    return Grid(form, used, zero if affine else None)
 
 
 def least(grid: Grid, scale: Array | float, *, power_of_two: bool = False) -> Grid:

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paring.ops.quantization import SMALLEST_SCALE
+
 Array = npt.NDArray[Any]
 
 
 def relative_error(values: Array, quantized: Array) -> float:
     """The squared error over the squared values, both summed: 0 is none, 1 is as bad as all zeros.
 
-    Infinity where values that are all zero are no longer so.
+    Infinity where values that are all zero are no longer so; the least that levels without a 0 can be counts as none.
     """
     error, power = _power(values - quantized), _power(values)
     if power == 0:
-        return 0.0 if error == 0 else math.inf
+        return 0.0 if np.abs(quantized).max(initial=0.0) <= SMALLEST_SCALE else math.inf
     return error / power
 
 

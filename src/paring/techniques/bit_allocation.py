@@ -78,6 +78,9 @@ class BitAllocation(GraphTechnique):
 
     def __post_init__(self) -> None:
         check_types(self)
+        twice = next((name for number, name in enumerate(self.choices) if name in self.choices[:number]), None)
+        if twice is not None:
+            raise TechniqueError(f"choices={self.choices} name {twice!r} twice: give each format once.")
         if len(self.choices) < 2:
             raise TechniqueError(f"choices={self.choices} must be two formats or more, for example ('int8', 'int4').")
         for name in self.choices:
@@ -87,6 +90,10 @@ class BitAllocation(GraphTechnique):
             raise TechniqueError(f"mean_bits={self.mean_bits} must lie between 1 and {FLOAT_BITS}, for example 4.")
         if self.latency_share is not None and not 0 < self.latency_share < 1:
             raise TechniqueError(f"latency_share={self.latency_share} must lie between 0 and 1, for example 0.6.")
+        if self.latency_share is not None and self.least_sqnr_db is not None:
+            raise TechniqueError(
+                f"latency_share={self.latency_share} and least_sqnr_db={self.least_sqnr_db} are two limits: give one."
+            )
         if self.least_sqnr_db is not None and not 0 < self.least_sqnr_db <= 90:
             raise TechniqueError(f"least_sqnr_db={self.least_sqnr_db} must lie between 0 and 90, for example 20.")
 
@@ -130,7 +137,7 @@ class BitAllocation(GraphTechnique):
         by_bits = sorted(self._options, key=_bits)
         found = []
         for _, rows in _rows_of(graph, plan.layers):
-            proposed = proposed_bits(rows, least_sqnr_db)
+            proposed = _proposed_bits(rows, least_sqnr_db)
             found.append(next((name for name in by_bits if _bits(name) >= proposed), by_bits[-1]))
         return found
 
@@ -236,6 +243,13 @@ class BitAllocation(GraphTechnique):
 
 def _bits(name: str) -> int:
     return FLOAT_BITS if name == FLOAT else format_of(name).bits
+
+
+def _proposed_bits(rows: Array, least_sqnr_db: float) -> int:
+    try:
+        return proposed_bits(rows, least_sqnr_db)
+    except TechniqueError:  # More than integers have.
+        return FLOAT_BITS
 
 
 def _rows_of(graph: Graph, layers: Sequence[str]) -> Iterator[tuple[str, Array]]:

@@ -65,7 +65,7 @@ def outputs_moved(
 ) -> Iterator[Moved]:
     """Measures how far the outputs move from the float ones by quantizations of layers, on some calibration rows."""
     parameters = {name: quantizations[0].parameters(seen[name]) for name in inputs.values()}
-    editable, layers = Graph(graph), list(inputs)
+    editable, layers = Graph(quantizations[0].opened(graph)), list(inputs)
     # The float layers beside one that is quantized need the biases that they have.
     weighings = [replace(each.weighing, bias_correction=False) for each in quantizations]
     weighs = [weighing.prepared(editable, layers, job, Learned()) for weighing in weighings]

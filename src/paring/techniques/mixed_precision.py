@@ -44,7 +44,7 @@ class MixedPrecision(GraphTechnique):
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer layers but for the worst. Raises TechniqueError where it is quantized already."""
         require_float_graph(graph, self.name)
-        editable = Graph(graph)
+        editable = Graph(self.int8.opened(graph))
         plan = planned(editable, self.int8.placement, self.int8.exclude)
         nodes = {node.name: node for node in editable.nodes}
         inputs = {name: nodes[name].input[0] for name in plan.layers}

@@ -25,7 +25,7 @@ from paring.ops.ranges import Calibration, Histogram, chosen_range, wild_rows
 from paring.ops.rounding import Rounding
 from paring.ops.scales import ScaleChoice, Scaling
 from paring.ops.weight_formats import integral_format_of
-from paring.settings import check_types
+from paring.settings import check_once, check_types
 from paring.techniques.base import GraphTechnique
 from paring.techniques.calibration import observe
 from paring.techniques.layer_coverage import layer_coverage, nothing_fits
@@ -77,6 +77,7 @@ class StaticQuantization(GraphTechnique):
         check_types(self)
         _ = self.weighing
         integral_format_of(self.weights)
+        check_once("formats", self.formats)
         for _, name in self.formats:
             integral_format_of(name, "formats")
         if format_of(self.activations).step != 1:
@@ -87,7 +88,7 @@ class StaticQuantization(GraphTechnique):
 
     def apply(self, graph: onnx.ModelProto, job: Job) -> onnx.ModelProto:
         """The graph with integer layers. Raises TechniqueError where it is quantized already."""
-        editable, learned = lifted(modernized(graph, WIDE_OPSET) if self._is_wide else graph, self.name)
+        editable, learned = lifted(self.opened(graph), self.name)
         self._check_formats(editable)
         own = own_inputs(editable, learned)
         plan = planned(editable, self.placement, self.exclude, own, made=learned.outputs, moved=not self._is_wide)
@@ -102,6 +103,10 @@ class StaticQuantization(GraphTechnique):
         weigh = self.weighing.prepared(graph, plan.layers, job, learned)
         own = {layer: given for layer, given in own_inputs(graph, learned).items() if layer in plan.layers}
         return quantized(graph, plan, activations, weigh, own).finished()
+
+    def opened(self, graph: onnx.ModelProto) -> onnx.ModelProto:
+        """The graph in an opset that has the integers which are wanted."""
+        return modernized(graph, WIDE_OPSET) if self._is_wide else graph
 
     @property
     def weighing(self) -> Weighing:

@@ -111,6 +111,19 @@ def test_what_is_quantized(kind: str, keepdims: int, between: str, tmp_path: Pat
     np.testing.assert_allclose(found, -expected * STEP, atol=1.01 * float(STEP))
 
 
+@pytest.mark.parametrize("kind", REDUCED)
+def test_an_output_of_what_was_quantized(kind: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node(kind, ["b", "axes"], ["y"], keepdims=0),
+    ]
+    rounded = np.maximum(np.clip(np.round(X / STEP) + ZERO, 0, 255) - ZERO, 0) * STEP
+    found = answered(nodes, tmp_path)
+    np.testing.assert_allclose(found, REDUCED[kind](rounded, axis=2), rtol=1e-4, atol=1.01 * float(STEP))
+
+
 def test_an_answer_keeps_its_name_where_it_is_read_on(tmp_path: Path) -> None:
     """The reduction itself is an output here."""
     nodes = [

@@ -83,9 +83,10 @@ class OpenVINO(Backend):
         core, threads = openvino.Core(), threads_taken(self.threads, threads)
         streams = min(self.streams, threads)
         try:
-            model = _read(core, network)
+            model = core.read_model(network)
             names = [_graph_name(port) for port in model.outputs]
             specs = tuple(_spec(port) for port in model.inputs)
+            part_reductions_(model)
             plans = self._plans(core, model, threads, streams)
         except BackendError:
             raise
@@ -113,7 +114,9 @@ class OpenVINO(Backend):
         import openvino
 
         core = openvino.Core()
-        compiled = self._plans(core, _read(core, network), 1, 1)[0]
+        model = core.read_model(network)
+        part_reductions_(model)
+        compiled = self._plans(core, model, 1, 1)[0]
         layers = [node for node in compiled.get_runtime_model().get_ordered_ops() if _kind(node) in _LAYERS]
         return tuple(_execution(*(port.get_element_type().get_type_name() for port in n.inputs()[:2])) for n in layers)
 
@@ -128,12 +131,6 @@ class OpenVINO(Backend):
                 yield cls(streams=threads, static_batch=budget.batch_size // threads)
         for fewer in fewer_threads(threads, budget.batch_size):
             yield cls(static_batch=budget.batch_size, threads=fewer)
-
-
-def _read(core: Any, network: Path) -> Any:
-    model = core.read_model(network)
-    part_reductions_(model)
-    return model
 
 
 def _precisions(core: Any) -> tuple[ExecutionPrecision, ...]:

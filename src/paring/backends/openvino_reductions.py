@@ -1,9 +1,10 @@
 """Reductions that OpenVINO's CPU plugin would join to what reads them, and then answer wrongly, are kept apart.
 
 Found with 2026.4.1: behind a reduction of a tensor with 3 axes a multiplication or addition by channel takes the wrong
-numbers; with a fourth axis, which is taken away again behind it, the right ones. A maximum or minimum that a
-quantization follows, at once or later, is rounded to whole numbers; a maximum with minus infinity between changes
-nothing, and ends that. What the plugin recognises as a normalisation or a softmax stays whole.
+numbers; with a fourth axis, which is taken away again behind it, the right ones. In a quantized network such a
+multiplication may come from in front, by a scale. A maximum or minimum that a quantization follows, at once or later,
+is rounded to whole numbers; a maximum with minus infinity between changes nothing, and ends that. What the plugin
+recognises as a normalisation or a softmax stays whole, where nothing is quantized.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ ROOTS = ("Sqrt", "Power")
 
 
 def part_reductions_(model: Any) -> None:
-    """Give such reductions in an `openvino.Model` a fourth axis, or a maximum behind them."""
+    """Give such reductions in an `openvino.Model` a fourth axis, or a maximum behind them.
+
+    An output that is a reduction may lose its name.
+    """
     from openvino import opset13
 
     makers = {
@@ -30,12 +34,16 @@ def part_reductions_(model: Any) -> None:
         "ReduceL1": opset13.reduce_l1,
         "ReduceL2": opset13.reduce_l2,
     }
-    for node in model.get_ordered_ops():
+    nodes = model.get_ordered_ops()
+    is_quantized = any(node.get_type_name() == "FakeQuantize" for node in nodes)
+    for node in nodes:
         kind = node.get_type_name()
-        readers = [each for each in node.output(0).get_target_inputs() if _joins(each)] if kind in makers else []
-        if not readers:
+        if kind not in makers:
             continue
         given, value = node.output(0), node.input_value(0)
+        readers = [each for each in given.get_target_inputs() if is_quantized or _joins(each)]
+        if not readers:
+            continue
         kind_of_numbers = value.get_element_type()
         if _has_three_axes(value):
             # Counted from the first; some are computed by the network, until it is compiled.

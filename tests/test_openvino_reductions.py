@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from paring.backends.openvino import OpenVINO
 from paring.backends.openvino_reductions import part_reductions_
-from paring.types import Array
+from paring.types import Array, Arrays
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -29,6 +29,11 @@ STEP, ZERO = np.float32(0.02), np.uint8(100)
 
 def answered(nodes: list[onnx.NodeProto], folder: Path, values: Array = X) -> Array:
     """What OpenVINO makes of nodes that begin with x and end in y."""
+    return answers(nodes, folder, ("y",), values)["y"]
+
+
+def answers(nodes: list[onnx.NodeProto], folder: Path, outputs: tuple[str, ...], values: Array = X) -> Arrays:
+    """The same with several outputs."""
     constants = {
         "axes": np.array([2]),
         "factors": FACTORS,
@@ -41,13 +46,13 @@ def answered(nodes: list[onnx.NodeProto], folder: Path, values: Array = X) -> Ar
         nodes,
         "reduces",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", 8, 20])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     file = folder / "network.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
     session = OpenVINO().load(file, threads=1)
-    return session.run({"x": values})["y"]
+    return session.run({"x": values})
 
 
 @pytest.mark.parametrize("kind", REDUCED)
@@ -128,9 +133,24 @@ def test_an_answer_keeps_its_name_where_it_is_read_on(tmp_path: Path) -> None:
     """The reduction itself is an output here."""
     nodes = [
         helper.make_node("ReduceMax", ["x", "axes"], ["y"], keepdims=0),
-        helper.make_node("Mul", ["y", "factors"], ["unread"]),
+        helper.make_node("Mul", ["y", "factors"], ["z"]),
     ]
-    np.testing.assert_allclose(answered(nodes, tmp_path), X.max(axis=2))
+    found = answers(nodes, tmp_path, ("y", "z"))
+    np.testing.assert_allclose(found["y"], X.max(axis=2))
+    np.testing.assert_allclose(found["z"], X.max(axis=2) * FACTORS, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", REDUCED)
+def test_half_precision(kind: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=onnx.TensorProto.FLOAT16),
+        helper.make_node("Cast", ["factors"], ["half_factors"], to=onnx.TensorProto.FLOAT16),
+        helper.make_node(kind, ["half", "axes"], ["a"], keepdims=0),
+        helper.make_node("Mul", ["a", "half_factors"], ["b"]),
+        helper.make_node("Cast", ["b"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    expected = REDUCED[kind](X, axis=2) * FACTORS
+    np.testing.assert_allclose(answered(nodes, tmp_path), expected, rtol=0.01, atol=0.1)
 
 
 def test_normalisations_and_softmax_stay_whole(tmp_path: Path) -> None:

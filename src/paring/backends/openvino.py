@@ -86,7 +86,6 @@ class OpenVINO(Backend):
             model = core.read_model(network)
             names = [_graph_name(port) for port in model.outputs]
             specs = tuple(_spec(port) for port in model.inputs)
-            part_reductions_(model)
             plans = self._plans(core, model, threads, streams)
         except BackendError:
             raise
@@ -96,7 +95,8 @@ class OpenVINO(Backend):
         return SplitSession(str(self), lanes, specs, micro_batch=self.micro_batch)
 
     def _plans(self, core: Any, model: Any, threads: int, streams: int) -> tuple[Any, ...]:
-        """The model compiled for any batch, then for the static one."""
+        """The model compiled for any batch, then for the static one; changes it."""
+        part_reductions_(model)
         config = {
             "INFERENCE_PRECISION_HINT": _precision(core, model),
             "INFERENCE_NUM_THREADS": threads,
@@ -114,9 +114,7 @@ class OpenVINO(Backend):
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(network)
-        part_reductions_(model)
-        compiled = self._plans(core, model, 1, 1)[0]
+        compiled = self._plans(core, core.read_model(network), 1, 1)[0]
         layers = [node for node in compiled.get_runtime_model().get_ordered_ops() if _kind(node) in _LAYERS]
         return tuple(_execution(*(port.get_element_type().get_type_name() for port in n.inputs()[:2])) for n in layers)
 

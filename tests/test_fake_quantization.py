@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from paring.ops import fake_quantization
+from paring.ops.dorefa import dorefa_activations, dorefa_weights
 from paring.ops.fake_quantization import (
-    dorefa_activations,
-    dorefa_weights,
     fake_quantize,
     learned_levels,
     learned_step,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from paring.graph.fake_quantized import FixedInputs, FixedWeights
 from paring.ops.binarization import ternary_weights, trained_ternary
-from paring.ops.fake_quantization import dorefa_activations, dorefa_weights, straight_through
+from paring.ops.dorefa import dorefa_activations, dorefa_weights
+from paring.ops.fake_quantization import straight_through
 from paring.ops.formats import Format
 from paring.ops.initial_steps import step_gradient_scale
 from paring.ops.quantization import SMALLEST_SCALE

@@ -11,7 +11,7 @@ import pytest
 from paring.errors import TechniqueError
 from paring.ops.assignment import Chosen, total
 from paring.techniques.layer_times import TimeRatio
-from paring.techniques.within_time import MOST_STEPS, Floats, Harms, Times, learned, least_harm_in_time
+from paring.techniques.within_time import MOST_STEPS, Floats, Harms, Times, corrected, least_harm_in_time
 
 LAYERS = 12
 FLOAT = 2
@@ -91,7 +91,7 @@ def test_a_limit_that_nothing_holds_is_told() -> None:
         least_harm_in_time(Harms(ALONE), FLOAT, times_of(of_layers(GAINS), []), 0.3)
 
 
-def test_gains_learn_what_a_network_was_found_to_take() -> None:
-    gains = learned([0.3, 0.1, 0.0, 0.2], Floats({0, 1}), 0.2)
+def test_gains_are_corrected_by_what_a_network_was_found_to_take() -> None:
+    gains = corrected([0.3, 0.1, 0.0, 0.2], Floats({0, 1}), 0.2)
     assert gains == pytest.approx([0.15, 0.05, 0.0, 0.2])
-    assert sum(learned([0.0, 0.0], Floats({0, 1}), 0.5)) == pytest.approx(0.5)
+    assert sum(corrected([0.0, 0.0], Floats({0, 1}), 0.5)) == pytest.approx(0.5)

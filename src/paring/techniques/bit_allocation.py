@@ -165,7 +165,13 @@ class BitAllocation(GraphTechnique):
             return found
 
         def gains(integers: float) -> list[float]:
-            return [integers * (watch.longer(self.quantization, layer).high - 1) for layer in layers]
+            found = []
+            for layer in layers:
+                longer = watch.longer(self.quantization, layer)
+                job.say(f"{layer} in floating point: {longer} of the time with all layers in integers")
+                # The upper end: of a layer that is lost in the noise nobody knows that it gains nothing.
+                found.append(integers * (longer.high - 1))
+            return found
 
         return least_harm_in_time(harms, self._options.index(FLOAT), Times(len(layers), share, gains), limit)
 

@@ -2,8 +2,8 @@
 
 Which layers are in integers decides how long a network takes; of how many levels these are makes no difference. Times
 of layers don't add up: around a layer in floating point values are converted, which neighbours share, and some layers
-are slower in integers. So networks are timed: all there are of few layers; of more those that gains tell, which learn
-from every network that was timed.
+are slower in integers. So networks are timed: all there are of few layers; of more those that gains tell, which are
+corrected by every network that was timed.
 """
 
 from __future__ import annotations
@@ -39,15 +39,11 @@ class Harms:
     alone: Numbers
     together: Callable[[Chosen], float] | None = None
 
-    def of(self, chosen: Chosen) -> float:
-        """Of a choice."""
-        return self.together(chosen) if self.together else total(self.alone, chosen)
-
     def least(self, starts: Iterable[Chosen], holds: Holds) -> Chosen:
         """The least among choices that hold: of the starts, and of what is near them where networks are run."""
         if self.together:
             return tried_nearby(starts, self.alone, holds, self.together, MOST_TRIES)
-        return min(starts, key=self.of)
+        return min(starts, key=lambda chosen: total(self.alone, chosen))
 
     def least_at(self, costs: Numbers, most_cost: float) -> Chosen:
         """The least whose costs sum to `most_cost` or less. TechniqueError where the cheapest options cost more."""
@@ -92,13 +88,13 @@ class _Choices:
     def by_gains(self) -> Chosen:
         """The best of those that gains of layers tell to try."""
         integers = self._time(Floats())
-        gains = learned(self.times.gains(integers), self.original, 1 - integers)
+        gains = corrected(self.times.gains(integers), self.original, 1 - integers)
         for _ in range(MOST_STEPS):
             room = self.limit - integers - sum(min(gain, 0.0) for gain in gains)
             floats = self._floats(self.harms.least_at(self._costs(gains), max(room, 0.0)))
             if self._holds(floats):
                 break
-            gains = learned(gains, floats, self._time(floats) - integers)
+            gains = corrected(gains, floats, self._time(floats) - integers)
         return self._least_held()
 
     def _time(self, floats: Floats) -> float:
@@ -143,7 +139,7 @@ def _middle(ratio: TimeRatio) -> float:
     return ratio.middle
 
 
-def learned(gains: Sequence[float], floats: Floats, found: float) -> list[float]:
+def corrected(gains: Sequence[float], floats: Floats, found: float) -> list[float]:
     """Gains of which those of `floats` sum to what was found, each changed in proportion to its size.
 
     A projection (Kaczmarz 1937) in which a small gain can't be far wrong.

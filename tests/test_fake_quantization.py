@@ -33,7 +33,8 @@ values_lists = st.lists(st.sampled_from(EDGES) | st.floats(-300, 300, width=32),
 scales = st.sampled_from((SMALLEST_SCALE, 1e-20, 0.25, 0.1, 1.0, 3.0, 1e20)) | st.floats(
     0.0009765625, 1024.0, width=32, exclude_min=True
 )
-ends = st.sampled_from(((-128, 127), (-127, 127), (-8, 7), (-7, 7), (-2, 1), (0, 255), (0, 15), (0, 3), (0, 1)))
+many_levels = ((-128, 127), (-127, 127), (-8, 7), (-7, 7), (-2, 1), (0, 255), (0, 15), (0, 3))
+two_levels = ((0, 1), (-1, 0))
 
 
 def divided(values: np.ndarray, scale: float) -> list[float]:
@@ -69,7 +70,7 @@ def summed(slopes: list[float]) -> float:
 
 
 @settings(deadline=None)
-@given(values_lists, scales, ends, st.data())
+@given(values_lists, scales, st.sampled_from(many_levels + two_levels), st.data())
 def test_uniform_levels_and_where_the_gradient_passes(
     given_values: list[float], scale: float, limits: tuple[int, int], data: st.DataObject
 ) -> None:
@@ -97,24 +98,58 @@ def test_channels_have_their_own_scale_and_zero_point() -> None:
     assert torch.equal(together, fake_quantize(values, scale, point, 0, 255, axis=-2))
 
 
-@settings(deadline=None)
-@given(values_lists, scales, ends, st.sampled_from([0.0, 0.5, 2.0]))
-def test_learned_step_has_the_slopes_of_the_paper(
-    given_values: list[float], scale: float, limits: tuple[int, int], margin: float
-) -> None:
-    low, high = limits
-    values = torch.tensor(given_values, requires_grad=True)
-    step = torch.tensor(scale, requires_grad=True)
-    result = learned_step(values, step, low, high, gradient_scale=0.125, margin=margin)
-    quotients = divided(values.detach().numpy(), scale)
+def stepped(values: list[float], scale: float, low: int, high: int) -> tuple[list[float], Tensor, Tensor]:
+    """Values in steps, and the gradients of the values and of the step; the result is checked."""
+    given_values, step = torch.tensor(values, requires_grad=True), torch.tensor(scale, requires_grad=True)
+    result = learned_step(given_values, step, low, high, gradient_scale=0.125)
+    quotients = divided(given_values.detach().numpy(), scale)
     with np.errstate(over="ignore"):
         expected = np.array([clipped(half_even(v), low, high) for v in quotients], np.float32) * np.float32(scale)
     assert np.array_equal(result.detach().numpy(), expected)
-    of_values, of_step = backward(result, values, step)
-    passed = [low - margin < v < high + margin for v in quotients]
-    assert torch.equal(of_values, weights_for(len(quotients)) * torch.tensor(passed))
+    of_values, of_step = backward(result, given_values, step)
+    return quotients, of_values, of_step
+
+
+@settings(deadline=None)
+@given(values_lists, scales, st.sampled_from(many_levels))
+def test_learned_step_has_the_slopes_of_the_paper(
+    given_values: list[float], scale: float, limits: tuple[int, int]
+) -> None:
+    low, high = limits
+    quotients, of_values, of_step = stepped(given_values, scale, low, high)
+    assert torch.equal(of_values, weights_for(len(quotients)) * torch.tensor([low < v < high for v in quotients]))
     slopes = [low if v <= low else high if v >= high else half_even(v) - v for v in quotients]
     assert of_step.item() == pytest.approx(summed(slopes) * 0.125, rel=1e-4, abs=1e-4)
+
+
+@settings(deadline=None)
+@given(values_lists, scales, st.sampled_from(two_levels))
+def test_two_levels_have_slopes_around_their_middle(
+    given_values: list[float], scale: float, limits: tuple[int, int]
+) -> None:
+    low, high = limits
+    quotients, of_values, of_step = stepped(given_values, scale, low, high)
+    heights = [max(0.0, 1 - abs(v - (low + high) / 2)) for v in quotients]
+    expected = weights_for(len(heights)) * torch.tensor(heights)
+    assert torch.allclose(of_values, expected, rtol=1e-5, atol=1e-6)
+    slopes = [clipped(half_even(v), low, high) - h * (v if h else 0.0) for v, h in zip(quotients, heights, strict=True)]
+    assert of_step.item() == pytest.approx(summed(slopes) * 0.125, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("start", [0.0, -2.0])
+def test_two_levels_with_an_offset(start: float) -> None:
+    values = torch.linspace(-6, 6, 25, requires_grad=True)
+    step, offset = torch.tensor(2.0, requires_grad=True), torch.tensor(start, requires_grad=True)
+    result = learned_step(values, step, 0, 1, offset=offset)
+    assert result.unique().tolist() == [start, start + 2]
+    of_values, of_step, of_offset = backward(result, values, step, offset)
+    shifted = ((values.detach() - start) / 2).tolist()
+    heights = [max(0.0, 1 - abs(v - 0.5)) for v in shifted]
+    assert torch.allclose(of_values, weights_for(25) * torch.tensor(heights), atol=1e-6)
+    codes = ((result.detach() - start) / 2).tolist()
+    slopes = [code - h * v for code, h, v in zip(codes, heights, shifted, strict=True)]
+    assert of_step.item() == pytest.approx(summed(slopes), rel=1e-5)
+    assert of_offset.item() == pytest.approx(summed([1 - h for h in heights]), rel=1e-5)
 
 
 @settings(deadline=None)
@@ -354,6 +389,9 @@ def test_dorefa_activations() -> None:
     assert result.tolist() == pytest.approx([0, 0, 1 / 3, 2 / 3, 1])
     assert torch.autograd.grad(result.sum(), values)[0].tolist() == [0, 1, 1, 1, 0]
     assert dorefa_activations(values.bfloat16(), 2).dtype == torch.bfloat16
+    of_one_bit = dorefa_activations(values, 1)
+    assert of_one_bit.tolist() == [0, 0, 0, 1, 1]
+    assert torch.autograd.grad(of_one_bit.sum(), values)[0].tolist() == [0, 1, 1, 1, 0]
 
 
 def test_first_step_and_gradient_scale_of_the_paper() -> None:

@@ -14,7 +14,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import avg_pool2d
 
-from paring.ops.fake_quantization import applied, straight_through, where_inside
+from paring.ops.fake_quantization import applied, straight_through
+from paring.ops.slopes import where_inside
 
 Slope: TypeAlias = Literal["clipped", "polynomial"]
 """What stands for the slope of the sign, which is 0 wherever there is one."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from paring.ops.fake_quantization import learned_step, straight_through, usable, wide
+from paring.ops.slopes import where_inside
 
 
 def dorefa_weights(weight: Tensor, bits: int) -> Tensor:
@@ -26,4 +27,4 @@ def dorefa_activations(values: Tensor, bits: int) -> Tensor:
     """quantize(clip(values, 0, 1)), with slope 1 in 0..1 and 0 outside. Zhou et al. 2016, DoReFa-Net, eq. 11."""
     steps = 2**bits - 1
     scale = torch.tensor(1 / steps, dtype=wide(values).dtype, device=values.device)
-    return learned_step(values, scale, 0, steps)
+    return learned_step(values, scale, 0, steps, slope=where_inside)

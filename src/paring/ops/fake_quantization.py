@@ -17,8 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from paring.ops.quantization import SMALLEST_SCALE
-
-HALF_A_STEP = 0.5
+from paring.ops.slopes import Slope, around_middle, inside_or_near, where_inside
 
 PIECE = 2**17
 """So many numbers at once stay in a core's cache."""
@@ -58,7 +57,7 @@ def fake_quantize(
     """
     point = _zero_point(zero_point, values.ndim, axis)
     return applied(
-        _Uniform, values, _along(scale.detach(), values.ndim, axis), None, point, (low, high), HALF_A_STEP, 1.0
+        _Uniform, values, _along(scale.detach(), values.ndim, axis), None, point, (low, high), inside_or_near, 1.0
     )
 
 
@@ -71,25 +70,29 @@ def learned_step(
     offset: Tensor | None = None,
     axis: int | None = None,
     gradient_scale: float = 1.0,
-    margin: float = 0.0,
+    slope: Slope | None = None,
 ) -> Tensor:
     """clip(round(values / step), low, high) * step, with a gradient of the step. Esser et al. 2020, LSQ.
 
     For v = values / step the slope of the step (eq. 3) is round(v) - v where low < v < high and the end elsewhere, that
-    of the values (eq. 5) 1 and 0. `gradient_scale` is section 2.2's g, see `paring.ops.initial_steps`. Unlike there,
-    the slope of the values is 1 as far as `margin` beyond the ends, which is in steps.
+    of the values (eq. 5) 1 and 0. `gradient_scale` is section 2.2's g, see `paring.ops.initial_steps`.
+
+    Between two levels all depends on the side of their middle m on which v lies: there the slope h of the values is
+    max(0, 1 - |v - m|), that of the step level - h v, that of an offset 1 - h. Such a triangle stands for the slope of
+    the sign in Liu et al. 2018 (Bi-Real Net, eq. 7), half as wide and twice as high. Its area is the distance of the
+    levels: with a larger one gradients grow from layer to layer. `slope` is another one for the values.
 
     With an `offset` of the step's shape, for values that are not symmetric about 0: Bhalgat et al. 2020, LSQ+, eq. 3
     to 5, v = (values - offset) / step, and the slope of the offset is 0 inside, 1 outside; it too is scaled. There the
     offset is any number. Here it is rounded to -step times an integer zero point in low..high, since a network must
     pad with exact zeros, and runtimes know no other; its gradient goes straight through that rounding.
     """
-    step = _along(step, values.ndim, axis)
+    step, slope = _along(step, values.ndim, axis), slope or (around_middle if high - low == 1 else where_inside)
     if offset is None:
-        return applied(_Uniform, values, step, None, None, (low, high), margin, gradient_scale)
+        return applied(_Uniform, values, step, None, None, (low, high), slope, gradient_scale)
     offset = _along(offset, values.ndim, axis)
     point = zero_point_of(offset, step, low, high)
-    return applied(_Uniform, values, step, offset, point, (low, high), margin, gradient_scale)
+    return applied(_Uniform, values, step, offset, point, (low, high), slope, gradient_scale)
 
 
 def learned_levels(
@@ -124,12 +127,12 @@ class _Uniform(Function):
         offset: Tensor | None,
         zero_point: Tensor | None,
         ends: tuple[int, int],
-        margin: float,
+        slope: Slope,
         gradient_scale: float,
     ) -> Tensor:
         values = _dense(values)
         ctx.save_for_backward(values, step, offset, zero_point)
-        ctx.ends, ctx.margin, ctx.gradient_scale = ends, margin, gradient_scale
+        ctx.ends, ctx.slope, ctx.gradient_scale = ends, slope, gradient_scale
         result = torch.empty_like(values)
         divisor, point, pieces = _in_pieces(step, zero_point, values, result)
         for given, taken in pieces:
@@ -154,14 +157,12 @@ class _Uniform(Function):
             codes = _clip_(scaled.round(), point, low, high) if of_step is not None else None
             if point is not None:
                 scaled.add_(point)
-            passed = where_inside(grad, scaled, low - ctx.margin, high + ctx.margin)
+            passed = ctx.slope(grad, scaled, low, high)
             taken.copy_(passed)
-            learns = of_step is not None or of_offset is not None
-            inside = where_inside(grad, scaled, low, high) if learns and ctx.margin else passed
             if of_step is not None and codes is not None:
-                of_step += _of_scale(codes.mul_(grad), inside, scaled.clamp_(low, high), divisor)
+                of_step += _of_scale(codes.mul_(grad), passed, scaled.clamp_(low - 1, high + 1), divisor)
             if of_offset is not None:
-                of_offset += (grad - inside).sum_to_size(of_offset.shape)
+                of_offset += (grad - passed).sum_to_size(of_offset.shape)
         scaled_slopes = (
             None if slope is None else (slope * ctx.gradient_scale).reshape(like.shape).to(like.dtype)
             for slope, like in ((of_step, step), (of_offset, offset))
@@ -198,7 +199,7 @@ class _Leveled(Function):
 def _of_scale(of_levels: Tensor, inside: Tensor, clipped: Tensor, scale: Tensor) -> Tensor:
     """The sum over what shares a scale of gradient * (level - value inside, level outside); `of_levels` is overwritten.
 
-    `of_levels` is gradient * level, `inside` the gradient inside and 0 outside.
+    `of_levels` is gradient * level, `inside` the gradient of the values: 0 outside.
     """
     return of_levels.addcmul_(inside, clipped, value=-1).sum_to_size(scale.shape)
 
@@ -223,12 +224,6 @@ def _dense(values: Tensor) -> Tensor:
 def _laid_out_as(like: Tensor, values: Tensor) -> Tensor:
     """The same with its elements in the order in memory that a dense tensor has."""
     return values if values.stride() == like.stride() else torch.empty_like(like, dtype=values.dtype).copy_(values)
-
-
-def where_inside(grad: Tensor, scaled: Tensor, low: float, high: float) -> Tensor:
-    """The gradient where low < scaled < high, 0 elsewhere."""
-    passed: Tensor = torch.ops.aten.hardtanh_backward(grad, scaled, low, high)
-    return passed
 
 
 def _scaled(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

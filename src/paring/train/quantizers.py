@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from paring.ops.quantization import SMALLEST_SCALE, Range
 from paring.ops.ranges import Histogram
 from paring.train.constraint import Constraint
 from paring.train.integer_biases import round_biases_
+from paring.train.rectifiers import NotedRectifiers, before_rectifier
 
 WIDEST = 127
 """Weights keep to levels that have a counterpart of the other sign in int8, since a batch norm may turn them round."""
@@ -27,13 +28,6 @@ LARGEST_CHANGE = 1.01
 """Of a step by one update. Where levels are fine the gradient of a step is noise, which leads it far away.
 
 In a few epochs on small images steps of 8 bits, left free, grew to 60 times their size, and others came down to 0.
-"""
-
-
-MARGIN_OF_TWO = 0.5
-"""Steps beyond two levels as far as inputs learn: one to either side of the middle, where alone they make a difference.
-
-ResNet-20 with weights and inputs of one bit had 76.7 % of held-out images right after 2 epochs, without it 74.6 %.
 """
 
 
@@ -52,6 +46,11 @@ class WeightQuantizer(nn.Module, ABC):
 
 class InputQuantizer(nn.Module, ABC):
     """What a layer's input, or what comes out of one, goes through in a training."""
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether there are two levels now, one on either side of a middle: it reads what is before a rectifier."""
+        return False
 
     @property
     def steps(self) -> tuple[nn.Parameter, ...]:
@@ -141,15 +140,21 @@ class LearnedInputs(InputQuantizer):
 
     def forward(self, values: Tensor) -> Tensor:
         """Quantized values, with gradients for them, the step and the offset."""
+        # All below 0 becomes 0, as what a rectifier gives does.
+        ends_at_zero = self.has_sides and self.low == 0 and self.offset is None
         return learned_step(
-            values,
+            before_rectifier(values) if ends_at_zero else values,
             self.step,
             self.low,
             self.high,
             offset=self.offset,
             gradient_scale=step_gradient_scale(self.values_per_row, self.high),
-            margin=MARGIN_OF_TWO if self.high - self.low == 1 else 0.0,
         )
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether there are two levels now."""
+        return self.high - self.low == 1
 
     @torch.no_grad()
     def lower_(self, progress: float) -> None:
@@ -187,11 +192,18 @@ class Signs(InputQuantizer):
         self.register_buffer("scale", torch.tensor(max(magnitude, SMALLEST_SCALE)))
         self.gradient_scale = step_gradient_scale(values_per_row, 1)
 
+    @property
+    def has_sides(self) -> bool:
+        """There are."""
+        return True
+
     def forward(self, values: Tensor) -> Tensor:
         """Signs times the scale."""
         slow = self.middle * self.gradient_scale
         middle = slow + (self.middle - slow).detach()
-        return binary_sign((values - middle) / self.scale, "polynomial") * self.scale
+        # Below a middle above 0 lies all that a rectifier makes 0, and 0 itself.
+        given = before_rectifier(values) if self.middle > 0 else values
+        return binary_sign((given - middle) / self.scale, "polynomial") * self.scale
 
     def fixed(self) -> FixedInputs:
         """What the inputs are to go through from now on."""
@@ -235,15 +247,17 @@ class HeldSteps(Constraint):
         holders = (*self._layers, *quantized_outputs(model))
         quantizers = dict.fromkeys(each for holder in holders for each in holder.children())
         learning = [each for each in quantizers if isinstance(each, InputQuantizer | WeightQuantizer)]
+        self._inputs = [each for each in learning if isinstance(each, InputQuantizer)]
         self._steps = [step for each in learning for step in each.steps]
         self._before = [step.detach().clone() for step in self._steps]
 
     @contextmanager
     def shown_(self, share: float) -> Iterator[None]:
-        """The weights and inputs with as many bits as it is time for."""
+        """The weights and inputs with as many bits as it is time for; of two levels from in front of rectifiers."""
         if self.progressive:
             self._lower_(min(1.0, 2 * share))
-        with self.held.shown_(share):
+        two_sided = any(each.has_sides for each in self._inputs)
+        with self.held.shown_(share), NotedRectifiers() if two_sided else nullcontext():
             yield
 
     @torch.no_grad()

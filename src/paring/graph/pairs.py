@@ -13,7 +13,7 @@ from paring.graph.matrices import OPERATORS, as_rows
 from paring.graph.onnx_graph import Array, Graph, attribute
 from paring.graph.onnx_layers import shapes
 from paring.graph.placement import channel_axis, channels_of, float_reasons
-from paring.graph.rescaling import Place
+from paring.graph.rescaling import Place, shared
 
 RECTIFIERS = ("Relu", "LeakyRelu", "PRelu")
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -75,9 +75,9 @@ class Pair:
 
 def pairs(graph: Graph) -> tuple[list[Pair], dict[str, str]]:
     """The pairs, and for each layer that is the first of none the reason."""
-    layers = {node.name for node in graph.nodes if node.op_type in OPERATORS}
     told = float_reasons(graph, operators=OPERATORS)
-    reasons = {name: reason for name, reason in told.items() if name in layers}
+    layers = [node for node in graph.nodes if node.op_type in OPERATORS and node.name in told]
+    reasons = {node.name: told[node.name] or shared(graph, node) for node in layers}
     fit = frozenset(name for name, reason in reasons.items() if not reason)
     known = shapes(graph.model)
     found = []

@@ -57,10 +57,23 @@ def rescale(graph: Graph, place: Place, factor: Array) -> None:
     node.input[position] = graph.add_constant((value * factor).astype(np.float32), f"{node.input[position]}_scaled")
 
 
+def shared(graph: Graph, node: onnx.NodeProto) -> str:
+    """Why a layer's weight can't be rescaled: somebody else reads it. Empty where nobody does.
+
+    Each would need one of its own from then on, and weights that a network shares are to stay as small as they are.
+    """
+    weight = node.input[1]
+    if weight in graph.outputs:
+        return "its weight is an output too"
+    other = next((each for each in graph.consumers[weight] if each != node), None)
+    return "" if other is None else f"its weight is also read by {other.name or other.op_type}"
+
+
 def normalised_inputs(graph: Graph, *, anywhere: bool = False) -> tuple[list[Normalised], dict[str, str]]:
     """The normalisations that linear layers alone read, and for each other linear layer the reason.
 
-    With `anywhere` whatever linear layers read, though others may read it too.
+    With `anywhere` whatever linear layers read, though others may read it too. Layers whose weight others read are
+    none of them.
     """
     found: dict[str, Normalised] = {}
     reasons: dict[str, str] = {}
@@ -68,7 +81,7 @@ def normalised_inputs(graph: Graph, *, anywhere: bool = False) -> tuple[list[Nor
     for node in graph.nodes:
         if not _is_linear(graph, node) or node.input[0] in graph.initializers:
             if node.op_type in LINEAR and node.name in unfit:
-                reasons[node.name] = unfit[node.name]
+                reasons[node.name] = unfit[node.name] or shared(graph, node)
             continue
         tensor = node.input[0]
         places = normalisation(graph, tensor)
@@ -89,7 +102,8 @@ def _is_linear(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type not in LINEAR or (node.op_type == "Gemm" and attribute(node, "transA", 0)):
         return False
     weight = graph.constant(node.input[1])
-    return weight is not None and weight.ndim == 2 and weight.dtype == np.float32
+    fits = weight is not None and weight.ndim == 2 and weight.dtype == np.float32
+    return fits and not shared(graph, node)
 
 
 def normalisation(graph: Graph, tensor: str) -> tuple[Place, ...]:

@@ -34,7 +34,7 @@ class AWQ(GraphTechnique):
     0 and 1) that one with which the quantized weights of all layers that read x lose least of their outputs on the
     calibration rows; a layer stays as it is where none loses less. Where only linear layers read x, the normalisation's
     own scale and shift take 1/s, and nothing is computed in addition. With `anywhere` all other linear layers get a
-    multiplication by 1/s in front, as those of BERT need.
+    multiplication by 1/s in front, as those of BERT need. Layers whose weight others read stay as they are.
 
     It is followed by a technique that quantizes weights: `format`, `group_size` (inputs that share a scale, None for
     all of a row) and `scales` (how that is chosen) tell what that one will do.

@@ -30,8 +30,8 @@ class SmoothQuant(GraphTechnique):
     Xiao et al., "SmoothQuant" (2022), eq. 4: s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), the maximum over all
     layers that read X. Where only linear layers read X, the normalisation's own scale and shift take 1/s, and nothing
     is computed in addition. With `anywhere` all other linear layers get a multiplication by 1/s in front, which costs
-    little: those behind a normalisation that a residual reads too, as in BERT, and those behind an activation. It is
-    followed by an integer technique.
+    little: those behind a normalisation that a residual reads too, as in BERT, and those behind an activation. Layers
+    whose weight others read stay as they are. It is followed by an integer technique.
     """
 
     alpha: float = 0.5

@@ -58,6 +58,20 @@ def test_settings_may_come_without_their_names_as_in_python() -> None:
     assert chosen("technique", "MixedPrecision(StaticQuantization, 2)") == [MixedPrecision(StaticQuantization(), 2)]
 
 
+def test_words_need_no_quotes_in_a_tuple_and_brackets_count_for_nothing_in_quotes() -> None:
+    assert chosen("technique", "BitAllocation(choices=(int8, int4))") == [BitAllocation(choices=("int8", "int4"))]
+    one = QuantizationAwareTraining(exclude=("head",))
+    assert chosen("technique", "QuantizationAwareTraining(exclude=(head,))") == [one]
+    formats = (("blocks.0", "int4"), ("a(b, c", "int2"))
+    found = chosen("technique", "QuantizationAwareTraining(formats=((blocks.0, int4), ('a(b, c', int2)))")
+    assert found == [QuantizationAwareTraining(formats=formats)]
+    assert chosen("technique", "FineTune, " + str(found[0])) == [FineTune, *found]
+    quoted = QuantizationAwareTraining(formats=(('it\'s ("x", y', "int4"),))
+    assert chosen("technique", f"{quoted}, FineTune") == [quoted, FineTune]
+    with pytest.raises(ParingError, match=r"^'\(,\)' can't be read"):
+        chosen("technique", "BitAllocation(choices=(,))")
+
+
 def test_what_a_technique_asks_for_can_be_pasted() -> None:
     with pytest.raises(ParingError) as told:
         next(IterativePruning.variants(nn.Linear(2, 2), Job(Task(nn.Linear(2, 2), evaluate=[]), ())))

@@ -16,6 +16,9 @@ OPENING, CLOSING = "([{", ")]}"
 JOINS = ("+", "->", "→")
 """What stands between the techniques of a recipe, as it is typed, as it is told, and as pages show it."""
 
+TOKEN = re.compile(r"""->|(?<!\w)'(?:\\.|[^'\\])*'|(?<!\w)"(?:\\.|[^"\\])*"|.""", re.DOTALL)
+"""A join, a quoted word with whatever brackets and commas it holds, or a character; inside a word quotes are none."""
+
 
 def chosen(kind: registry.Kind, text: str | None, run: Run = registry.executed) -> list[Any] | None:
     """The classes and objects of a comma-separated list; None (all) where nothing was typed.
@@ -40,9 +43,9 @@ def _recipe(kind: registry.Kind, text: str, run: Run) -> Any:
 
 
 def _parts(text: str, where: str, separators: Sequence[str] = (",",)) -> list[str]:
-    """What stands between the separators that are in no bracket."""
+    """What stands between the separators that are in no bracket and in no quotes."""
     parts, depth = [""], 0
-    for token in re.findall("->|.", text, re.DOTALL):
+    for token in TOKEN.findall(text):
         depth += (token in OPENING) - (token in CLOSING)
         if depth < 0:
             break
@@ -92,10 +95,19 @@ def _settings(
 
 
 def _value(kind: registry.Kind, text: str, run: Run) -> Any:
-    """A value of Python, a technique inside another one, of which the name will do, a function, or the word itself."""
+    """A value of Python, a technique inside another one, of which the name will do, a function, or the word itself.
+
+    So are those in a tuple: `(int8, int4)` is ("int8", "int4").
+    """
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        if text.startswith("(") and text.endswith(")"):
+            inner = text[1:-1]
+            found = [_value(kind, part, run) for part in _parts(inner, text)]
+            if not found:
+                raise InputError(f"{text!r} can't be read: write for example (int8, int4).") from None
+            return found[0] if len(found) == 1 and not inner.rstrip().endswith(",") else tuple(found)
         if "(" in text:
             return _made(kind, text, run)
         if kind == "technique" and text in registry.names(kind):

@@ -79,8 +79,8 @@ def learned_step(
 
     Between two levels all depends on the side of their middle m on which v lies: there the slope h of the values is
     max(0, 1 - |v - m|), that of the step level - h v, that of an offset 1 - h. Such a triangle stands for the slope of
-    the sign in Liu et al. 2018 (Bi-Real Net, eq. 7), half as wide and twice as high. Its area is the distance of the
-    levels: with a larger one gradients grow from layer to layer. `slope` is another one for the values.
+    the sign in Liu et al. 2018 (Bi-Real Net, eq. 7), there half as wide and twice as high. Its area is the distance of
+    the levels: with a larger one gradients grow from layer to layer. `slope` is another one for the values.
 
     With an `offset` of the step's shape, for values that are not symmetric about 0: Bhalgat et al. 2020, LSQ+, eq. 3
     to 5, v = (values - offset) / step, and the slope of the offset is 0 inside, 1 outside; it too is scaled. There the

@@ -30,8 +30,8 @@ class CrossLayerEqualization(GraphTechnique):
     Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), eq. 8 to 11: with
     s = sqrt(r1 r2) / r2 the channel has the same range in both weights; pair by pair, until nothing changes any more.
     Between the two may be what passes a positive factor on, as rectifiers and pools do, but nobody else who reads. A
-    layer whose weight others read stays as it is.
-    It is followed by an integer technique, and does most for one with a single scale for each weight.
+    layer whose weight others read stays as it is. It is followed by an integer technique, and does most for one with a
+    single scale for each weight.
     """
 
     role: ClassVar[Role] = "before"

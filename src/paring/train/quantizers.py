@@ -48,8 +48,8 @@ class InputQuantizer(nn.Module, ABC):
     """What a layer's input, or what comes out of one, goes through in a training."""
 
     @property
-    def has_sides(self) -> bool:
-        """Whether there are two levels now, one on either side of a middle: it reads what is before a rectifier."""
+    def is_binary(self) -> bool:
+        """Whether there are two levels now. All depends on the side of their middle: rectifiers are looked behind."""
         return False
 
     @property
@@ -141,7 +141,7 @@ class LearnedInputs(InputQuantizer):
     def forward(self, values: Tensor) -> Tensor:
         """Quantized values, with gradients for them, the step and the offset."""
         # All below 0 becomes 0, as what a rectifier gives does.
-        ends_at_zero = self.has_sides and self.low == 0 and self.offset is None
+        ends_at_zero = self.is_binary and self.low == 0 and self.offset is None
         return learned_step(
             before_rectifier(values) if ends_at_zero else values,
             self.step,
@@ -152,7 +152,7 @@ class LearnedInputs(InputQuantizer):
         )
 
     @property
-    def has_sides(self) -> bool:
+    def is_binary(self) -> bool:
         """Whether there are two levels now."""
         return self.high - self.low == 1
 
@@ -193,8 +193,8 @@ class Signs(InputQuantizer):
         self.gradient_scale = step_gradient_scale(values_per_row, 1)
 
     @property
-    def has_sides(self) -> bool:
-        """There are."""
+    def is_binary(self) -> bool:
+        """Always."""
         return True
 
     def forward(self, values: Tensor) -> Tensor:
@@ -253,11 +253,11 @@ class HeldSteps(Constraint):
 
     @contextmanager
     def shown_(self, share: float) -> Iterator[None]:
-        """The weights and inputs with as many bits as it is time for; of two levels from in front of rectifiers."""
+        """The weights and inputs with as many bits as it is time for, and rectifiers noted if those are two levels."""
         if self.progressive:
             self._lower_(min(1.0, 2 * share))
-        two_sided = any(each.has_sides for each in self._inputs)
-        with self.held.shown_(share), NotedRectifiers() if two_sided else nullcontext():
+        noted = NotedRectifiers() if any(each.is_binary for each in self._inputs) else nullcontext()
+        with self.held.shown_(share), noted:
             yield
 
     @torch.no_grad()

@@ -147,6 +147,8 @@ OTHER: dict[str, object] = {
     "progressive": True,
     "estimator": "ttq",
     "input_estimator": "xnor",
+    "features": ("layer1.0", "a b"),
+    "feature_weight": 0.5,
 }
 """A value of every setting of every technique that is not its default."""
 

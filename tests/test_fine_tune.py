@@ -222,8 +222,8 @@ def test_class_scores_among_several_outputs_are_compared_by_their_distributions(
     inputs, classes = torch.randn(64, 5, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 5
     task = Task(Shifted(0.0, 0.0).eval(), [(inputs, classes)], metric=lambda o, t: (o[0].argmax(1) == t).float())
     distiller = Distiller(Teaching(label_weight=0, mixing="none"), Job.of(task, threads=1))
-    assert distiller(Shifted(7.0, 0.0), inputs, None).item() == pytest.approx(0, abs=1e-5)
-    assert distiller(Shifted(0.0, 7.0), inputs, None).item() > 1
+    assert distiller(Shifted(7.0, 0.0), inputs, None, 0.0).item() == pytest.approx(0, abs=1e-5)
+    assert distiller(Shifted(0.0, 7.0), inputs, None, 0.0).item() > 1
 
 
 class TwoHeads(nn.Module):
@@ -376,6 +376,7 @@ def test_what_it_proposes_runs() -> None:
         ("temperature", 0.0),
         ("label_weight", 1.5),
         ("mixing", "stir"),
+        ("feature_weight", 0.0),
     ],
 )
 def test_settings_out_of_range_are_quoted(field: str, value: object) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from paring.data.job import Job
 from paring.errors import TechniqueError
+from paring.graph.features import features_of
 from paring.graph.folding import folded
 from paring.techniques.fine_tune import FineTune
 from paring.train.distiller import Distiller, Teaching
@@ -83,11 +84,12 @@ class Suspicious(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = conv_bn(3, 8)
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.stem(x if isinstance(x, Tensor) else x * 2)
-        return y
+        y = self.conv(x)
+        z: Tensor = self.norm(y.neg() if isinstance(x, Tensor) else y)
+        return z
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,24 @@ def test_the_answers_stay_and_the_network_is_untouched(make: Callable[[], nn.Mod
     torch.testing.assert_close(result(other), model(other), rtol=1e-3, atol=1e-3)
     assert (norms(model), norms(result)) == (before, after)
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def test_modules_keep_their_names_and_what_they_give() -> None:
+    model = trained(ResNet(project=True).requires_grad_(False))
+    names = [name for name, module in model.named_modules() if len(list(module.children())) > 1]
+    result = folded(model, images(), names)
+    assert norms(result) == 0
+    with features_of(model, names) as expected, features_of(result, names) as found:
+        result(images()), model(images())
+    assert [each.module for each in expected] == [each.module for each in found]
+    for ours, theirs in zip(expected, found, strict=True):
+        torch.testing.assert_close(ours.values, theirs.values, rtol=1e-3, atol=1e-3)
+
+
+def test_a_convolution_whose_own_output_is_asked_for_is_not_folded() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).requires_grad_(False)
+    with pytest.raises(TechniqueError, match="answers are others"):
+        folded(trained(model), images(), ["0"])
 
 
 def test_a_network_without_batch_norms_is_not_traced() -> None:

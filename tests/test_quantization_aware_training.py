@@ -547,7 +547,7 @@ def bits_seen(technique: QuantizationAwareTraining, epochs: int) -> tuple[list[t
     student = technique.student(model, job)
     seen: list[tuple[int, int]] = []
 
-    def loss(network: nn.Module, given: Any, targets: Any) -> Tensor:
+    def loss(network: nn.Module, given: Any, targets: Any, share: float) -> Tensor:
         layer = network.wide
         assert isinstance(layer.weight_quantizer, LearnedWeights)  # type: ignore[union-attr]
         assert isinstance(layer.input_quantizer, LearnedInputs)  # type: ignore[union-attr]

@@ -33,7 +33,7 @@ def line_data(batches: int = 8, rows: int = 16) -> list[Batch]:
     return [(x, x @ LINE) for x in inputs]
 
 
-def squared(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+def squared(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
     return mse_loss(model(inputs).float(), targets)
 
 
@@ -109,10 +109,10 @@ def paced(
     """The learning rate of each step where every step takes one second, the time that passed, and the outcome."""
     clock, rates = Clock(), []
 
-    def one_second(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def one_second(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         if rates:  # the rehearsal is over
             clock.time_s += 1.0
-        return squared(model, inputs, targets)
+        return squared(model, inputs, targets, share)
 
     monkeypatch.setattr("paring.train.loop.set_learning_rate_", lambda _, rate: rates.append(rate))
     job = replace(job_of(), deadline_s=None if deadline_s is None else clock.time_s + deadline_s)
@@ -180,9 +180,9 @@ def diverging(at: set[int]) -> tuple[object, list[int]]:
     """A loss that is NaN at those calls; call 0 (and 1, with bfloat16 or not) is the rehearsal."""
     calls: list[int] = []
 
-    def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         calls.append(len(calls))
-        value = squared(model, inputs, targets)
+        value = squared(model, inputs, targets, share)
         return value * float("nan") if calls[-1] in at else value
 
     return loss, calls
@@ -216,8 +216,8 @@ def test_an_infinite_gradient_never_reaches_the_weights() -> None:
         def backward(_: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
             return gradient * float("inf")
 
-    def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        return Spike.apply(squared(model, inputs, targets))  # type: ignore[no-any-return,no-untyped-call]
+    def loss(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
+        return Spike.apply(squared(model, inputs, targets, share))  # type: ignore[no-any-return,no-untyped-call]
 
     model = linear()
     before = weights(model)
@@ -280,7 +280,7 @@ def test_a_malformed_batch_is_refused(batch: Any, told: str) -> None:
 
 @pytest.mark.parametrize("precision", get_args(Precision))
 def test_a_loss_that_raises_is_told(precision: Precision) -> None:
-    def failing(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def failing(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         raise IndexError("no such class")
 
     with pytest.raises(TaskError, match="the first training step fails: IndexError: no such class"):
@@ -288,7 +288,7 @@ def test_a_loss_that_raises_is_told(precision: Precision) -> None:
 
 
 def test_a_loss_for_each_row_is_refused() -> None:
-    def each_row(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def each_row(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         return (model(inputs) - targets).square().mean(1)
 
     with pytest.raises(TaskError, match=r"the loss has shape \(16,\)"):
@@ -332,7 +332,7 @@ def test_norms_and_biases_do_not_decay() -> None:
     fit_(
         model,
         line_data(),
-        lambda model, inputs, _: 0 * model(inputs).sum(),
+        lambda model, inputs, *_: 0 * model(inputs).sum(),
         replace(EASY, weight_decay=0.5),
         job_of(),
     )
@@ -343,9 +343,9 @@ def test_norms_and_biases_do_not_decay() -> None:
 def test_progress_tells_share_loss_speed_and_time_left() -> None:
     clock, said = Clock(), []
 
-    def slow(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def slow(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         clock.time_s += 3.0
-        return squared(model, inputs, targets)
+        return squared(model, inputs, targets, share)
 
     fit_(linear(), line_data(), slow, EASY, replace(job_of(), say=said.append), now=clock)
     assert len(said) == 12
@@ -357,10 +357,10 @@ def test_progress_tells_share_loss_speed_and_time_left() -> None:
 def test_ctrl_c_passes_through_and_leaves_the_network_usable() -> None:
     calls = count()
 
-    def interrupted(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def interrupted(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         if next(calls) == 10:
             raise KeyboardInterrupt
-        return squared(model, inputs, targets)
+        return squared(model, inputs, targets, share)
 
     model = linear()
     with pytest.raises(KeyboardInterrupt):
@@ -417,9 +417,9 @@ def test_data_that_is_at_hand_is_drawn_without_a_thread() -> None:
         def __len__(self) -> int:
             return len(self.data)
 
-    def slow(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def slow(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
         time.sleep(0.02)
-        return squared(model, inputs, targets)
+        return squared(model, inputs, targets, share)
 
     fit_(linear(), Watched(line_data(12)), slow, EASY, job_of())
     assert seen == {threading.current_thread().name}

@@ -37,13 +37,13 @@ def line_data(batches: int = 8, rows: int = 16) -> list[Batch]:
     return [(x, x @ LINE) for x in inputs]
 
 
-def squared(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+def squared(model: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
     return mse_loss(model(inputs).float(), targets)
 
 
-def steep(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+def steep(model: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
     """The same minimum with a gradient that overflows float16 until the scale has come down."""
-    return 1000 * squared(model, inputs, targets)
+    return 1000 * squared(model, inputs, targets, share)
 
 
 def linear() -> nn.Module:
@@ -80,8 +80,8 @@ def spiked(steps: set[int]) -> Any:
     """A loss whose gradient is infinite in these steps, counted from 1; the rehearsal comes before them."""
     calls = iter(range(10_000))
 
-    def loss(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        value = squared(model, inputs, targets)
+    def loss(model: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
+        value = squared(model, inputs, targets, share)
         return Spike.apply(value) if next(calls) in steps else value  # type: ignore[no-any-return,no-untyped-call]
 
     return loss
@@ -124,8 +124,8 @@ def test_a_step_that_overflows_changes_nothing() -> None:
 def test_small_gradients_do_not_vanish() -> None:
     """In float16 nothing lies between 0 and 6e-8."""
 
-    def faint(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        return 1e-8 * squared(model, inputs, targets)
+    def faint(model: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
+        return 1e-8 * squared(model, inputs, targets, share)
 
     model = linear()
     fit_(model, line_data(), faint, replace(HALF, epochs=20, learning_rate=5e6), job_of())
@@ -134,8 +134,8 @@ def test_small_gradients_do_not_vanish() -> None:
 
 @pytest.mark.parametrize("clip_norm", [5.0, 0.01])
 def test_the_gradient_is_clipped_as_if_the_loss_were_not_scaled(clip_norm: float) -> None:
-    def gentle(model: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        return 0.01 * squared(model, inputs, targets)
+    def gentle(model: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
+        return 0.01 * squared(model, inputs, targets, share)
 
     one_step = replace(HALF, epochs=1, clip_norm=clip_norm, warmup=0.0, learning_rate=5.0)
     moved = []

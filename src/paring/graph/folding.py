@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from paring.data.batches import model_call, tensors_of
 from paring.errors import TechniqueError, in_words
+from paring.graph.features import features_of
 from paring.types import Inputs
 
 CONVOLUTION_BEFORE: dict[type[nn.Module], type[nn.Module]] = {
@@ -24,29 +26,30 @@ TOLERANCE = 1e-3
 """Of the largest answer: sums in another order differ by less, and another network by more."""
 
 
-def folded(model: nn.Module, inputs: Inputs) -> nn.Module:
+def folded(model: nn.Module, inputs: Inputs, features: Sequence[str] = ()) -> nn.Module:
     """A network in eval mode with the same answers and fewer batch norms (Jacob et al. 2018, equation 14).
 
-    One stays where something else reads what its convolution gives, or where that one is called more than once. The
-    network that was given is untouched; without batch norms it is the result.
-    Raises TechniqueError where its code can't be traced, or where the answers to `inputs` change.
+    Where one was is the identity, and all modules keep their names. One stays where something else reads what its
+    convolution gives, or where that one is called more than once. The network that was given is untouched; without
+    batch norms it is the result. Raises TechniqueError where its code can't be traced, or where the answers to `inputs`
+    change, or what the modules give that `features` names.
     """
     if not any(type(module) in CONVOLUTION_BEFORE for module in model.modules()):
         return model
     try:
-        traced = symbolic_trace(copy.deepcopy(model))
-        _fold_(traced)
-        expected, found = (_answers(network, inputs) for network in (model, traced))
+        result = copy.deepcopy(model)
+        _fold_(result, symbolic_trace(copy.deepcopy(model)))
+        expected, found = (_answers(network, inputs, features) for network in (model, result))
     except Exception as error:  # Tracing runs the network's own code on what are no tensors: anything may come of it.
         raise TechniqueError(f"the network can't be traced to fold its batch norms: {in_words(error)}.") from error
     if len(expected) != len(found) or not all(map(_close, expected, found)):
         raise TechniqueError("with its batch norms folded the network's answers are others.")
-    return traced
+    return result
 
 
-def _fold_(traced: GraphModule) -> None:
-    """Fold in place; convolutions are replaced, not changed."""
-    modules: dict[Any, Any] = dict(traced.named_modules())
+def _fold_(model: nn.Module, traced: GraphModule) -> None:
+    """Fold in place, as the trace of the network allows; convolutions are replaced, not changed."""
+    modules: dict[Any, Any] = dict(model.named_modules())
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     times = Counter(node.target for node in calls)
     for node in calls:
@@ -56,16 +59,13 @@ def _fold_(traced: GraphModule) -> None:
         convolution, norm = modules[before.target], modules[node.target]
         fits = type(convolution) is CONVOLUTION_BEFORE.get(type(norm)) and norm.running_mean is not None
         if fits and times[before.target] == 1:
-            modules[before.target] = fuse_conv_bn_eval(convolution, norm)
-            traced.set_submodule(str(before.target), modules[before.target])
-            node.replace_all_uses_with(before)
-            traced.graph.erase_node(node)
-    traced.recompile()
+            model.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+            model.set_submodule(str(node.target), nn.Identity())
 
 
-def _answers(model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        return tensors_of(model_call(model, inputs))
+def _answers(model: nn.Module, inputs: Inputs, features: Sequence[str]) -> tuple[Tensor, ...]:
+    with torch.no_grad(), features_of(model, features) as noted:
+        return (*tensors_of(model_call(model, inputs)), *(each.values for each in noted))
 
 
 def _close(expected: Tensor, found: Tensor) -> bool:

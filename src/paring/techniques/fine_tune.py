@@ -13,6 +13,7 @@ from paring.data.job import Job
 from paring.errors import TechniqueError
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
+from paring.graph.weights import check_modules
 from paring.settings import check_types
 from paring.techniques.base import TrainingTechnique
 from paring.train.constraint import Constraint, HeldZeros
@@ -20,7 +21,7 @@ from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import Loss, fit_
 from paring.train.mixing import Mixing
 from paring.train.settings import Precision, Training
-from paring.types import Coverage, LayerChange
+from paring.types import Coverage, LayerChange, Task
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class FineTune(TrainingTechnique):
     whichever comes first. Unlike the paper, half the batches of inputs that can be mixed are (`mixing`), and judged by
     the original alone: it keeps the copy close to the original on inputs that neither has seen. Weights that a pruning
     set to zero stay zero.
+
+    `features` names modules whose outputs are to be like the original's too, such as the blocks of a network (Romero et
+    al. 2015, FitNets, without their projections: shapes have to be the same). Added to the loss is their squared error
+    over the variance of the original's, mean over the modules, times a weight that falls from `feature_weight` to 0 in
+    the course of the training: FitNets first learn features, then answers.
 
     `precision` is what the training multiplies in. "auto" is bfloat16 where the hardware does that and the larger score
     is all that counts, else float32. In float16 the loss is scaled, so that small gradients don't vanish. Where the
@@ -50,11 +56,18 @@ class FineTune(TrainingTechnique):
     mixing: Mixing = "mixup"
     precision: Precision = "auto"
     weight_decay: float = 1e-4
+    features: tuple[str, ...] = ()
+    feature_weight: float = 80.0
 
     def __post_init__(self) -> None:
         check_types(self)
         self._training(self.precision)
         self._teaching()
+
+    def check_fits(self, model: nn.Module, task: Task) -> None:
+        """Raise TechniqueError where `features` names no module of the network; TaskError without training data."""
+        check_modules(self.features, model, "features")
+        super().check_fits(model, task)
 
     def apply(self, model: nn.Module, job: Job) -> nn.Module:
         """A trained copy in eval mode. Raises TaskError without training data or with labels out of range."""
@@ -112,7 +125,8 @@ class FineTune(TrainingTechnique):
         return Training(self.epochs, self.learning_rate, weight_decay=self.weight_decay, precision=precision)
 
     def _teaching(self) -> Teaching:
-        return Teaching(self.distillation, self.temperature, self.label_weight, self.mixing)
+        shared = {each.name: getattr(self, each.name) for each in fields(Teaching)}
+        return Teaching(**shared)
 
 
 def fine_tuning_of(training: TrainingTechnique) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -46,9 +45,16 @@ class RegularisedTraining(FineTune):
 
     def shaped(self, taught: Loss, student: nn.Module, job: Job) -> tuple[Loss, Constraint]:
         """What the teacher says with the penalty added. TechniqueError where there is nothing to press."""
-        held = HeldZeros(student, job.original)
-        pressed = _Pressed(self, taught, held, _views(self.penalty, student, job))
-        return pressed, pressed
+        views = _views(self.penalty, student, job)
+        measure = PENALTIES.get(self.penalty, l1)
+
+        def pressed(student: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
+            weights, strength = [view() for view in views], self.strength
+            if self.growing:
+                weights, strength = [_weaker_half(each) for each in weights], strength * share
+            return taught(student, inputs, targets, share) + strength * measure(weights)
+
+        return pressed, HeldZeros(student, job.original)
 
     @classmethod
     def variants(cls, model: nn.Module, job: Job) -> Iterator[Self]:
@@ -68,33 +74,6 @@ class RegularisedTraining(FineTune):
 
 View = Callable[[], Tensor]
 """Weights as they are now, a row a channel, through which gradients flow."""
-
-
-class _Pressed(Constraint):
-    """The loss with its penalty; as a constraint it is told how far the training has come."""
-
-    def __init__(self, technique: RegularisedTraining, taught: Loss, held: Constraint, views: Sequence[View]) -> None:
-        self.technique, self.taught, self.held, self.views = technique, taught, held, views
-        self.measure = PENALTIES.get(technique.penalty, l1)
-        self.share = 0.0
-
-    @contextmanager
-    def shown_(self, share: float) -> Iterator[None]:
-        """The weights as they are; the share tells how strong the pressure is."""
-        self.share = share
-        yield
-
-    def settle_(self) -> None:
-        """Zeros stay, whatever else presses."""
-        self.held.settle_()
-
-    def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        """What the teacher says, and the penalty."""
-        weights = [view() for view in self.views]
-        strength = self.technique.strength
-        if self.technique.growing:
-            weights, strength = [_weaker_half(each) for each in weights], strength * self.share
-        return self.taught(student, inputs, targets) + strength * self.measure(weights)
 
 
 def _weaker_half(weights: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,10 +15,13 @@ from paring.data.batches import mapped, model_call, sample, tensors_of
 from paring.data.checks import check_train_labels
 from paring.data.job import Job
 from paring.errors import TaskError, TechniqueError
+from paring.graph.features import Feature, features_of, paired
 from paring.graph.folding import folded
+from paring.graph.weights import check_modules
 from paring.ops.distillation import (
     as_logits,
     cosine_gap,
+    feature_gap,
     holds_classes,
     holds_probabilities,
     scaled_mse,
@@ -38,12 +42,16 @@ class Teaching:
 
     loss = label_weight * task loss + (1 - label_weight) * distance to the teacher. Without labels, and on the half of
     the batches that are mixed, the teacher alone counts; with label_weight 1 the labels alone, and nothing is mixed.
+    `features` are modules of both: the mean distance of what these give is added, times a weight that falls in a line
+    from `feature_weight` to 0: in the end the answers count alone.
     """
 
     distillation: Distillation = "auto"
     temperature: float = 4.0
     label_weight: float = 0.1
     mixing: Mixing = "mixup"
+    features: tuple[str, ...] = ()
+    feature_weight: float = 80.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -51,10 +59,12 @@ class Teaching:
             raise TechniqueError(f"temperature={self.temperature} must be above 0, for example 4.")
         if not 0 <= self.label_weight <= 1:
             raise TechniqueError(f"label_weight={self.label_weight} must lie between 0 and 1.")
+        if not 0 < self.feature_weight < math.inf:
+            raise TechniqueError(f"feature_weight={self.feature_weight} must be above 0, for example 80.")
 
 
 class Distiller:
-    """The loss for `fit_`: (student, inputs, targets) -> ().
+    """The loss for `fit_`: (student, inputs, targets, share of the training that is done) -> ().
 
     "auto" compares an output of class scores by its distributions, any other by squared error in units of the teacher's
     own variance; several outputs add up. The teacher is a copy: the task's network is untouched.
@@ -62,7 +72,9 @@ class Distiller:
 
     def __init__(self, teaching: Teaching, job: Job) -> None:
         self.teaching, self.task_loss = teaching, job.task.loss
-        self.teacher = _quick_to_answer(copy.deepcopy(job.original).eval(), job).requires_grad_(False)
+        check_modules(teaching.features, job.original, "features")
+        teacher = copy.deepcopy(job.original).eval().requires_grad_(False)
+        self.teacher = _quick_to_answer(teacher, teaching.features, job)
         self._channels_last = is_convolutional(self.teacher)
         if self._channels_last:
             with_layout_(self.teacher, torch.channels_last)
@@ -72,18 +84,23 @@ class Distiller:
         self._gaps = self._read_gaps(outputs, targets, job.calibrate)
         self._mixes = teaching.label_weight < 1 and can_mix(job.calibrate[0][0], teaching.mixing)
 
-    def __call__(self, student: nn.Module, inputs: Any, targets: Any) -> Tensor:
+    def __call__(self, student: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
         """The loss of one batch. Raises DataError for a label out of range, also where the batch is to be mixed."""
         if targets is not None and self._classes is not None and self.teaching.label_weight > 0:
             check_train_labels(targets, self._classes)
         if self._mixes and bool(torch.rand((), generator=self._generator) < MIXED_SHARE):
             inputs, targets = mixed(inputs, self.teaching.mixing, self._generator), None
-        outputs = _as_float(model_call(student, inputs))
+        outputs, seen = self._answers(student, inputs)
         weight = 0.0 if targets is None else self.teaching.label_weight
-        if weight == 0:
-            return self._gap(outputs, inputs)
-        labelled = self.task_loss(outputs, targets)
-        return labelled if weight == 1 else weight * labelled + (1 - weight) * self._gap(outputs, inputs)
+        losses = [weight * self.task_loss(outputs, targets)] if weight else []
+        if weight < 1 or self.teaching.features:
+            with torch.no_grad():
+                taught, shown = self._answers(self.teacher, inputs)
+            if weight < 1:
+                losses.append((1 - weight) * self._gap(outputs, taught))
+            if self.teaching.features:
+                losses.append(self.teaching.feature_weight * (1 - share) * self._feature_gap(seen, shown))
+        return sum(losses[1:], start=losses[0])
 
     @property
     def ranks(self) -> bool:
@@ -93,7 +110,12 @@ class Distiller:
     def _example(self, job: Job) -> Batch:
         """The teacher's answers to a labelled batch, and its targets."""
         inputs, targets = _labelled_example(job)
-        return self._taught(placed(inputs, device_of(self.teacher), self._channels_last)), targets
+        with torch.no_grad():
+            outputs, shown = self._answers(self.teacher, placed(inputs, device_of(self.teacher), self._channels_last))
+        uncalled = sorted({*self.teaching.features} - {each.module for each in shown})
+        if uncalled:
+            raise TechniqueError(f"features names {uncalled[0]!r}, which is not called as a module: leave it out.")
+        return outputs, targets
 
     def _read_gaps(self, outputs: Any, targets: Any, batches: Iterable[Batch]) -> list[Gap]:
         """How each output is compared, and how much the teacher's answers differ between rows there."""
@@ -112,11 +134,20 @@ class Distiller:
 
     @torch.no_grad()
     def _taught(self, inputs: Any) -> Any:
-        return _as_float(model_call(self.teacher, inputs))
+        return self._answers(self.teacher, inputs)[0]
 
-    def _gap(self, outputs: Any, inputs: Any) -> Tensor:
-        pairs = zip(self._gaps, _floating(outputs), _floating(self._taught(inputs)), strict=True)
+    def _answers(self, network: nn.Module, inputs: Any) -> tuple[Any, list[Feature]]:
+        """What a network gives, and what the modules inside that are compared do."""
+        with features_of(network, self.teaching.features) as features:
+            return _as_float(model_call(network, inputs)), features
+
+    def _gap(self, outputs: Any, taught: Any) -> Tensor:
+        pairs = zip(self._gaps, _floating(outputs), _floating(taught), strict=True)
         return torch.stack([gap(student, teacher) for gap, student, teacher in pairs]).sum()
+
+    @staticmethod
+    def _feature_gap(seen: list[Feature], shown: list[Feature]) -> Tensor:
+        return torch.stack([feature_gap(ours, theirs) for ours, theirs in paired(seen, shown)]).mean()
 
 
 @dataclass(frozen=True)
@@ -145,10 +176,10 @@ def _class_outputs(outputs: Sequence[Tensor], targets: Iterable[Tensor]) -> set[
     return {place for each in fits if (place := next(each, None)) is not None}
 
 
-def _quick_to_answer(teacher: nn.Module, job: Job) -> nn.Module:
+def _quick_to_answer(teacher: nn.Module, features: Sequence[str], job: Job) -> nn.Module:
     """The teacher without the batch norms that can be folded: its answers take a good part of each training step."""
     try:
-        return folded(teacher, placed(job.calibrate[0][0], device_of(teacher), channels_last=False))
+        return folded(teacher, placed(job.calibrate[0][0], device_of(teacher), channels_last=False), features)
     except TechniqueError as error:
         job.say(f"the teacher keeps its batch norms: {error}")
         return teacher

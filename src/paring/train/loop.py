@@ -33,8 +33,11 @@ from paring.train.settings import Training
 from paring.types import Batch
 
 Clock: TypeAlias = Callable[[], float]
-Loss: TypeAlias = Callable[[nn.Module, Any, Any], Tensor]
-"""(network in train mode, inputs, targets) -> (). Called under autocast, with the batch on the network's device."""
+Loss: TypeAlias = Callable[[nn.Module, Any, Any, float], Tensor]
+"""(network in train mode, inputs, targets, share of the training that is done) -> ().
+
+Called under autocast, with the batch on the network's device.
+"""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class _Run:
             self.narrow, self.scale = None, LossScale(None)
         if not self.narrow:
             try:
-                self._loss(copy.deepcopy(self.model), drawn)
+                self._loss(copy.deepcopy(self.model), drawn, 0.0)
             except ParingError:
                 raise
             except Exception as error:
@@ -156,7 +159,7 @@ class _Run:
     def _failure(self, drawn: Drawn) -> str:
         """Why a step fails with less than float32; empty where it does not."""
         try:
-            loss = self._loss(copy.deepcopy(self.model), drawn)
+            loss = self._loss(copy.deepcopy(self.model), drawn, 0.0)
             loss.backward()  # type: ignore[no-untyped-call]
         except ParingError:
             raise
@@ -183,7 +186,7 @@ class _Run:
     def _step(self, drawn: Drawn, share: float) -> float:
         self.optimizer.zero_grad()
         with self.constraint.shown_(share):
-            loss = self._loss(self.model, drawn)
+            loss = self._loss(self.model, drawn, share)
             value = loss.item()
             if math.isfinite(value):
                 self.scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
@@ -204,10 +207,10 @@ class _Run:
             self._diverged("the gradient", drawn)
         return value
 
-    def _loss(self, model: nn.Module, drawn: Drawn) -> Tensor:
+    def _loss(self, model: nn.Module, drawn: Drawn, share: float) -> Tensor:
         inputs, targets = (placed(values, self.device, self.channels_last) for values in drawn.batch)
         with torch.autocast(self.device.type, self.narrow, enabled=self.narrow is not None):
-            loss = self.loss(model, inputs, targets)
+            loss = self.loss(model, inputs, targets, share)
         if loss.ndim:
             raise TaskError(f"the loss has shape {tuple(loss.shape)}: return a single number, such as the mean.")
         return loss.float()

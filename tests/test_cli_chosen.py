@@ -149,6 +149,11 @@ OTHER: dict[str, object] = {
     "input_estimator": "xnor",
     "features": ("layer1.0", "a b"),
     "feature_weight": 0.5,
+    "feature_distance": "angles",
+    "optimizer": "adamw",
+    "schedule": "step",
+    "accumulate": 4,
+    "averaged": 0.25,
 }
 """A value of every setting of every technique that is not its default."""
 

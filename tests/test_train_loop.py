@@ -17,10 +17,11 @@ from torch.nn.functional import mse_loss
 
 from paring.data.job import Job
 from paring.errors import TaskError, TechniqueError, TimeUpError
+from paring.train.constraint import Constraint
 from paring.train.loop import Trained, fit_
 from paring.train.precision import has_bf16
 from paring.train.prefetch import epochs_of, prefetched
-from paring.train.settings import Precision, Training
+from paring.train.settings import Groups, Optimizer, Precision, Training
 from paring.types import Batch, Task
 
 EASY = Training(epochs=3, learning_rate=0.05)
@@ -33,7 +34,7 @@ def line_data(batches: int = 8, rows: int = 16) -> list[Batch]:
     return [(x, x @ LINE) for x in inputs]
 
 
-def squared(model: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> Tensor:
+def squared(model: nn.Module, inputs: Tensor, targets: Tensor, share: float = 0.0) -> Tensor:
     return mse_loss(model(inputs).float(), targets)
 
 
@@ -325,6 +326,89 @@ def test_frozen_parameters_stay_and_all_frozen_is_an_error() -> None:
     assert torch.equal(weights(model[0]), before)
     with pytest.raises(TechniqueError, match="no trainable parameter"):
         fit_(model.requires_grad_(False), line_data(), squared, EASY, job_of())
+
+
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_every_optimizer_learns(optimizer: Optimizer) -> None:
+    model = linear()
+    before = squared(model, *line_data()[0]).item()  # type: ignore[arg-type]
+    training = Training(40, 0.05, weight_decay=0.0, optimizer=optimizer, precision="float32")
+    fit_(model, line_data(), squared, training, job_of())
+    assert squared(model, *line_data()[0]).item() < before / 100  # type: ignore[arg-type]
+
+
+def test_an_optimizer_of_one_s_own_has_the_schedule_s_rate() -> None:
+    made: list[torch.optim.Optimizer] = []
+
+    def nadam(groups: Groups) -> torch.optim.Optimizer:
+        made.append(torch.optim.NAdam(groups))
+        return made[-1]
+
+    model = linear()
+    before = weights(model)
+    fit_(model, line_data(), squared, replace(EASY, optimizer=nadam, schedule="constant", learning_rate=0.03), job_of())
+    assert [group["lr"] for group in made[0].param_groups] == [0.03, 0.03]
+    assert not torch.equal(weights(model), before)
+
+
+@pytest.mark.parametrize(
+    ("makes", "says"),
+    [
+        (lambda groups: 1 / 0, "fails on groups of parameters: ZeroDivisionError"),
+        (lambda groups: "adam", "makes a str: return a torch.optim.Optimizer"),
+        (lambda groups: torch.optim.LBFGS(groups[0]["params"]), "needs no closure"),
+    ],
+)
+def test_an_optimizer_that_can_not_be_used_is_told(makes: Any, says: str) -> None:
+    with pytest.raises(TechniqueError, match=f"optimizer=<lambda> .*{says}"):
+        fit_(linear(), line_data(), squared, replace(EASY, optimizer=makes), job_of())
+
+
+def test_a_class_is_no_function_that_makes_an_optimizer() -> None:
+    with pytest.raises(TechniqueError, match=r"optimizer=NAdam is a class: give a function, as lambda groups: NAdam"):
+        replace(EASY, optimizer=torch.optim.NAdam)
+
+
+class Noted(Constraint):
+    """Keeps the weights after each step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.seen: list[Tensor] = []
+
+    def settle_(self) -> None:
+        self.seen.append(weights(self.model))
+
+    def finish_(self) -> None:
+        """The end is no step."""
+
+
+def test_several_batches_that_make_a_step_are_one_large_batch() -> None:
+    exact = replace(EASY, precision="float32", schedule="constant", warmup=0.0)
+    apart, together, data = linear(), linear(), line_data()
+    pairs = zip(data[::2], data[1::2], strict=True)
+    joined: list[Batch] = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in pairs]  # type: ignore[misc]
+    assert fit_(apart, data, squared, replace(exact, accumulate=2), job_of()).steps == 24
+    assert fit_(together, joined, squared, exact, job_of()).steps == 12
+    torch.testing.assert_close(weights(apart), weights(together))
+
+
+def test_batches_that_are_left_at_the_end_make_a_step_too() -> None:
+    model = linear()
+    noted = Noted(model)
+    fit_(model, line_data(7), squared, replace(EASY, epochs=1, accumulate=3), job_of(), constraint=noted)
+    assert len(noted.seen) == 3
+    assert not torch.equal(noted.seen[1], noted.seen[2])
+    assert torch.equal(noted.seen[2], weights(model))
+
+
+def test_averaged_weights_are_the_mean_of_the_last_ones() -> None:
+    model = linear()
+    noted = Noted(model)
+    fit_(model, line_data(), squared, replace(EASY, averaged=0.25), job_of(), constraint=noted)
+    assert len(noted.seen) == 24
+    torch.testing.assert_close(weights(model), torch.stack(noted.seen[18:]).mean(0))
+    assert not torch.equal(weights(model), noted.seen[-1])
 
 
 def test_norms_and_biases_do_not_decay() -> None:

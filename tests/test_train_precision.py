@@ -22,7 +22,7 @@ from paring.train.settings import Precision, Training
 from paring.types import Batch, Task
 
 HALF = Training(epochs=3, learning_rate=0.05, weight_decay=0.0, precision="float16")
-STEEP = replace(HALF, learning_rate=5e-5, clip_norm=float("inf"))
+STEEP = replace(HALF, learning_rate=5e-5, clip_norm=1e30)
 LINE = torch.tensor([[1.0], [-2.0], [0.5]])
 TRAININGS = [
     technique
@@ -37,7 +37,7 @@ def line_data(batches: int = 8, rows: int = 16) -> list[Batch]:
     return [(x, x @ LINE) for x in inputs]
 
 
-def squared(model: nn.Module, inputs: Any, targets: Any, share: float) -> Tensor:
+def squared(model: nn.Module, inputs: Any, targets: Any, share: float = 0.0) -> Tensor:
     return mse_loss(model(inputs).float(), targets)
 
 

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paring.errors import TechniqueError
-from paring.train.schedule import Pace, one_cycle
+from paring.train.schedule import Pace, Schedule, rate_factor
 from paring.train.settings import Training
 
 
 @pytest.mark.parametrize(
-    ("progress", "factor"),
-    [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.55, 0.5), (0.325, 0.5 + 0.5 * math.sqrt(0.5)), (1.0, 0.0), (1.2, 0.0)],
+    ("schedule", "factors"),
+    [
+        ("cosine", [0.0, 0.5, 1.0, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.0]),
+        ("one-cycle", [0.04, 0.52, 1.0, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.0]),
+        ("linear", [0.0, 0.5, 1.0, 0.75, 0.5, 0.0]),
+        ("step", [0.0, 0.5, 1.0, 1.0, 0.1, 0.01]),
+        ("exponential", [0.0, 0.5, 1.0, 0.001**0.25, 0.001**0.5, 0.001]),
+        ("constant", [0.0, 0.5, 1.0, 1.0, 1.0, 1.0]),
+    ],
 )
-def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(progress: float, factor: float) -> None:
-    assert one_cycle(progress, 0.1) == pytest.approx(factor, abs=1e-12)
+def test_the_rate_rises_and_falls_as_its_schedule_has_it(schedule: Schedule, factors: list[float]) -> None:
+    at = (0.0, 0.05, 0.1, 0.325, 0.55, 1.0)
+    assert [rate_factor(schedule, progress, 0.1) for progress in at] == pytest.approx(factors, abs=1e-12)
+    assert rate_factor(schedule, 1.2, 0.1) == pytest.approx(factors[-1], abs=1e-12)
+    assert rate_factor(schedule, 0.0, 0.0) == 1.0
 
 
-def test_without_warmup_it_starts_at_the_peak() -> None:
-    assert one_cycle(0.0, 0.0) == 1.0
-
-
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 0.9))
-def test_after_the_warmup_it_only_falls(one: float, other: float, warmup: float) -> None:
+@given(st.sampled_from(get_args(Schedule)), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 0.9))
+def test_after_the_warmup_it_only_falls(schedule: Schedule, one: float, other: float, warmup: float) -> None:
     earlier, later = sorted(warmup + (1 - warmup) * share for share in (one, other))
-    assert 0 <= one_cycle(later, warmup) <= one_cycle(earlier, warmup) <= 1
+    assert 0 <= rate_factor(schedule, later, warmup) <= rate_factor(schedule, earlier, warmup) <= 1
+    assert rate_factor(schedule, warmup * one, warmup) <= 1
 
 
 def test_progress_is_the_larger_of_steps_and_time() -> None:
@@ -71,6 +79,10 @@ def test_a_limit_that_is_already_over_counts_as_the_end() -> None:
         ("warmup", 1.0),
         ("clip_norm", 0.0),
         ("precision", "int4"),
+        ("optimizer", "adm"),
+        ("schedule", "cosinus"),
+        ("accumulate", 0),
+        ("averaged", 0.6),
     ],
 )
 def test_settings_out_of_range_are_quoted(field: str, value: object) -> None:

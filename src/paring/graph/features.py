@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from paring.errors import TechniqueError
+from paring.ops.features import Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +42,17 @@ def features_of(model: nn.Module, modules: Sequence[str]) -> Iterator[list[Featu
         yield noted
 
 
-def paired(student: Sequence[Feature], teacher: Sequence[Feature]) -> list[tuple[Tensor, Tensor]]:
-    """What both gave, module by module. Raises TechniqueError where they were called otherwise, or shapes differ."""
+def paired(student: Sequence[Feature], teacher: Sequence[Feature], part: Part) -> list[tuple[Tensor, Tensor]]:
+    """What both gave, call by call. Raises TechniqueError where modules are called otherwise, or that part differs."""
     if [each.module for each in student] != [each.module for each in teacher]:
         raise TechniqueError("the modules that features names are not called as often, or as early, as the original's.")
     for ours, theirs in zip(student, teacher, strict=True):
-        if ours.values.shape != theirs.values.shape:
+        if part(ours.values) is None:
+            raise TechniqueError(f"features names {ours.module!r}, which gives no maps, but rows: leave it out.")
+        if part(ours.values) != part(theirs.values):
             shapes = f"{tuple(ours.values.shape)}, and {tuple(theirs.values.shape)} in the original"
-            raise TechniqueError(f"features names {ours.module!r}, which gives {shapes}: leave it out.")
+            other = "leave it out, or compare by feature_distance='similarities'"
+            raise TechniqueError(f"features names {ours.module!r}, which gives {shapes}: {other}.")
     return [(ours.values, theirs.values) for ours, theirs in zip(student, teacher, strict=True)]
 
 

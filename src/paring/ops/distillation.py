@@ -29,18 +29,6 @@ def scaled_mse(student: Tensor, teacher: Tensor, variance: float | Tensor) -> Te
     return (student - teacher).square().mean() / variance
 
 
-def feature_gap(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference over the variance of all that the teacher gives: any shape, the same for both -> ().
-
-    Romero et al. 2015 (FitNets), eq. 3, in units that layers have in common, and without a projection. What a teacher
-    that gives one number throughout teaches is in units of 1.
-    """
-    variance = teacher.var(correction=0)
-    # Of a mean of squares the gradient comes in another memory format, which all that follows would pay for.
-    distance: Tensor = torch.linalg.vector_norm(student - teacher)
-    return distance.square() / (teacher.numel() * torch.where(variance > 0, variance, 1))
-
-
 def cosine_gap(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cosine similarity along the last axis, mean over the others: (batch, ..., n), (batch, ..., n) -> ()."""
     return 1 - cosine_similarity(student, teacher, dim=-1).mean()

@@ -14,13 +14,15 @@ from paring.errors import TechniqueError
 from paring.graph.copies import copied
 from paring.graph.macs import layer_costs
 from paring.graph.weights import check_modules
+from paring.ops.features import FeatureDistance
 from paring.settings import check_types
 from paring.techniques.base import TrainingTechnique
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.distiller import Distillation, Distiller, Teaching
 from paring.train.loop import Loss, fit_
 from paring.train.mixing import Mixing
-from paring.train.settings import Precision, Training
+from paring.train.schedule import Schedule
+from paring.train.settings import MakesOptimizer, Optimizer, Precision, Training
 from paring.types import Coverage, LayerChange, Task
 
 
@@ -30,7 +32,7 @@ class FineTune(TrainingTechnique):
 
     loss = label_weight * task.loss + (1 - label_weight) * distance to the original's answers: T^2 KL for class scores,
     squared error over the original's variance for all else, or cosine. Data without labels is taught by the original
-    alone. `learning_rate` is the peak of a one-cycle schedule that ends with the epochs or with the job's deadline,
+    alone. `learning_rate` is the peak of a `schedule` that ends with the epochs or with the job's deadline,
     whichever comes first. Unlike the paper, half the batches of inputs that can be mixed are (`mixing`), and judged by
     the original alone: it keeps the copy close to the original on inputs that neither has seen. Weights that a pruning
     set to zero stay zero.
@@ -38,11 +40,19 @@ class FineTune(TrainingTechnique):
     `features` names modules whose outputs are to be like the original's too, such as the blocks of a network (Romero et
     al. 2015, FitNets, without their projections: shapes have to be the same). Added to the loss is their squared error
     over the variance of the original's, mean over the modules, times a weight that falls from `feature_weight` to 0 in
-    the course of the training: FitNets first learn features, then answers.
+    the course of the training: FitNets first learn features, then answers. `feature_distance` is another distance:
+    "attention" of maps, whatever their channels (Zagoruyko and Komodakis 2017); "similarities" (Tung and Mori 2019),
+    "distances" or "angles" (Park et al. 2019, RKD) between the rows of a batch, whatever their shape; "contrast" of a
+    row with others (Tian et al. 2020, CRD). See `paring.ops.features`.
 
     `precision` is what the training multiplies in. "auto" is bfloat16 where the hardware does that and the larger score
     is all that counts, else float32. In float16 the loss is scaled, so that small gradients don't vanish. Where the
     first step fails in either, the training is in float32. `weight_decay` spares biases and normalisation.
+
+    `optimizer` is torch's of that name, "momentum" and "nesterov" for SGD with it, or a function from groups of
+    parameters to an optimizer. `learning_rate` suits these two: for Adam a twentieth of it is usual. A step may be that
+    of `accumulate` batches, and with `averaged` the weights are the mean over so large a share of the training at its
+    end (Izmailov et al. 2018, SWA).
 
     The search chooses the epochs of `FineTune`. Those of an object, as `FineTune(epochs=3)`, it keeps: the structures
     may be raced with fewer, and the long training gets as many of them as the time limit holds, never more.
@@ -58,6 +68,11 @@ class FineTune(TrainingTechnique):
     weight_decay: float = 1e-4
     features: tuple[str, ...] = ()
     feature_weight: float = 80.0
+    feature_distance: FeatureDistance = "values"
+    optimizer: Optimizer | MakesOptimizer = "nesterov"
+    schedule: Schedule = "cosine"
+    accumulate: int = 1
+    averaged: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -122,7 +137,8 @@ class FineTune(TrainingTechnique):
         yield cls()
 
     def _training(self, precision: Precision) -> Training:
-        return Training(self.epochs, self.learning_rate, weight_decay=self.weight_decay, precision=precision)
+        shared = {each.name: getattr(self, each.name) for each in fields(Training) if hasattr(self, each.name)}
+        return Training(**{**shared, "precision": precision})
 
     def _teaching(self) -> Teaching:
         shared = {each.name: getattr(self, each.name) for each in fields(Teaching)}

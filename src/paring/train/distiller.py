@@ -21,12 +21,12 @@ from paring.graph.weights import check_modules
 from paring.ops.distillation import (
     as_logits,
     cosine_gap,
-    feature_gap,
     holds_classes,
     holds_probabilities,
     scaled_mse,
     soft_cross_entropy_gap,
 )
+from paring.ops.features import COMPARISONS, FeatureDistance
 from paring.settings import check_types
 from paring.train.mixing import Mixing, can_mix, mixed
 from paring.train.precision import device_of, is_convolutional, placed, with_layout_
@@ -42,8 +42,8 @@ class Teaching:
 
     loss = label_weight * task loss + (1 - label_weight) * distance to the teacher. Without labels, and on the half of
     the batches that are mixed, the teacher alone counts; with label_weight 1 the labels alone, and nothing is mixed.
-    `features` are modules of both: the mean distance of what these give is added, times a weight that falls in a line
-    from `feature_weight` to 0: in the end the answers count alone.
+    `features` are modules of both: the mean distance of what these give (`feature_distance`, see `paring.ops.features`)
+    is added, times a weight that falls in a line from `feature_weight` to 0: in the end the answers count alone.
     """
 
     distillation: Distillation = "auto"
@@ -52,6 +52,7 @@ class Teaching:
     mixing: Mixing = "mixup"
     features: tuple[str, ...] = ()
     feature_weight: float = 80.0
+    feature_distance: FeatureDistance = "values"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -145,9 +146,9 @@ class Distiller:
         pairs = zip(self._gaps, _floating(outputs), _floating(taught), strict=True)
         return torch.stack([gap(student, teacher) for gap, student, teacher in pairs]).sum()
 
-    @staticmethod
-    def _feature_gap(seen: list[Feature], shown: list[Feature]) -> Tensor:
-        return torch.stack([feature_gap(ours, theirs) for ours, theirs in paired(seen, shown)]).mean()
+    def _feature_gap(self, seen: list[Feature], shown: list[Feature]) -> Tensor:
+        way = COMPARISONS[self.teaching.feature_distance]
+        return torch.stack([way.gap(ours, theirs) for ours, theirs in paired(seen, shown, way.part)]).mean()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from paring.data.batches import known_length, rows_in, tensors_of
 from paring.data.job import Job
 from paring.data.seeding import seeded
 from paring.errors import DataError, ParingError, TaskError, TimeUpError, in_words
+from paring.train.averaging import Averaged
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.guard import Guard
 from paring.train.mode import train_mode_
@@ -28,7 +29,7 @@ from paring.train.precision import device_of, is_convolutional, narrow_type, pla
 from paring.train.prefetch import Drawn, drawn_in_time, epochs_of
 from paring.train.progress import Progress
 from paring.train.scaling import LossScale
-from paring.train.schedule import Pace, one_cycle
+from paring.train.schedule import Pace, rate_factor
 from paring.train.settings import Training
 from paring.types import Batch
 
@@ -59,7 +60,7 @@ def fit_(
     now: Clock = time.monotonic,
     constraint: Constraint | None = None,
 ) -> Trained:
-    """Train the network in place until the last epoch or `job.deadline_s`; the learning rate ends at zero either way.
+    """Train the network in place until the last epoch or `job.deadline_s`; the learning rate ends low either way.
 
     The `constraint` holds throughout; without one, weights that are zero stay zero. The network ends in eval mode. The
     same seed gives the same weights, unless the deadline cuts in. Raises DataError where the data is at fault;
@@ -90,7 +91,8 @@ class _Run:
         self.scale = LossScale(self.narrow)
         self.fewest_rows = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
         self.optimizer = make_optimizer(model, training)
-        self.guard = Guard(model)
+        self.guard, self.averaged = Guard(model), Averaged(model, training.averaged)
+        self.gathered = 0
         self.step_s = 0.0
         self.trained = Trained(0, 0, 0.0, float("nan"))
 
@@ -112,6 +114,8 @@ class _Run:
             share = pace.progress(drawn.epoch, drawn.step + 1, self.now())
             progress.count(rows_in(drawn.batch[0]), self.trained.loss)
             progress.tell(share, drawn.epoch, pace.time_left_s(share, self.now()), self.now())
+        if last and self.gathered:
+            self._update(last)
         self._check_end()
         # Only the clock ends a training early; a length that `train` announced wrongly does not.
         return self.trained if self._expired() else replace(self.trained, share=1.0)
@@ -176,23 +180,34 @@ class _Run:
         rows = rows_in(drawn.batch[0])
         # The middle of the step stands for all of it: the first rate is not zero, and the last one is not lost.
         share = pace.progress(drawn.epoch, drawn.step + 0.5, start_s)
-        rate = self.training.learning_rate * one_cycle(share, self.training.warmup)
+        factor = rate_factor(self.training.schedule, share, self.training.warmup)
+        rate = self.training.learning_rate * factor
         set_learning_rate_(self.optimizer, rate * self.guard.learning_rate_factor)
         value = self._step(drawn, share)
         self.step_s = self.now() - start_s
+        self.averaged.note(share)
         done = pace.of_steps(drawn.epoch, drawn.step + 1)
         self.trained = Trained(self.trained.steps + 1, self.trained.rows + rows, done, value)
 
     def _step(self, drawn: Drawn, share: float) -> float:
-        self.optimizer.zero_grad()
+        if not self.gathered:
+            self.optimizer.zero_grad()
         with self.constraint.shown_(share):
             loss = self._loss(self.model, drawn, share)
             value = loss.item()
             if math.isfinite(value):
-                self.scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
+                self.scale.scaled(loss / self.training.accumulate).backward()  # type: ignore[no-untyped-call]
         if not math.isfinite(value):
             self._diverged("the loss", drawn)
             return value
+        self.gathered += 1
+        if self.gathered == self.training.accumulate:
+            self._update(drawn)
+        return value
+
+    def _update(self, drawn: Drawn) -> None:
+        """The step that the gradients gathered lead to."""
+        self.gathered = 0
         self.scale.unscale_(self.model.parameters())
         norm = clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
         if torch.isfinite(norm):
@@ -205,7 +220,6 @@ class _Run:
             self.job.say(f"the gradient overflows float16 at {_place(drawn)}: on without this step, {scale}")
         else:
             self._diverged("the gradient", drawn)
-        return value
 
     def _loss(self, model: nn.Module, drawn: Drawn, share: float) -> Tensor:
         inputs, targets = (placed(values, self.device, self.channels_last) for values in drawn.batch)
@@ -224,11 +238,14 @@ class _Run:
         instead = " or precision='float32'" if self.narrow == torch.float16 else ""
         self.guard.bad(f"{what} at {where}", f"a smaller learning_rate{instead}")
         self.optimizer.state.clear()
+        self.averaged.forget()
+        self.gathered = 0
         self.job.say(f"{what} is not finite at {where}: on from the last good weights with smaller steps")
 
     def _check_end(self) -> None:
         if not self.trained.steps:
             raise TimeUpError("no training step fits before the deadline: give more time.")
+        self.averaged.put_()
         if not self.guard.is_finite():
             self.guard.restore_()
         self.constraint.finish_()

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypeAlias
+
+from torch import optim
 
 from paring.errors import TechniqueError
+from paring.settings import check_types
+from paring.train.schedule import Schedule
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Optimizer = Literal["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"]
+Groups: TypeAlias = list[dict[str, Any]]
+MakesOptimizer: TypeAlias = Callable[[Groups], optim.Optimizer]
+"""(groups of parameters as torch has them) -> optimizer: `lambda groups: torch.optim.NAdam(groups)`."""
+
+LARGEST_AVERAGED = 0.5
+"""Before that weights are far from where they end, and may have more bits than then."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Stochastic gradient descent with Nesterov momentum and a one-cycle learning rate.
+    """Gradient steps: how many, how long, and in which numbers.
 
-    `learning_rate` is the peak, reached after the share `warmup` of the training. `weight_decay` spares biases and
-    normalisation. `clip_norm` bounds the norm of the gradient over all parameters. `precision` is what is multiplied
-    in, "auto" for bfloat16 where the hardware does that; the weights are always float32. In float16 the loss is scaled.
+    `learning_rate` is the peak, reached after the share `warmup` of the training; `schedule` says how it falls.
+    `momentum` is Adam's first beta too. `weight_decay` spares biases and normalisation; that of "adamw" is decoupled
+    (Loshchilov and Hutter 2019), all others add it to the gradient. `clip_norm` bounds the norm of the gradient over
+    all parameters, which is the mean of `accumulate` batches. With `averaged` the weights become the mean of those from
+    so large a share of the training at its end. `precision` is what is multiplied in, "auto" for bfloat16 where the
+    hardware does that; the weights are always float32. In float16 the loss is scaled.
     """
 
     epochs: int
@@ -26,8 +41,13 @@ class Training:
     warmup: float = 0.1
     clip_norm: float = 5.0
     precision: Precision = "auto"
+    optimizer: Optimizer | MakesOptimizer = "nesterov"
+    schedule: Schedule = "cosine"
+    accumulate: int = 1
+    averaged: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.epochs < 1:
             raise TechniqueError(f"epochs={self.epochs} must be 1 or more.")
         if not self.learning_rate > 0:
@@ -39,7 +59,13 @@ class Training:
         if not 0 <= self.warmup < 1:
             raise TechniqueError(f"warmup={self.warmup} must be at least 0 and below 1: it is a share of the training.")
         if not self.clip_norm > 0:
-            raise TechniqueError(f"clip_norm={self.clip_norm} must be above 0; infinity for no limit.")
-        if self.precision not in get_args(Precision):
-            known = ", ".join(get_args(Precision))
-            raise TechniqueError(f"precision={self.precision!r} is unknown: choose one of {known}.")
+            raise TechniqueError(f"clip_norm={self.clip_norm} must be above 0; a very large one is no limit.")
+        if isinstance(self.optimizer, type):
+            name = self.optimizer.__name__
+            raise TechniqueError(f"optimizer={name} is a class: give a function, as lambda groups: {name}(groups).")
+        if self.accumulate < 1:
+            raise TechniqueError(f"accumulate={self.accumulate} must be 1 or more: so many batches make a step.")
+        if not 0 <= self.averaged <= LARGEST_AVERAGED:
+            raise TechniqueError(
+                f"averaged={self.averaged} must lie between 0 and {LARGEST_AVERAGED}: it is a share of the training."
+            )

@@ -94,6 +94,13 @@ def _map(values: Tensor) -> Tensor:
     return values.square().mean(2 if values.ndim == 3 else 1)
 
 
+def _places(values: Tensor) -> tuple[int, ...] | None:
+    """The shape of the map; None for rows, which have none."""
+    if values.ndim == 3:
+        return tuple(values.shape[:2])
+    return (len(values), *values.shape[2:]) if values.ndim > 2 else None
+
+
 def _rows(values: Tensor) -> Tensor:
     return values.flatten(1)
 
@@ -121,7 +128,7 @@ def _cosines(rows: Tensor) -> Tensor:
 COMPARISONS: Mapping[FeatureDistance, Comparison] = MappingProxyType(
     {
         "values": Comparison(values_gap, lambda values: tuple(values.shape)),
-        "attention": Comparison(attention_gap, lambda values: tuple(_map(values).shape) if values.ndim > 2 else None),
+        "attention": Comparison(attention_gap, _places),
         "similarities": Comparison(similarities_gap, lambda values: tuple(values.shape[:1])),
         "distances": Comparison(distances_gap, lambda values: tuple(values.shape[:1])),
         "angles": Comparison(angles_gap, lambda values: tuple(values.shape[:1])),

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Literal
 
 Schedule = Literal["cosine", "one-cycle", "linear", "step", "exponential", "constant"]
-FIRST = 1 / 25
-LAST = 1e-3
+ONE_CYCLE_START = 1 / 25
+"""Of the peak, as in `torch.optim.lr_scheduler.OneCycleLR`."""
+EXPONENTIAL_END = 1e-3
 
 
 def rate_factor(schedule: Schedule, progress: float, warmup: float) -> float:
@@ -25,7 +26,7 @@ def rate_factor(schedule: Schedule, progress: float, warmup: float) -> float:
     if progress >= warmup:
         return _FALLS[schedule]((progress - warmup) / (1 - warmup))
     up = progress / warmup
-    return FIRST + (1 - FIRST) * (1 - _half_cosine(up)) if schedule == "one-cycle" else up
+    return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * (1 - _half_cosine(up)) if schedule == "one-cycle" else up
 
 
 def _half_cosine(share: float) -> float:
@@ -39,7 +40,7 @@ _FALLS: Mapping[Schedule, Callable[[float], float]] = MappingProxyType(
         "one-cycle": _half_cosine,
         "linear": lambda share: 1 - share,
         "step": lambda share: 0.1 ** ((share >= 1 / 2) + (share >= 3 / 4)),
-        "exponential": lambda share: LAST**share,
+        "exponential": lambda share: EXPONENTIAL_END**share,
         "constant": lambda share: 1.0,
     }
 )

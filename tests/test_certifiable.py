@@ -60,6 +60,12 @@ def test_scores_between_the_ends_are_refused_once_they_are_known() -> None:
         found.knowing(np.array([0.0, 0.5])).check()
 
 
+def test_a_drop_beyond_the_range_of_the_scores_is_refused_and_all_of_it_is_not() -> None:
+    certifiable(right, 1.0).check()
+    with pytest.raises(BudgetError, match=r"max_drop=2 is more .* between 0 and 1: .* unit, for example 0\.01\."):
+        certifiable(right, 2.0).check()
+
+
 def test_a_drop_of_0_tells_what_it_takes() -> None:
     found = certifiable(right, 0.0)
     found.check()

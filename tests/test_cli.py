@@ -66,6 +66,7 @@ def test_bad_tasks(tmp_path: Path, text: str, says: str) -> None:
         (["Makefile"], "neither a .py file that makes a task nor an .onnx graph"),
         (["examples/digits.py", "--objective", "speed"], "objective='speed' is unknown: choose one of latency"),
         (["examples/digits.py", "--max-drop", "-1"], "max_drop=-1.0 must be 0 or more"),
+        (["examples/digits.py", "--max-drop", "2"], "max_drop=2 is more than a score can lose, which lies between 0"),
         (["examples/digits.py", "--confidence", "1.5"], "confidence=1.5"),
         (["examples/digits.py", "--time-limit", "soon"], "'soon' is not a time, for example 90s, 20m or 1.5h."),
         (["examples/digits.py", "--max-size", "small"], "'small' is not a size"),

@@ -40,7 +40,16 @@ class Certifiable:
         return smallest_certifiable_drop(self.rows, self.confidence, 1, self.score_range, self.method)
 
     def check(self) -> None:
-        """Raise BudgetError where the budget asks for less. A drop of 0 is for candidates that score higher."""
+        """Raise BudgetError where the budget asks for less, or allows more than there is: points for a share, mostly.
+
+        A drop of 0 is for candidates that score higher.
+        """
+        low, high = self.score_range
+        if self.max_drop > high - low:
+            raise BudgetError(
+                f"max_drop={self.max_drop:g} is more than a score can lose, which lies between {low:g} and {high:g}: "
+                f"give it in the metric's own unit, for example {(high - low) / 100:g}."
+            )
         if not self.smallest_drop > self.max_drop > 0:
             return
         needed = rows_needed(self.max_drop, self.confidence, 1, self.score_range, self.method)

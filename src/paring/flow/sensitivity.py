@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from paring.tune.proposing import kind_of, useless
 from paring.tune.proposing import told as name_of
 from paring.tune.survey import Survey, Target
 from paring.types import Budget, Task
-
-ANY_DROP = 1e9
-"""No part is given up for what it loses: that is what is to be known."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def sensitivity(
     target = Target(speedup, latency_ms)
     request = Request(
         task=task,
-        budget=Budget(max_drop=ANY_DROP, batch_size=batch_size),
+        budget=Budget(batch_size=batch_size),
         out=Path(out) if isinstance(out, str | os.PathLike) else out,
         time_limit_s=time_limit_s,
         techniques=dividing(resolved("technique", techniques), target),
@@ -112,8 +109,10 @@ def check_module(model: object) -> None:
 
 
 def survey(request: Request, target: Target) -> Sensitivity:
-    """Carry out a request."""
+    """Carry out a request, of which no drop is too large: what parts lose is what is to be known."""
     check_module(request.task.model)
+    low, high = request.task.score_range
+    request = replace(request, budget=replace(request.budget, max_drop=float(high - low)))
     with prepared_run(request) as (prepared, told):
         with prepared.runner() as runner:
             hunt = Hunt(prepared, runner, told, certifies=False)

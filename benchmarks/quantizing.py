@@ -145,19 +145,26 @@ class Results:
 
     def rows(self) -> list[Row]:
         """All that are known."""
-        return json.loads(self.file.read_text())["rows"] if self.file.is_file() else []
+        return self._content().get("rows", [])
+
+    def _content(self) -> dict[str, Any]:
+        return json.loads(self.file.read_text()) if self.file.is_file() else {}
 
     def of(self, entry: Entry) -> Row | None:
         """What is known of a network."""
         return next((row for row in self.rows() if Entry.of(row) == entry), None)
 
     def put(self, row: Row) -> None:
-        """Write the row in place of the one before."""
+        """Write the row in place of the one before, with the machine it is from: rows are found over months."""
         print(json.dumps(row), flush=True)
         rows = self.rows()
         place = next((at for at, known in enumerate(rows) if Entry.of(known) == Entry.of(row)), len(rows))
-        rows[place : place + 1] = [row]
-        write_json(self.file, {"rows": rows, "hardware": hardware()})
+        machines = self._content().get("machines", [])
+        this = hardware()
+        if this not in machines:
+            machines.append(this)
+        rows[place : place + 1] = [{**row, "machine": machines.index(this)}]
+        write_json(self.file, {"rows": rows, "machines": machines})
         self.write_page()
 
     def write_page(self) -> None:

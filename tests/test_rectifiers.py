@@ -59,6 +59,21 @@ def test_other_values_are_as_they_are() -> None:
     assert before_rectifier(rectified) is rectified
 
 
+@pytest.mark.parametrize("added", [0.0, 1.0])
+def test_a_compiler_sees_what_a_rectifier_was_given_until_it_changes(added: float) -> None:
+    def looked_behind(values: Tensor) -> Tensor:
+        rectified = functional.relu(values * 1.0)
+        if added:
+            rectified[3:].add_(added)
+        return before_rectifier(rectified)
+
+    start = torch.linspace(-2, 2, 9, requires_grad=True)
+    with NotedRectifiers():
+        seen = torch.compile(looked_behind, backend="eager", fullgraph=True)(start)
+    torch.compiler.reset()
+    assert torch.equal(seen, torch.where(torch.arange(9) < 3, start, start.clamp_min(0) + added) if added else start)
+
+
 def test_what_changes_in_place_later_changes_nothing_that_was_noted() -> None:
     start = torch.linspace(-2, 2, 9, requires_grad=True)
     with NotedRectifiers():

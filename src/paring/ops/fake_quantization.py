@@ -209,7 +209,9 @@ def _in_pieces(
 ) -> tuple[Tensor, Tensor | None, Iterable[tuple[Tensor, ...]]]:
     """The step and zero point to compute with, and dense tensors of one layout: in pieces where one step serves all."""
     divisor = usable(step).to(torch.promote_types(tensors[0].dtype, torch.float32))
-    if step.numel() != 1 or (zero_point is not None and zero_point.numel() != 1):
+    # What a compiler makes of it goes through memory once anyway.
+    whole = torch.compiler.is_compiling() or step.numel() != 1
+    if whole or (zero_point is not None and zero_point.numel() != 1):
         return divisor, zero_point, [tensors]
     flat = (tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors)
     point = None if zero_point is None else zero_point.reshape(())

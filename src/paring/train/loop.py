@@ -6,8 +6,9 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from paring.data.job import Job
 from paring.data.seeding import seeded
 from paring.errors import DataError, ParingError, TaskError, TimeUpError, in_words
 from paring.train.averaging import Averaged
+from paring.train.compiling import compiled
 from paring.train.constraint import Constraint, HeldZeros
 from paring.train.guard import Guard
 from paring.train.mode import train_mode_
@@ -67,9 +69,10 @@ def fit_(
     TaskError where the loss is; TechniqueError where the training diverges twice (the network then has its last good
     weights); TimeUpError where no step fits before the deadline.
     """
-    with _threads(job.threads), seeded(job.seed):
+    with _threads(job.threads), seeded(job.seed), ExitStack() as until_end:
+        held = constraint or HeldZeros(model, job.original)
         try:
-            return _Run(model, loss, training, job, now, constraint or HeldZeros(model, job.original)).over(train)
+            return _Run(model, loss, training, job, now, held, until_end).over(train)
         finally:
             model.eval()
             with_layout_(model, torch.contiguous_format)
@@ -79,10 +82,18 @@ class _Run:
     """One call of `fit_`."""
 
     def __init__(
-        self, model: nn.Module, loss: Loss, training: Training, job: Job, now: Clock, constraint: Constraint
+        self,
+        model: nn.Module,
+        loss: Loss,
+        training: Training,
+        job: Job,
+        now: Clock,
+        constraint: Constraint,
+        until_end: ExitStack,
     ) -> None:
         self.model, self.loss, self.training, self.job, self.now = model, loss, training, job, now
-        self.constraint = constraint
+        self.constraint, self.until_end = constraint, until_end
+        self.called = model
         self.device = device_of(model)
         self.channels_last = is_convolutional(model)
         if self.channels_last:
@@ -138,7 +149,11 @@ class _Run:
         first = next(usable, None)
         if first is None:
             raise DataError("every batch of train has a single row, and BatchNorm needs 2: use larger batches.")
-        if self._rehearse(first):
+        draws = self._rehearse(first)
+        if self.training.compiled:
+            forth_and_back = partial(self._forth_and_back, first)
+            self.called = self.until_end.enter_context(compiled(self.model, forth_and_back, self.job.say))
+        if draws:
             # Data and network share one random generator: with a thread, chance would say who draws first.
             return chain([first], usable)
         return chain([first], drawn_in_time(usable, self._expired))
@@ -171,6 +186,10 @@ class _Run:
             return in_words(error)
         return "" if torch.isfinite(loss) else "the loss of the first step is not finite"
 
+    def _forth_and_back(self, drawn: Drawn, network: nn.Module) -> None:
+        with self.constraint.shown_(0.0):
+            self._loss(network, drawn, 0.0).backward()  # type: ignore[no-untyped-call]
+
     def _expired(self) -> bool:
         deadline_s = self.job.deadline_s
         return deadline_s is not None and self.now() + self.step_s > deadline_s
@@ -193,7 +212,7 @@ class _Run:
         if not self.gathered:
             self.optimizer.zero_grad()
         with self.constraint.shown_(share):
-            loss = self._loss(self.model, drawn, share)
+            loss = self._loss(self.called, drawn, share)
             value = loss.item()
             if math.isfinite(value):
                 self.scale.scaled(loss / self.training.accumulate).backward()  # type: ignore[no-untyped-call]

@@ -35,12 +35,16 @@ class NotedRectifiers(TorchFunctionMode):
         before = (args[0] if args else named["input"]).clone()
         found = func(*args, **named)
         if found.requires_grad:
-            found.before_rectifier = before, found._version
+            found.before_rectifier = before, 0 if torch.compiler.is_compiling() else found._version
         return found
 
 
 def before_rectifier(values: Tensor) -> Tensor:
     """What the rectifier was given that gave these values; the values themselves where none did."""
     before, version = getattr(values, "before_rectifier", (None, 0))
-    # Values that were changed in place are no longer what the rectifier gave.
-    return values if before is None or values._version != version else before
+    if before is None:
+        return values
+    # Values that were changed in place are no longer what the rectifier gave. A compiler can't count the changes.
+    if torch.compiler.is_compiling():
+        return torch.where(values == before.clamp_min(0), before, values)
+    return before if values._version == version else values

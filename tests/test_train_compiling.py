@@ -20,7 +20,6 @@ from paring.train.quantizers import HeldSteps
 from paring.train.settings import Training
 from paring.types import Batch, Task
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is installed")
 ONCE = Training(epochs=2, learning_rate=0.05, precision="float32")
 
 
@@ -61,6 +60,7 @@ def quantized() -> nn.Module:
     return binary.student(task.model, Job.of(task, seed=0, threads=1))
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is installed")
 @pytest.mark.parametrize(
     "make",
     [

@@ -69,10 +69,11 @@ def fit_(
     TaskError where the loss is; TechniqueError where the training diverges twice (the network then has its last good
     weights); TimeUpError where no step fits before the deadline.
     """
-    with _threads(job.threads), seeded(job.seed), ExitStack() as until_end:
-        held = constraint or HeldZeros(model, job.original)
+    with _threads(job.threads), seeded(job.seed):
         try:
-            return _Run(model, loss, training, job, now, held, until_end).over(train)
+            run = _Run(model, loss, training, job, now, constraint or HeldZeros(model, job.original))
+            with run.until_end:
+                return run.over(train)
         finally:
             model.eval()
             with_layout_(model, torch.contiguous_format)
@@ -82,18 +83,11 @@ class _Run:
     """One call of `fit_`."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        training: Training,
-        job: Job,
-        now: Clock,
-        constraint: Constraint,
-        until_end: ExitStack,
+        self, model: nn.Module, loss: Loss, training: Training, job: Job, now: Clock, constraint: Constraint
     ) -> None:
         self.model, self.loss, self.training, self.job, self.now = model, loss, training, job, now
-        self.constraint, self.until_end = constraint, until_end
-        self.called = model
+        self.constraint = constraint
+        self.called, self.until_end = model, ExitStack()
         self.device = device_of(model)
         self.channels_last = is_convolutional(model)
         if self.channels_last:

@@ -311,13 +311,13 @@ def test_what_is_no_quantity(text: str) -> None:
 def test_a_budget_nobody_meets_is_exit_code_3_with_the_nearest_points(tmp_path: Path) -> None:
     task = task_file(tmp_path, "task = sleepy.task()")
     limits = ["--max-latency-ms", "0.000001", "--backends", "onnxruntime", "--techniques", "HalfPrecision"]
-    finished = paring("optimize", task, "--out", tmp_path / "out", "--time-limit", "60s", *limits)
+    finished = paring("optimize", task, "--out", tmp_path / "out", "--time-limit", "20s", *limits)
     assert finished.returncode == 3, finished.stderr
     assert "paring: the original misses the budget (latency" in finished.stderr.strip().splitlines()[-1]
     assert "nearest" in finished.stdout
     assert not (tmp_path / "out" / "best").exists()
     values = json.loads((tmp_path / "out" / "result.json").read_text())
     assert values["status"] == "infeasible"
-    again = paring("optimize", task, "--out", tmp_path / "out", "--time-limit", "60s", *limits, "--json")
+    again = paring("optimize", task, "--out", tmp_path / "out", "--time-limit", "20s", *limits, "--json")
     assert again.returncode == 3
     assert json.loads(again.stdout)["nearest"] == values["nearest"]
